@@ -1,0 +1,1 @@
+"""Compiled contracts, shipped so that nobody needs a Solidity compiler to run a node."""
