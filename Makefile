@@ -1,0 +1,50 @@
+# Two commands do everything: `make demo` and `make test`. Both make the environment first.
+VENV ?= .venv
+BIN = $(VENV)/bin
+ARGS ?=
+
+.PHONY: demo test lint types imports artifacts wheel bench clean help
+
+help:
+	@echo "make demo    the whole network on this machine (make demo ARGS='--rounds 3')"
+	@echo "make test    the tests (make test ARGS='-k merkle')"
+	@echo "make lint types imports    what CI checks besides"
+	@echo "make artifacts    recompile the contracts (needs Node.js)"
+	@echo "make wheel    build the wheel from the sdist and use it outside the repository"
+	@echo "make bench    the benchmarks"
+
+demo:
+	@VENV=$(VENV) tools/setup.sh
+	@$(BIN)/cupel demo $(ARGS)
+
+test:
+	@VENV=$(VENV) tools/setup.sh dev
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint:
+	@VENV=$(VENV) tools/setup.sh dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types:
+	@VENV=$(VENV) tools/setup.sh dev
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/typecheck.sh
+
+imports:
+	@VENV=$(VENV) tools/setup.sh dev
+	@$(BIN)/lint-imports
+
+artifacts:
+	@VENV=$(VENV) tools/setup.sh dev
+	@$(BIN)/python contracts/compile.py
+
+wheel:
+	@VENV=$(VENV) tools/setup.sh dev
+	@$(BIN)/python tools/check_wheel.py
+
+bench:
+	@VENV=$(VENV) tools/setup.sh dev
+	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+clean:
+	rm -rf build dist *.egg-info cupel-demo

@@ -1,0 +1,17 @@
+#!/bin/sh
+# mypy does not see editable installs through setuptools' finder, so it gets a tree of links laid out as the wheel is.
+set -eu
+cd "$(dirname "$0")/.."
+tree=build/types
+rm -rf "$tree"
+mkdir -p "$tree/cupel"
+for part in client/*; do
+    case $part in *__pycache__) ;; *) ln -s "../../../$part" "$tree/cupel/$(basename "$part")" ;; esac
+done
+python - <<'PY' | while read -r name folder; do ln -s "../../../$folder" "$tree/cupel/$name"; done
+import tomllib
+for package, folder in tomllib.load(open("pyproject.toml", "rb"))["tool"]["setuptools"]["package-dir"].items():
+    if package.count(".") == 1:
+        print(package.removeprefix("cupel."), folder)
+PY
+MYPYPATH=$tree python -m mypy -p cupel "$@"
