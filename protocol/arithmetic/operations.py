@@ -20,6 +20,8 @@ MAX_ELEMENTS = 1 << 40
 MAX_DOT_TERMS = 1 << 22
 NOT_FINITE = 0x7FFFFFFF
 """The exponent of a row that holds a NaN or an infinity."""
+ZERO_ROW = -149
+"""The exponent of a row of zeros (or of none): as a scale g it stands for 0, which no frexp exponent could."""
 
 
 class DType(enum.IntEnum):
@@ -148,9 +150,9 @@ class Opcode(enum.IntEnum):
     SCATTER = 83  # (x, index, source; dim) as torch.scatter; out of range dropped, the last source position wins
 
     # Products
-    EXPONENT = 96  # (x) last: frexp exponent of max |x|, 0 for a zero row, NOT_FINITE; int32
-    QUANTIZE = 97  # (x, e; digits, plane) int16: round_half_even(x 2^(w - e)), 0 where e is NOT_FINITE
-    EXPONENT_SCALED = 98  # (x[..., M, K], g[..., K]) as EXPONENT of the reals x 2^g
+    EXPONENT = 96  # (x) last: frexp exponent of max |x|, ZERO_ROW, NOT_FINITE; int32
+    QUANTIZE = 97  # (x, e; digits, plane) int16: q = RNE(x 2^(w - e)), within +-2^w; 0 where x or e is not finite
+    EXPONENT_SCALED = 98  # (x[..., M, K], g[..., K]) as EXPONENT of the reals x 2^g, 0 where g is ZERO_ROW
     QUANTIZE_SCALED = 99  # (x[..., M, K], g[..., K], e[..., M]; digits, plane)
     DOT = 100  # (ea[..., M], eb[..., N], qa[..., M, K], qb[..., N, K], more planes...; digits)
     DOT_ROWS = 101  # (ea[..., M], qa[..., M, K], qb[..., N, K], more planes...; digits) scale="rows"
@@ -426,7 +428,8 @@ def _check_index(code: Opcode, attrs: Sequence[int], xs: Sequence[TensorType], o
         _dim(attrs[0], len(x.shape))
         d = attrs[0]
         _need(len(index.shape) == len(x.shape), "index and operand have one rank")
-        _need(all(i <= a for k, (i, a) in enumerate(zip(index.shape, x.shape, strict=True)) if k != d), "index too large")
+        fits = [i <= a for k, (i, a) in enumerate(zip(index.shape, x.shape, strict=True)) if k != d]
+        _need(all(fits), "index too large")
     else:
         _attributes(attrs, 0)
     if code == Opcode.GATHER:
