@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+from torch import dtype as _TorchDType
 
 from cupel.protocol.errors import MalformedProgram
 
@@ -36,7 +37,7 @@ class DType(enum.IntEnum):
     BOOL = 7
 
     @property
-    def torch(self) -> torch.dtype:
+    def torch(self) -> _TorchDType:
         return _TORCH[self]
 
     @property
@@ -48,7 +49,7 @@ class DType(enum.IntEnum):
         return self not in (DType.FLOAT32, DType.BOOL)
 
     @staticmethod
-    def of(dtype: torch.dtype) -> DType:
+    def of(dtype: _TorchDType) -> DType:
         """Raises MalformedProgram for a type no Program can hold."""
         try:
             return _FROM_TORCH[dtype]
