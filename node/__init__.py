@@ -1,4 +1,4 @@
-"""What the processes share: following a run, moving states, records and settings."""
+"""What every process that works on a run shares: settings, logs, records, the run's own files and states."""
 
 if not __name__.startswith("cupel."):
     raise ImportError(f"import cupel.node: a bare 'import {__name__}' would make a second, unequal set of classes")

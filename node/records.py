@@ -1,0 +1,203 @@
+"""What a node remembers of its work, one JSON object per line of `history.jsonl` in its data folder.
+
+Each line carries its `kind`. Bytes are 0x-hex, floats of the training are kept as their bits as well, because a
+verdict is about bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from cupel.node.log import plain
+from cupel.protocol.errors import MalformedInput
+
+
+def float_of_bits(bits: bytes) -> float:
+    """The binary32 number whose little-endian bytes are `bits`, as evidence stores it."""
+    return float(struct.unpack("<f", bits)[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitRecord:
+    """One unit this miner trained."""
+
+    kind: ClassVar[str] = "unit"
+    time_s: float
+    """Unix time when the record was written."""
+    round: int
+    index: int
+    """Which of the miner's units of that round."""
+    unit: bytes
+    miner: str
+    steps: int
+    train_s: float
+    """Seconds spent in optimiser steps, and in hashing and storing checkpoints, below."""
+    commit_s: float
+    root: bytes
+    contribution: bytes
+    cid: str
+    """The unit's description."""
+    losses: tuple[float, ...]
+    """Loss of each segment's last step, in nats a token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeRecord:
+    """What became of one unit of this miner."""
+
+    kind: ClassVar[str] = "outcome"
+    time_s: float
+    round: int
+    index: int
+    unit: bytes
+    outcome: Literal["accepted", "rejected", "unverified", "disputed", "stale"]
+    """accepted: attested and in the merge's set; stale: not committed in time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentVerdict:
+    """One segment as this verifier replayed it."""
+
+    segment: int
+    expected_root: bytes
+    """End state the miner committed to."""
+    got_root: bytes
+    loss: bytes
+    """Bits of the replay's last loss and gradient norm, 4 bytes each, little-endian."""
+    gradient_norm: bytes
+    agrees: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictRecord:
+    """What this verifier found in one unit."""
+
+    kind: ClassVar[str] = "verdict"
+    time_s: float
+    round: int
+    unit: bytes
+    miner: str
+    index: int
+    verifier: str
+    verdict: Literal["attests", "rejects", "unavailable"]
+    reason: str
+    """Empty for an attestation."""
+    drawn: bool
+    """Whether the chain asked for it; False for what `--watch all` replays on its own account."""
+    segments: tuple[SegmentVerdict, ...]
+    replay_s: float
+    """Seconds spent in optimiser steps, and in fetching and hashing, below."""
+    fetch_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeRecord:
+    """One merge this node computed."""
+
+    kind: ClassVar[str] = "merge"
+    time_s: float
+    round: int
+    state_root: bytes
+    cid: str
+    units: tuple[bytes, ...]
+    action: Literal["proposed", "acknowledged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRecord:
+    """One round that ended, as this node saw it."""
+
+    kind: ClassVar[str] = "round"
+    time_s: float
+    round: int
+    start_root: bytes
+    end_root: bytes
+    end_cid: str
+    """Where the end state is found; empty when the round left the state as it was."""
+    units_committed: int
+    units_attested: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRecord:
+    """Rewards taken."""
+
+    kind: ClassVar[str] = "claim"
+    time_s: float
+    rounds: tuple[int, ...]
+    amount: int
+    """In the token's smallest unit."""
+    transaction: bytes
+
+
+Record = UnitRecord | OutcomeRecord | VerdictRecord | MergeRecord | RoundRecord | ClaimRecord
+_KINDS: dict[str, type[Record]] = {t.kind: t for t in typing.get_args(Record)}
+
+
+def to_line(record: Record) -> str:
+    """`record` as one line of JSON, without the line's end."""
+    return json.dumps({"kind": record.kind} | plain(dataclasses.asdict(record)), ensure_ascii=False)
+
+
+def from_line(line: str) -> Record:
+    """Raises MalformedInput for a line `to_line` does not write."""
+    try:
+        fields = json.loads(line)
+        kind = _KINDS[fields.pop("kind")]
+        return typing.cast(Record, _build(kind, fields))
+    except (KeyError, TypeError, ValueError, AttributeError) as wrong:
+        raise MalformedInput(f"not a history record ({wrong!r}): {line[:120]!r}") from wrong
+
+
+def _build(kind: type[Any], fields: dict[str, Any]) -> object:
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _value(hints[name], value) for name, value in fields.items()})
+
+
+def _value(hint: Any, value: Any) -> object:
+    """`value` from JSON as the field of type `hint` that it was."""
+    origin = typing.get_origin(hint)
+    if hint is bytes:
+        return bytes.fromhex(value.removeprefix("0x"))
+    if origin is tuple:
+        return tuple(_value(typing.get_args(hint)[0], v) for v in value)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _value(typing.get_args(hint)[0], value)
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise ValueError(f"{value!r} is not one of {typing.get_args(hint)}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast("type[Any]", hint), value)
+    return hint(value)
+
+
+class History:
+    """The records of one data folder. A line that a crash cut short is dropped by the next append."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: Record) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            end = file.seek(0, 2)
+            if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(to_line(record).encode() + b"\n")
+
+    def __iter__(self) -> Iterator[Record]:
+        """Records, oldest first, without a last line still being written."""
+        if not self.path.exists():
+            return
+        for line in self.path.read_text(encoding="utf-8").split("\n")[:-1]:
+            yield from_line(line)
