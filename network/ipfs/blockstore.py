@@ -1,0 +1,407 @@
+"""Blocks on disk: one file for each, named by its CID and believed only after hashing.
+
+    DIR/blocks/<two characters>/<cid>   written beside, synced, renamed into place
+    DIR/pins.json                       {name: cid}, what garbage collection must keep
+    DIR/writer.lock                     held by the one process that may write
+
+Readers of other processes need no lock: a block file appears whole or not at all, and what was damaged since does not
+match its name. Threads of the writing process share one `BlockStore`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, BinaryIO, Self
+
+from cupel.network.ipfs.cid import MAX_BLOCK_BYTES, CidLike, Codec, ParsedCid, check_block, parse_cid
+from cupel.network.ipfs.dagpb import FileNode
+from cupel.network.ipfs.unixfs import MAX_FILE_BYTES, Walk, build_file, chunks_of, chunks_of_file, walk_file
+from cupel.protocol.errors import MalformedBlock, MalformedInput, Unavailable, UsageError
+from cupel.protocol.types import Cid
+
+log = logging.getLogger(__name__)
+
+
+class BlockMissing(Unavailable):
+    """A block is not in the local store, or what stands there under its name is damaged."""
+
+    def __init__(self, cid: ParsedCid) -> None:
+        super().__init__(f"{cid}: not in the local blockstore")
+        self.cid = cid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the store holds."""
+
+    blocks: int
+    size_bytes: int
+    """Sum of the blocks' lengths, without the file system's overhead."""
+
+
+class BlockStore:
+    """A directory of blocks.
+
+    directory  made if it is not there, unless `read_only`
+    read_only  take no lock and write nothing; any number of processes may
+
+    Raises  UsageError: another process writes to it, or it cannot be written
+    """
+
+    def __init__(self, directory: str | Path, *, read_only: bool = False) -> None:
+        self.directory = Path(directory)
+        self.read_only = read_only
+        self._blocks = self.directory / "blocks"
+        self._temporary = self.directory / "temporary"
+        self._pins = self.directory / "pins.json"
+        self._pins_lock = threading.Lock()
+        self._use = _SharedUse()
+        self._lock_file: IO[str] | None = None
+        self.damaged: set[Cid] = set()
+        """Names under which damaged bytes were found since this object was made."""
+        if read_only:
+            if not self._blocks.is_dir():
+                raise UsageError(f"{self.directory}: no blockstore here")
+        else:
+            self._lock_file = self._take_lock()
+
+    # Blocks
+
+    def put(self, block: bytes, codec: Codec = Codec.RAW) -> Cid:
+        """Store one block and return its name. It is on disk when this returns."""
+        cid = ParsedCid.of(block, codec)
+        if self._write(cid, block):
+            _sync_directory(self._path(cid).parent)
+        return cid.text
+
+    def put_checked(self, cid: CidLike, block: bytes) -> None:
+        """Store a block that came from elsewhere. Raises MalformedBlock if it is not what `cid` names."""
+        parsed = parse_cid(cid)
+        check_block(parsed, block)
+        if self._write(parsed, block):
+            _sync_directory(self._path(parsed).parent)
+
+    def get(self, cid: CidLike) -> bytes | None:
+        """The block, or None if it is absent. A damaged one is reported in the log and counts as absent."""
+        parsed = parse_cid(cid)
+        path = self._path(parsed)
+        try:
+            with path.open("rb") as file:
+                block = file.read(MAX_BLOCK_BYTES + 1)
+            check_block(parsed, block)
+        except FileNotFoundError:
+            return None
+        except (MalformedBlock, OSError) as error:
+            log.warning("damaged block %s: %s", path, error)
+            self.damaged.add(parsed.text)
+            return None
+        return block
+
+    def require(self, cid: CidLike) -> bytes:
+        """The block. Raises BlockMissing if it is absent or damaged."""
+        parsed = parse_cid(cid)
+        block = self.get(parsed)
+        if block is None:
+            raise BlockMissing(parsed)
+        return block
+
+    def has(self, cid: CidLike) -> bool:
+        """Whether an intact block of this name is here. Reads and hashes it."""
+        return self.get(cid) is not None
+
+    def block_size(self, cid: CidLike) -> int | None:
+        """Length of the stored block without reading it; None if there is none."""
+        try:
+            return self._path(parse_cid(cid)).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def __iter__(self) -> Iterator[ParsedCid]:
+        """Names of all blocks, intact or not, in order within each directory."""
+        return (cid for cid, _ in self._entries())
+
+    def usage(self) -> Usage:
+        sizes = [entry.stat().st_size for _, entry in self._entries()]
+        return Usage(blocks=len(sizes), size_bytes=sum(sizes))
+
+    # Files
+
+    def add_bytes(self, data: bytes | bytearray | memoryview, *, pin: str | None = None) -> Cid:
+        """Store a file's bytes and return its CID, that of `cid_of`. `pin` keeps it under that name."""
+        return self.add_chunks(chunks_of(data), pin=pin)
+
+    def add_file(self, path: str | Path, *, pin: str | None = None) -> Cid:
+        """As `add_bytes` for a file of any length, reading it in pieces. Raises UsageError if it cannot be read."""
+        try:
+            with Path(path).open("rb") as file:
+                return self.add_stream(file, pin=pin)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
+
+    def add_stream(self, file: BinaryIO, *, pin: str | None = None) -> Cid:
+        return self.add_chunks(chunks_of_file(file), pin=pin)
+
+    def add_chunks(self, chunks: Iterable[bytes], *, pin: str | None = None) -> Cid:
+        """Store a file given as its leaves, in order."""
+        directories: set[Path] = set()
+
+        def write(cid: ParsedCid, block: bytes) -> None:
+            if self._write(cid, block):
+                directories.add(self._path(cid).parent)
+
+        with self.no_collection():
+            root = build_file(chunks, write)
+            for directory in directories:
+                _sync_directory(directory)
+            if pin is not None:
+                self.pin(root, pin)
+        return root.text
+
+    def read(self, cid: CidLike, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
+        """The bytes of a file that is here. Raises as `read_buffer`."""
+        parsed = parse_cid(cid)
+        if parsed.codec == Codec.RAW:
+            return self._read_leaf(parsed, max_bytes)
+        return bytes(self.read_buffer(parsed, max_bytes=max_bytes))
+
+    def read_buffer(self, cid: CidLike, *, max_bytes: int = MAX_FILE_BYTES) -> bytearray:
+        """The bytes of a file in a buffer of the caller's own, for tensors that should not be copied again.
+
+        Raises  BlockMissing: a block is absent or damaged; MalformedBlock: not a file, or longer than `max_bytes`
+        """
+        parsed = parse_cid(cid)
+        walk = Walk(parsed, max_bytes=max_bytes)
+        waiting = [walk.root]
+        out, at = bytearray(), 0
+        while waiting:
+            part = waiting.pop()
+            block = self.require(part.cid)
+            waiting.extend(reversed(walk.open(part, block)))
+            if walk.size is not None and not out:
+                out = bytearray(walk.size)
+            if part.cid.codec == Codec.RAW:
+                out[at : at + len(block)] = block
+                at += len(block)
+        return out
+
+    def write_to(self, cid: CidLike, path: str | Path, *, max_bytes: int = MAX_FILE_BYTES) -> None:
+        """Write a file that is here to `path`, which appears whole or not at all. Raises as `read_buffer`."""
+        with atomic_file(Path(path)) as file:
+            for part, block in walk_file(cid, self.require, max_bytes=max_bytes):
+                if part.codec == Codec.RAW:
+                    file.write(block)
+
+    def _read_leaf(self, cid: ParsedCid, max_bytes: int) -> bytes:
+        block = self.require(cid)
+        if len(block) > max_bytes:
+            raise MalformedBlock(f"{cid}: a file of {len(block):,} bytes where at most {max_bytes:,} are taken")
+        return block
+
+    # Pins and garbage
+
+    def pin(self, cid: CidLike, name: str) -> None:
+        """Keep everything below `cid` under `name`, in place of what that name kept before."""
+        if not name:
+            raise UsageError("a pin needs a name")
+        with self._pins_lock:
+            self._write_pins({**self.pins(), name: parse_cid(cid).text})
+
+    def unpin(self, name: str) -> None:
+        """Let go of what `name` kept. Raises UsageError if there is no such pin."""
+        with self._pins_lock:
+            pins = self.pins()
+            if name not in pins:
+                raise UsageError(f"{self.directory}: no pin named {name!r}")
+            del pins[name]
+            self._write_pins(pins)
+
+    def pins(self) -> dict[str, Cid]:
+        """Roots by the names they are kept under. Raises MalformedInput if the file was damaged."""
+        try:
+            pins = json.loads(self._pins.read_text("utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise MalformedInput(f"{self._pins}: not JSON ({error}); move it away and pin again what to keep") from None
+        if not isinstance(pins, dict) or not all(isinstance(cid, str) for cid in pins.values()):
+            raise MalformedInput(f"{self._pins}: not names and CIDs; move it away and pin again what to keep")
+        return {name: parse_cid(cid).text for name, cid in pins.items()}
+
+    def collect_garbage(self) -> Usage:
+        """Delete every block no pin reaches, and return what that freed.
+
+        Waits until no file is being added or fetched, since those blocks are not pinned yet.
+
+        Raises  BlockMissing: an interior node below a pin is absent or damaged, so that its children cannot be told
+                from garbage. Nothing is deleted then; fetch it again, or unpin.
+        """
+        self._check_writable()
+        with self._use.alone(), self._pins_lock:
+            keep: set[ParsedCid] = set()
+            for cid in self.pins().values():
+                self._mark(parse_cid(cid), keep)
+            freed = [(cid, entry.stat().st_size) for cid, entry in self._entries() if cid not in keep]
+            for cid, _ in freed:
+                self._path(cid).unlink()
+        return Usage(blocks=len(freed), size_bytes=sum(size for _, size in freed))
+
+    def no_collection(self) -> AbstractContextManager[None]:
+        """While inside, nothing is collected. Nests within a thread; any number of threads may be inside."""
+        return self._use.shared()
+
+    def _mark(self, root: ParsedCid, keep: set[ParsedCid]) -> None:
+        waiting = [root]
+        while waiting:
+            cid = waiting.pop()
+            if cid in keep:
+                continue
+            keep.add(cid)
+            if cid.codec == Codec.DAG_PB:
+                waiting.extend(link.cid for link in FileNode.decode(self.require(cid)).links)
+
+    # Files and directories
+
+    def close(self) -> None:
+        """Let another process write. Safe to call twice."""
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _path(self, cid: ParsedCid) -> Path:
+        # The characters before the last, as Kubo shards: the last carries only three bits.
+        name = cid.text
+        return self._blocks / name[-3:-1] / name
+
+    def _entries(self) -> Iterator[tuple[ParsedCid, os.DirEntry[str]]]:
+        for directory in sorted(self._blocks.iterdir()):
+            with os.scandir(directory) as entries:
+                for entry in sorted(entries, key=lambda found: found.name):
+                    with suppress(MalformedInput):
+                        yield parse_cid(entry.name), entry
+
+    def _write(self, cid: ParsedCid, block: bytes) -> bool:
+        """Put the bytes in place; False if they already were. The caller syncs the directory."""
+        self._check_writable()
+        if len(block) > MAX_BLOCK_BYTES:
+            raise MalformedBlock(f"{cid}: {len(block):,} bytes, above the limit of {MAX_BLOCK_BYTES:,} bytes a block")
+        path = self._path(cid)
+        if path.exists() and self.get(cid) is not None:
+            return False
+        path.parent.mkdir(exist_ok=True)
+        with atomic_file(path, beside=self._temporary, sync_directory=False) as file:
+            file.write(block)
+        return True
+
+    def _write_pins(self, pins: dict[str, Cid]) -> None:
+        self._check_writable()
+        with atomic_file(self._pins, beside=self._temporary) as file:
+            file.write(json.dumps(pins, sort_keys=True, indent=1).encode())
+
+    def _check_writable(self) -> None:
+        if self._lock_file is None:
+            raise UsageError(f"{self.directory}: opened for reading only, or already closed")
+
+    def _take_lock(self) -> IO[str]:
+        try:
+            self._blocks.mkdir(parents=True, exist_ok=True)
+            self._temporary.mkdir(exist_ok=True)
+            lock = (self.directory / "writer.lock").open("a")
+        except OSError as error:
+            raise UsageError(f"{self.directory}: cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise UsageError(
+                f"{self.directory}: another process writes to this blockstore; stop it or use another directory"
+            ) from None
+        for left_over in self._temporary.iterdir():  # of a writer that died
+            left_over.unlink()
+        return lock
+
+
+class _SharedUse:
+    """Many may use the store at once, or one may collect it; who waits to collect lets no new user in."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users = 0
+        self._collecting = False
+        self._depth = threading.local()
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        depth: int = getattr(self._depth, "value", 0)
+        with self._changed:
+            # A thread already inside goes on in, or it would wait for a collector that waits for it.
+            self._changed.wait_for(lambda: depth > 0 or not self._collecting)
+            self._users += 1
+        self._depth.value = depth + 1
+        try:
+            yield
+        finally:
+            self._depth.value = depth
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        if getattr(self._depth, "value", 0):
+            raise AssertionError("a thread that is using the store cannot collect it")
+        with self._changed:
+            self._changed.wait_for(lambda: not self._collecting)
+            self._collecting = True
+            self._changed.wait_for(lambda: self._users == 0)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._collecting = False
+                self._changed.notify_all()
+
+
+@contextmanager
+def atomic_file(path: Path, *, beside: Path | None = None, sync_directory: bool = True) -> Iterator[IO[bytes]]:
+    """A file that appears at `path` whole and on disk when the block ends well, and not at all when it raises.
+
+    beside  directory of the same file system for the unfinished file; that of `path` by default
+    """
+    descriptor, unfinished = tempfile.mkstemp(dir=beside or path.parent, prefix=".unfinished-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(unfinished, 0o644)
+        os.replace(unfinished, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(unfinished)
+        raise
+    if sync_directory:
+        _sync_directory(path.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
