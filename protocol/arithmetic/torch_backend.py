@@ -1,0 +1,607 @@
+"""Every operation through plain PyTorch, with the bits of reference.py: the engine for any machine PyTorch runs on.
+
+PyTorch's own float32 kernels are used only where IEEE-754 leaves one answer (add, subtract, multiply, divide, rounding
+to integral, comparisons). Sums and products go through exact integers; the last step is one rounding from float64.
+Subnormals must not be flushed: `torch.set_flush_denormal(True)` makes this engine unfit, and its self-test says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from cupel.protocol.arithmetic import philox, reference
+from cupel.protocol.arithmetic.exact_functions import exact
+from cupel.protocol.arithmetic.operations import (
+    COMPARISONS,
+    NOT_FINITE,
+    UNARY_FLOAT,
+    ZERO_ROW,
+    DType,
+    Opcode,
+    Operation,
+    Rounding,
+    TensorType,
+    check_operation,
+    digit_width,
+)
+
+Tensor = torch.Tensor
+
+_FUNCTION_MARGIN = 2.0**-48
+"""Relative error granted to PyTorch's float64 functions, whose libraries promise 2^-52."""
+_LARGEST_ANGLE = 2.0**16
+"""Above it sin and cos are computed exactly rather than trusting a library's argument reduction."""
+_FLOAT64_TERMS = 1 << 12
+"""Terms of a three-digit product (each at most (2^20 + 2^9)^2) that sum exactly in float64."""
+_INT8_TERMS = 1 << 18
+"""Products of two digits in [-64, 64] that sum exactly in int32."""
+_INT8_FROM_TERMS = 512
+_INT8_FROM_PRODUCTS = 1 << 24
+"""Two-digit products this long and large are faster as four int8 ones (1 thread, Zen 5: 0.77 against 1.31 ms)."""
+
+
+def evaluate(operation: Operation, operands: Sequence[Tensor]) -> Tensor:
+    """The result of one operation; it may share memory with an operand.
+
+    Raises  MalformedProgram if it is not well typed over these operands
+    """
+    check_operation(operation, [TensorType.of(t) for t in operands])
+    return _IMPLEMENTATIONS[operation.opcode](operation, operands)
+
+
+# Floating-point building blocks
+
+
+def _canonical(x: Tensor) -> Tensor:
+    """x, freshly computed, with every NaN made 0x7fc00000: processors differ in the sign they give one."""
+    if torch.isnan(x.sum()):  # one cheap pass; an infinity of each sign also lands here, harmlessly
+        x = x.masked_fill(torch.isnan(x), float("nan"))
+    return x
+
+
+def _power_of_two(exponent: Tensor) -> Tensor:
+    """2^exponent in float64, built from bits; far exponents are clamped to where every result is already settled."""
+    return (exponent.to(torch.int64).clamp(-900, 900) + 1023 << 52).view(torch.float64)
+
+
+def _rounded(total: Tensor, exponent: Tensor) -> Tensor:
+    """RN(total 2^exponent), total int64: one rounding, also where total has more bits than float64 holds."""
+    low = total & 0x7FF
+    # Round to odd at 52 bits: the sticky bit keeps the second rounding, to 24 bits, a correct one.
+    odd = (total - low) | ((low != 0).to(torch.int64) << 11)
+    wide = (total >= 1 << 53) | (total <= -(1 << 53))
+    return (torch.where(wide, odd, total).to(torch.float64) * _power_of_two(exponent)).to(torch.float32)
+
+
+def _largest(x: Tensor) -> Tensor:
+    """max |x| over the last dimension, NaN where there is one."""
+    return x.abs().amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
+
+
+def _exponents(largest: Tensor) -> Tensor:
+    """int64 e with 2^(e - 1) <= largest < 2^e, ZERO_ROW or NOT_FINITE."""
+    finite = torch.isfinite(largest)
+    e = torch.frexp(torch.where(finite, largest, 0.0).to(torch.float64)).exponent.to(torch.int64)
+    return torch.where(finite, torch.where(largest == 0, ZERO_ROW, e), NOT_FINITE)
+
+
+def _order_keys(x: Tensor, *, descending: bool) -> Tensor:
+    """Integers that sort as the values do, NaN first, +0 above -0."""
+    if x.dtype == torch.bool:
+        return x.to(torch.uint8)
+    if x.dtype != torch.float32:
+        return x
+    bits = x.contiguous().view(torch.int32)
+    keys = bits ^ (bits >> 31 & 0x7FFFFFFF)
+    return keys if descending else keys.masked_fill(torch.isnan(x), _FIRST_KEY)
+
+
+_FIRST_KEY = -(1 << 31)
+
+
+def _from_keys(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype != torch.float32:
+        return keys.to(dtype)
+    bits = keys ^ (keys >> 31 & 0x7FFFFFFF)
+    return torch.where(keys == _FIRST_KEY, 0x7FC00000, bits).view(torch.float32)
+
+
+# Shapes and copies
+
+
+def _reshape(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return xs[0].reshape(op.result.shape)
+
+
+def _permute(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return xs[0].permute(op.attributes)
+
+
+def _expand(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return xs[0].expand(op.result.shape)
+
+
+def _slice(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    dim, start, step = op.attributes
+    size = op.result.shape[dim]
+    if size == 0:
+        return xs[0].new_empty(op.result.shape)
+    index = [slice(None)] * xs[0].dim()
+    index[dim] = slice(start, start + (size - 1) * step + 1, step)
+    return xs[0][tuple(index)]
+
+
+def _pad(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x, (fill, *low) = xs[0], op.attributes
+    result = torch.full(op.result.shape, 0, dtype=x.dtype)
+    if fill:
+        result.copy_(_constant_of_bits(fill, op.result.dtype).expand(op.result.shape))
+    result[tuple(slice(n, n + size) for n, size in zip(low, x.shape, strict=True))] = x
+    return result
+
+
+def _constant_of_bits(bits: int, dtype: DType) -> Tensor:
+    return torch.frombuffer(bytearray(bits.to_bytes(dtype.size_bytes, "little")), dtype=dtype.torch)[0]
+
+
+def _concat(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return torch.cat(tuple(xs), op.attributes[0])
+
+
+def _iota(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    (dim,), shape = op.attributes, op.result.shape
+    along = [n if d == dim else 1 for d, n in enumerate(shape)]
+    return torch.arange(shape[dim]).reshape(along).expand(shape)
+
+
+# Elementwise
+
+
+def _cast(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x, target = xs[0], op.result.dtype.torch
+    if x.dtype == target:
+        return x
+    if target == torch.bool:
+        return x != 0
+    if x.dtype == torch.float32:
+        return _float_to_integer(x, Rounding(op.attributes[0]), target)
+    if target == torch.float32:
+        return _rounded(x, torch.zeros((), dtype=torch.int64)) if x.dtype == torch.int64 else x.double().float()
+    return x.to(target)
+
+
+def _float_to_integer(x: Tensor, rounding: Rounding, target: torch.dtype) -> Tensor:
+    limits = torch.iinfo(target)
+    wide = _ROUNDING[rounding](torch.where(torch.isnan(x), 0.0, x).to(torch.float64))
+    if target != torch.int64:
+        return wide.clamp(limits.min, limits.max).to(target)
+    inside = (wide >= -(2.0**63)) & (wide < 2.0**63)
+    beyond = torch.where(wide < 0, limits.min, limits.max)
+    return torch.where(inside, torch.where(inside, wide, 0.0).to(torch.int64), beyond)
+
+
+_ROUNDING: dict[Rounding, Callable[[Tensor], Tensor]] = {
+    Rounding.NEAREST_EVEN: torch.round,
+    Rounding.TOWARD_ZERO: torch.trunc,
+    Rounding.DOWN: torch.floor,
+    Rounding.UP: torch.ceil,
+}
+
+
+def _round(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return torch.copysign(_ROUNDING[Rounding(op.attributes[0])](xs[0]), xs[0])
+
+
+_ARITHMETIC: dict[Opcode, Callable[[Tensor, Tensor], Tensor]] = {
+    Opcode.ADD: torch.add,
+    Opcode.SUB: torch.sub,
+    Opcode.MUL: torch.mul,
+    Opcode.AND: torch.bitwise_and,
+    Opcode.OR: torch.bitwise_or,
+    Opcode.XOR: torch.bitwise_xor,
+}
+
+
+def _arithmetic(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    result = _ARITHMETIC[op.opcode](xs[0], xs[1])
+    return _canonical(result) if result.is_floating_point() else result
+
+
+def _divide(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x, y = xs
+    if x.is_floating_point():
+        return _canonical(torch.div(x, y))
+    # Division by 0 raises and the lowest integer over -1 traps in hardware, so neither is asked for.
+    usual = (y != 0) & (y != -1) if x.dtype != torch.uint8 else y != 0
+    quotient = torch.div(x, torch.where(usual, y, 1), rounding_mode="floor")
+    return torch.where(usual, quotient, torch.where(y == 0, 0, -x))
+
+
+def _remainder(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x, y = xs
+    return torch.where(y == 0, x, x - _divide(op, xs) * y)
+
+
+def _extreme(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    highest = op.opcode == Opcode.MAXIMUM
+    x, y = (_order_keys(t, descending=highest) for t in xs)
+    return _from_keys(torch.maximum(x, y) if highest else torch.minimum(x, y), xs[0].dtype)
+
+
+def _negate(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    result = torch.neg(xs[0])
+    return _canonical(result) if result.is_floating_point() else result
+
+
+def _absolute(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return torch.abs(xs[0])
+
+
+_FUNCTIONS: dict[Opcode, Callable[[Tensor], Tensor]] = {
+    Opcode.SQRT: torch.sqrt,
+    Opcode.EXP: torch.exp,
+    Opcode.LOG: torch.log,
+    Opcode.TANH: torch.tanh,
+    Opcode.SIGMOID: torch.sigmoid,
+    Opcode.ERF: torch.erf,
+    Opcode.SIN: torch.sin,
+    Opcode.COS: torch.cos,
+    Opcode.RSQRT: torch.rsqrt,
+}
+
+
+def _function(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    """In float64, where its neighbourhood rounds to one binary32; exactly, element by element, where it does not."""
+    x = xs[0].contiguous()
+    wide = _FUNCTIONS[op.opcode](x.to(torch.float64))
+    result = (wide * (1 - _FUNCTION_MARGIN)).to(torch.float32)
+    undecided = result != (wide * (1 + _FUNCTION_MARGIN)).to(torch.float32)  # true for NaN, sorted out below
+    if op.opcode in (Opcode.SIN, Opcode.COS):
+        undecided |= x.abs() > _LARGEST_ANGLE
+    if undecided.any():
+        result = torch.where(torch.isnan(result), float("nan"), result)
+        places = (undecided & ~torch.isnan(x) & ~(torch.isnan(result) & torch.isfinite(x))).reshape(-1).nonzero()
+        for i in places.flatten().tolist():
+            bits = int(x.reshape(-1)[i].view(torch.int32)) & 0xFFFFFFFF
+            result.reshape(-1)[i] = _constant_of_bits(exact(op.opcode, bits), DType.FLOAT32)
+    return result
+
+
+_COMPARE: dict[Opcode, Callable[[Tensor, Tensor], Tensor]] = {
+    Opcode.EQ: torch.eq,
+    Opcode.NE: torch.ne,
+    Opcode.LT: torch.lt,
+    Opcode.LE: torch.le,
+    Opcode.GT: torch.gt,
+    Opcode.GE: torch.ge,
+}
+
+
+def _compare(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return _COMPARE[op.opcode](xs[0], xs[1])
+
+
+def _not(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return torch.bitwise_not(xs[0])
+
+
+def _shift(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x = xs[0]
+    width = 8 * x.element_size()
+    count = xs[1] & (width - 1)
+    if op.opcode == Opcode.SHL:
+        return torch.bitwise_left_shift(x, count)
+    shifted = torch.bitwise_right_shift(x, count)
+    if op.opcode == Opcode.SHR or x.dtype == torch.uint8:
+        return shifted
+    wide = count.to(torch.int64)
+    kept = torch.where(wide == 0, -1, (1 << (width - wide.clamp(min=1))) - 1)
+    return (shifted.to(torch.int64) & kept).to(x.dtype)
+
+
+def _multiply_high(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    """From 32-bit halves; a product of two of them fits 64 bits, read as unsigned."""
+    (x0, x1), (y0, y1) = ((t & 0xFFFFFFFF, t >> 32 & 0xFFFFFFFF) for t in xs)
+    crossed = x1 * y0 + (x0 * y0 >> 32 & 0xFFFFFFFF)
+    middle = x0 * y1 + (crossed & 0xFFFFFFFF)
+    return x1 * y1 + (crossed >> 32 & 0xFFFFFFFF) + (middle >> 32 & 0xFFFFFFFF)
+
+
+def _select(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return torch.where(xs[0], xs[1], xs[2])
+
+
+# Reductions and orders
+
+
+def _sum(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x = xs[0]
+    if not x.is_floating_point():
+        return x.sum(-1, dtype=torch.int64)
+    e = _exponents(_largest(x))
+    quantised = torch.round(x.to(torch.float64) * _power_of_two(reference.SUM_BITS - e).unsqueeze(-1))
+    finite = e != NOT_FINITE
+    if finite.all():
+        return _rounded(quantised.to(torch.int64).sum(-1), e - reference.SUM_BITS)
+    total = torch.where(finite.unsqueeze(-1), quantised, 0.0).to(torch.int64).sum(-1)
+    result = _rounded(total, e - reference.SUM_BITS)
+    nan, up, down = torch.isnan(x).any(-1), (x == float("inf")).any(-1), (x == -float("inf")).any(-1)
+    return _with_special(result, nan, up, down)
+
+
+def _with_special(result: Tensor, nan: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """Sums of rows with a NaN, with a positive or with a negative infinity put in place."""
+    result = torch.where(up, float("inf"), torch.where(down, -float("inf"), result))
+    return result.masked_fill(nan | (up & down), float("nan"))
+
+
+def _reduce_extreme(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    highest = op.opcode in (Opcode.MAX, Opcode.ARGMAX)
+    keys = _order_keys(xs[0], descending=highest)
+    if op.opcode in (Opcode.MAX, Opcode.MIN):
+        return _from_keys(keys.amax(-1) if highest else keys.amin(-1), xs[0].dtype)
+    extreme = keys.amax(-1, keepdim=True) if highest else keys.amin(-1, keepdim=True)
+    # The first true wins by definition here, which argmax over the keys themselves does not promise.
+    places = torch.arange(keys.shape[-1]).expand(keys.shape)
+    return torch.where(keys == extreme, places, keys.shape[-1]).amin(-1)
+
+
+def _top_k(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return _sorted(xs[0], descending=True)[..., : op.attributes[0]]
+
+
+def _sort(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return _sorted(xs[0], descending=op.attributes[0] == 1)
+
+
+def _sorted(x: Tensor, *, descending: bool) -> Tensor:
+    return torch.sort(_order_keys(x, descending=descending), dim=-1, descending=descending, stable=True).indices
+
+
+def _cumulative_sum(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return xs[0].to(torch.int64).cumsum(-1)
+
+
+# Indexing
+
+
+def _gather(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    (x, index), dim = xs, op.attributes[0]
+    size = x.shape[dim]
+    if size == 0:
+        return x.new_zeros(op.result.shape)
+    inside = (index >= 0) & (index < size)
+    return torch.where(inside, x.gather(dim, index.clamp(0, size - 1)), x.new_zeros(()))
+
+
+def _take(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x, index = xs
+    if x.shape[0] == 0:
+        return x.new_zeros(op.result.shape)
+    inside = (index >= 0) & (index < x.shape[0])
+    rows = x[index.clamp(0, x.shape[0] - 1)]
+    if inside.all():
+        return rows
+    return torch.where(inside.reshape(*index.shape, *(1,) * (x.dim() - 1)), rows, x.new_zeros(()))
+
+
+def _index_add(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x, index, source = xs
+    inside = (index >= 0) & (index < x.shape[0])
+    rows, place = torch.unique(index[inside], return_inverse=True)
+    # A cell where nothing lands is the sum of its old value alone: itself, but for -0.
+    result = torch.where(x == 0, 0.0, x)
+    if rows.numel() and x.shape[1]:
+        result[rows] = _grouped_sum(x[rows], place, source[inside])
+    return result
+
+
+def _grouped_sum(old: Tensor, place: Tensor, source: Tensor) -> Tensor:
+    """old[R, D] + source[n, D] landing on rows place[n], order-free."""
+    finite = torch.isfinite(old).all() and torch.isfinite(source).all()
+    old_finite = old if finite else torch.where(torch.isfinite(old), old, 0.0)
+    source_finite = source if finite else torch.where(torch.isfinite(source), source, 0.0)
+    e = _exponents(old_finite.abs().index_reduce_(0, place, source_finite.abs(), "amax"))
+    scale = _power_of_two(reference.SUM_BITS - e)
+    total = torch.round(old_finite.to(torch.float64) * scale).to(torch.int64)
+    total.index_add_(0, place, torch.round(source_finite.to(torch.float64) * scale[place]).to(torch.int64))
+    result = _rounded(total, e - reference.SUM_BITS)
+    if finite:
+        return result
+
+    def met(test: Callable[[Tensor], Tensor]) -> Tensor:
+        return test(old).to(torch.int64).index_add_(0, place, test(source).to(torch.int64)) > 0
+
+    return _with_special(result, met(torch.isnan), met(torch.isposinf), met(torch.isneginf))
+
+
+def _scatter(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    (x, index, source), dim = xs, op.attributes[0]
+    if source.numel() == 0 or x.numel() == 0:
+        return x
+    inside = (index >= 0) & (index < x.shape[dim])
+    positions = torch.where(inside, torch.arange(source.numel()).reshape(source.shape), -1)
+    winner = torch.full(x.shape, -1, dtype=torch.int64)
+    winner.scatter_reduce_(dim, index.clamp(0, x.shape[dim] - 1), positions, "amax")
+    return torch.where(winner >= 0, source.reshape(-1)[winner.clamp(min=0)], x)
+
+
+# Products
+
+
+def _exponent(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return _exponents(_largest(xs[0])).to(torch.int32)
+
+
+def _quantize(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x, e = xs
+    return _plane(x, torch.zeros((), dtype=torch.int64), e.unsqueeze(-1), op.attributes)
+
+
+def _exponent_scaled(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x, g = xs[0], xs[1].unsqueeze(-2).to(torch.int64)
+    if x.shape[-1] == 0:
+        return torch.full(op.result.shape, ZERO_ROW, dtype=torch.int32)
+    special = ~torch.isfinite(x) | ((g == NOT_FINITE) & (x != 0))
+    scale = torch.where(g <= ZERO_ROW, 0.0, _power_of_two(g.clamp(ZERO_ROW, 128)))
+    largest = (torch.where(special, 0.0, x).to(torch.float64) * scale).abs().amax(-1)
+    return torch.where(special.any(-1), NOT_FINITE, _exponents(largest)).to(torch.int32)
+
+
+def _quantize_scaled(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    x, g, e = xs[0], xs[1].unsqueeze(-2).to(torch.int64), xs[2]
+    usable = (g > ZERO_ROW) & (g != NOT_FINITE)
+    return _plane(torch.where(usable, x, 0.0), g.clamp(ZERO_ROW, 128), e.unsqueeze(-1), op.attributes)
+
+
+def _plane(x: Tensor, g: Tensor, e: Tensor, attributes: Sequence[int]) -> Tensor:
+    digits, plane = attributes
+    w = digit_width(digits)
+    shift = g + w - e.to(torch.int64)
+    q = torch.round(x.to(torch.float64) * _power_of_two(shift)).clamp(-(2.0**w), 2.0**w)
+    if not torch.isfinite(x).all() or (e == NOT_FINITE).any():
+        q = torch.where(torch.isfinite(x) & (e != NOT_FINITE), q, 0.0)
+    if digits <= 2:
+        return q.to(torch.int16)
+    whole = q.to(torch.int32)
+    high = whole + 512 >> 10
+    return (high if plane == 0 else whole - (high << 10)).to(torch.int16)
+
+
+def _dot(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    (digits,) = op.attributes
+    if op.opcode == Opcode.DOT:
+        ea, eb, *quantised = xs
+        special = (ea == NOT_FINITE).unsqueeze(-1) | (eb == NOT_FINITE).unsqueeze(-2)
+        exponent = ea.to(torch.int64).unsqueeze(-1) + eb.to(torch.int64).unsqueeze(-2)
+    else:
+        ea, *quantised = xs
+        special = (ea == NOT_FINITE).unsqueeze(-1)
+        exponent = ea.to(torch.int64).unsqueeze(-1)
+    left, right = quantised[0::2], quantised[1::2]
+    if digits == 3 and not _three_digits(left + right):
+        # Planes that QUANTIZE never makes: their sums need more than 64 bits.
+        return reference.evaluate(op, xs)
+    scale = exponent - 2 * digit_width(digits)
+    if digits <= 2:
+        # |q| < 2^15 and K <= 2^22: every partial sum is an integer below 2^53, exact in float64 in any order.
+        result = (_two_digit_sums(left[0], right[0]) * _power_of_two(scale)).to(torch.float32)
+    else:
+        result = _rounded(_three_digit_sums(left, right), scale)
+    return result.masked_fill(special, float("nan")) if special.any() else result
+
+
+def _two_digit_sums(left: Tensor, right: Tensor) -> Tensor:
+    """sum_k left[..., m, k] right[..., n, k] as integers in float64, 0 always +0."""
+    if left.dim() == 2 and left.shape[1] >= _INT8_FROM_TERMS:
+        products = left.shape[0] * right.shape[0] * left.shape[1]
+        if products >= _INT8_FROM_PRODUCTS and _two_digits(left) and _two_digits(right):
+            return _int8_sums(left, right)
+    # A sum of products that are all -0 is -0, and the definition's integer 0 is not.
+    return torch.matmul(left.to(torch.float64), right.to(torch.float64).transpose(-1, -2)) + 0.0
+
+
+def _two_digits(q: Tensor) -> bool:
+    return bool((q.amax() <= 1 << 13) & (q.amin() >= -(1 << 13)))
+
+
+def _int8_sums(left: Tensor, right: Tensor) -> Tensor:
+    """The same through `torch._int_mm`, from digits in [-64, 64]: q = 128 high + low."""
+    m, n, k = left.shape[0], right.shape[0], left.shape[1]
+    rows, columns = _digit_rows(left), _digit_rows(right)
+    result = torch.zeros((m, n), dtype=torch.float64)
+    for start in range(0, k, _INT8_TERMS):
+        stop = min(start + _INT8_TERMS, k)
+        sums = torch._int_mm(rows[:, start:stop].contiguous(), columns[:, start:stop].contiguous().t())
+        wide = sums.to(torch.float64)
+        result += wide[:m, :n] * 16384 + (wide[:m, n:] + wide[m:, :n]) * 128 + wide[m:, n:]
+    return result
+
+
+def _digit_rows(q: Tensor) -> Tensor:
+    """int8 [2 rows, K]: high digits, then low ones."""
+    high = q + 64 >> 7
+    return torch.cat((high.to(torch.int8), (q - (high << 7)).to(torch.int8)))
+
+
+def _three_digits(planes: Sequence[Tensor]) -> bool:
+    """Whether q = 1024 plane0 + plane1 has the planes of a quantised operand."""
+    return all(p.numel() == 0 or (int(p.abs().amax()) <= 1024 and int(p.amin()) > -(1 << 15)) for p in planes)
+
+
+def _three_digit_sums(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    """int64 sums; |q| < 2^21, so that 2^22 terms stay below 2^63 only with |q| <= 2^20 + 2^9, which is all there is."""
+    a, b = (p[0].to(torch.float64) * 1024 + p[1].to(torch.float64) for p in (left, right))
+    terms = a.shape[-1]
+    total = torch.zeros((*a.shape[:-1], b.shape[-2]), dtype=torch.int64)
+    for start in range(0, terms, _FLOAT64_TERMS):
+        stop = start + _FLOAT64_TERMS
+        total += torch.matmul(a[..., start:stop], b[..., start:stop].transpose(-1, -2)).to(torch.int64)
+    return total
+
+
+# Randomness
+
+
+def _philox(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    key, step = int(xs[0]) % (1 << 64), int(xs[1]) & 0xFFFFFFFF
+    i = torch.arange(op.result.elements)
+    c0, c1 = i & 0xFFFFFFFF, i >> 32
+    c2, c3 = torch.full_like(i, op.attributes[0]), torch.full_like(i, step)
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    for _ in range(philox.ROUNDS):
+        p0, p1 = c0 * philox.MULTIPLIER_0, c2 * philox.MULTIPLIER_1  # 64 bits, wrapping into the sign
+        c0, c1 = (p1 >> 32 & 0xFFFFFFFF) ^ c1 ^ k0, p1 & 0xFFFFFFFF
+        c2, c3 = (p0 >> 32 & 0xFFFFFFFF) ^ c3 ^ k1, p0 & 0xFFFFFFFF
+        k0, k1 = k0 + philox.WEYL_0 & 0xFFFFFFFF, k1 + philox.WEYL_1 & 0xFFFFFFFF
+    return (c0 | c1 << 32).reshape(op.result.shape)
+
+
+_Implementation = Callable[[Operation, Sequence[Tensor]], Tensor]
+_IMPLEMENTATIONS: dict[Opcode, _Implementation] = {
+    Opcode.RESHAPE: _reshape,
+    Opcode.PERMUTE: _permute,
+    Opcode.EXPAND: _expand,
+    Opcode.SLICE: _slice,
+    Opcode.PAD: _pad,
+    Opcode.CONCAT: _concat,
+    Opcode.IOTA: _iota,
+    Opcode.CAST: _cast,
+    Opcode.DIV: _divide,
+    Opcode.REM: _remainder,
+    Opcode.NEG: _negate,
+    Opcode.ABS: _absolute,
+    Opcode.MAXIMUM: _extreme,
+    Opcode.MINIMUM: _extreme,
+    Opcode.ROUND: _round,
+    Opcode.NOT: _not,
+    Opcode.SHL: _shift,
+    Opcode.SHR: _shift,
+    Opcode.SHR_LOGICAL: _shift,
+    Opcode.MULHI: _multiply_high,
+    Opcode.SELECT: _select,
+    Opcode.SUM: _sum,
+    Opcode.MAX: _reduce_extreme,
+    Opcode.MIN: _reduce_extreme,
+    Opcode.ARGMAX: _reduce_extreme,
+    Opcode.ARGMIN: _reduce_extreme,
+    Opcode.TOPK: _top_k,
+    Opcode.SORT: _sort,
+    Opcode.CUMSUM: _cumulative_sum,
+    Opcode.GATHER: _gather,
+    Opcode.TAKE: _take,
+    Opcode.INDEX_ADD: _index_add,
+    Opcode.SCATTER: _scatter,
+    Opcode.EXPONENT: _exponent,
+    Opcode.QUANTIZE: _quantize,
+    Opcode.EXPONENT_SCALED: _exponent_scaled,
+    Opcode.QUANTIZE_SCALED: _quantize_scaled,
+    Opcode.DOT: _dot,
+    Opcode.DOT_ROWS: _dot,
+    Opcode.PHILOX: _philox,
+    **dict.fromkeys(_ARITHMETIC, _arithmetic),
+    **dict.fromkeys(UNARY_FLOAT, _function),
+    **dict.fromkeys(COMPARISONS, _compare),
+}
