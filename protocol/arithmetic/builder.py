@@ -156,11 +156,8 @@ class GraphBuilder:
 
     def broadcast(self, *xs: Value) -> list[Value]:
         """All operands expanded to their common shape."""
-        try:
-            shape = torch.broadcast_shapes(*(x.shape for x in xs))
-        except RuntimeError:
-            raise MalformedProgram(f"shapes do not broadcast: {', '.join(str(x.type) for x in xs)}") from None
-        return [self.broadcast_to(x, tuple(shape)) for x in xs]
+        shape = broadcast_shape(*(x.shape for x in xs))
+        return [self.broadcast_to(x, shape) for x in xs]
 
     def slice(self, x: Value, dim: int, start: int, size: int, step: int = 1) -> Value:
         """`size` elements of `dim`, from `start`, every `step`th."""
@@ -265,10 +262,7 @@ class GraphBuilder:
             # One matrix on the right: the batches of a are further rows, so b is quantised once.
             folded = self.matmul(self.reshape(a, (prod(a.shape[:-1]), a.shape[-1])), b, digits, scale)
             return self.reshape(folded, (*a.shape[:-1], b.shape[-1]))
-        try:
-            batch = tuple(torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]))
-        except RuntimeError:
-            raise MalformedProgram(f"batches do not broadcast: {a.type} and {b.type}") from None
+        batch = broadcast_shape(a.shape[:-2], b.shape[:-2])
         a, b = self.broadcast_to(a, batch + a.shape[-2:]), self.broadcast_to(b, batch + b.shape[-2:])
         if scale == "columns":
             b_columns = self.transpose(b, -1, -2)
@@ -326,3 +320,16 @@ def _dim(dim: int, rank: int) -> int:
     if not -rank <= dim < rank:
         raise MalformedProgram(f"dimension {dim} outside rank {rank}")
     return dim % rank
+
+
+def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape PyTorch broadcasts these to. Raises MalformedProgram where there is none."""
+    rank = max((len(s) for s in shapes), default=0)
+    padded = [(1,) * (rank - len(s)) + s for s in shapes]
+    result = []
+    for sizes in zip(*padded, strict=True):
+        grown = {n for n in sizes if n != 1}
+        if len(grown) > 1:
+            raise MalformedProgram(f"shapes do not broadcast: {', '.join(str(list(s)) for s in shapes)}")
+        result.append(grown.pop() if grown else 1)
+    return tuple(result)
