@@ -1,0 +1,94 @@
+"""Running a Program on actual tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, overload
+
+import torch
+
+from cupel.protocol import merkle
+from cupel.protocol.errors import MalformedTensor
+from cupel.protocol.program.encoding import CANONICAL_NAN_BITS, non_canonical_nan
+from cupel.protocol.program.engines import choose_backend, evaluator, run_graph, walk
+from cupel.protocol.program.program import Program
+from cupel.protocol.program.structure import match, unflatten
+from cupel.protocol.types import Root
+
+
+@overload
+def run(
+    program: Program, args: Any, backend: str = "auto", trace: Literal[False] = False, *, threads: int = 1
+) -> Any: ...
+
+
+@overload
+def run(
+    program: Program, args: Any, backend: str = "auto", *, trace: Literal[True], threads: int = 1
+) -> tuple[Any, list[Root]]: ...
+
+
+def run(program: Program, args: Any, backend: str = "auto", trace: bool = False, *, threads: int = 1) -> Any:
+    """What the traced function returns for `args`, in the same structure, to the last bit on every backend.
+
+    args     a list or tuple: the positional arguments the Program was traced with
+    backend  "auto", "cpu", "torch" or "reference" (docs/design/programs.md, "Engines")
+    trace    also return the tensor root of every operation's result, in order: (result, roots)
+    threads  for "cpu"; the bits do not depend on it
+    Raises   MalformedTensor naming the argument whose structure, type, shape or NaN bits are wrong
+    """
+    inputs = _checked_inputs(program, args)
+    chosen = choose_backend(backend)
+    if not trace:
+        outputs = run_graph(program.graph, inputs, chosen, threads, key=program.root)
+        return _apart(program, outputs, inputs)
+    outputs, roots = _run_traced(program, inputs, chosen, threads)
+    return _apart(program, outputs, inputs), roots
+
+
+def _checked_inputs(program: Program, args: Any) -> list[torch.Tensor]:
+    def check(name: str, index: int, tensor: torch.Tensor) -> torch.Tensor:
+        expected = program.graph.inputs[index]
+        if tensor.dtype != expected.dtype.torch or tuple(tensor.shape) != expected.shape:
+            got = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+            raise MalformedTensor(f"{name}: expected {expected}, got {got}")
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            raise MalformedTensor(f"{name}: expected a dense CPU tensor, got {tensor.layout} on {tensor.device}")
+        if non_canonical_nan(tensor):
+            raise MalformedTensor(f"{name}: holds a NaN whose bits are not 0x{CANONICAL_NAN_BITS:08x}")
+        return tensor.detach().contiguous()
+
+    return match(program.structure.arguments, tuple(args) if isinstance(args, list) else args, check)
+
+
+def _run_traced(
+    program: Program, inputs: list[torch.Tensor], backend: str, threads: int
+) -> tuple[list[torch.Tensor], list[Root]]:
+    graph = program.graph
+    first = len(graph.inputs) + len(graph.constants)
+    if backend == "cpu":
+        # Every result as an output: nothing is fused away, and all of them are in memory at once.
+        everything = replace(graph, outputs=(*graph.outputs, *range(first, first + len(graph.operations))))
+        results = run_graph(everything, inputs, backend, threads, key=b"traced" + program.root)
+        n = len(graph.outputs)
+        return results[:n], [merkle.tensor_root(tensor) for tensor in results[n:]]
+    wanted = set(graph.outputs)
+    kept: dict[int, torch.Tensor] = {}
+    roots = []
+    for value, tensor in walk(graph, inputs, evaluator(backend)):
+        if value in wanted:
+            kept[value] = tensor
+        if value >= first:
+            roots.append(merkle.tensor_root(tensor))
+    return [kept[value] for value in graph.outputs], roots
+
+
+def _apart(program: Program, outputs: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:
+    """The result, its tensors sharing memory with no argument, constant or each other: a caller may write into them."""
+    seen = {tensor.untyped_storage().data_ptr() for tensor in (*inputs, *program.graph.constants)}
+    apart = []
+    for tensor in outputs:
+        fresh = tensor.clone() if tensor.untyped_storage().data_ptr() in seen else tensor
+        seen.add(fresh.untyped_storage().data_ptr())
+        apart.append(fresh.contiguous())
+    return unflatten(program.structure.result, apart)

@@ -1,0 +1,131 @@
+"""From a Python function to a Program: PyTorch traces it, `lowering` states it in exact operations.
+
+Two passes. The first follows the function, autograd included, on fake tensors that have shapes but no values, so a
+Program can depend on nothing else. The second makes it functional (in-place writes become values) and decomposes it to
+core ATen. Ambient settings that would change what PyTorch records are pinned, so that one function and one set of
+shapes have one root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.fx.traceback
+from torch import fx
+from torch._decomp import core_aten_decompositions
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from cupel.protocol.arithmetic.operations import DType
+from cupel.protocol.errors import MalformedProgram, UnsupportedOperation, UsageError
+from cupel.protocol.program import rules_elementwise, rules_indexing, rules_layers, rules_reductions, rules_shapes
+from cupel.protocol.program.lowering import RULES, lower, source_of
+from cupel.protocol.program.program import Program
+from cupel.protocol.program.structure import Node, Structure, flatten, leaves, unflatten
+
+# Importing the rule modules is what registers their rules.
+_RULE_MODULES = (rules_elementwise, rules_indexing, rules_layers, rules_reductions, rules_shapes)
+
+_PACKAGES = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
+
+
+def trace(fn: Callable[..., Any], example_args: Sequence[Any]) -> Program:
+    """The Program of `fn(*example_args)`.
+
+    fn            any function of tensors in nested dicts, lists and tuples that returns the same kind of thing; plain
+                  PyTorch, autograd included. Numbers it closes over become binary32 constants, tensors constants.
+    example_args  only types and shapes count
+    Raises        UnsupportedOperation for what has no exact semantics, UsageError for arguments of another kind
+    """
+    arguments, tensors = flatten(tuple(example_args), "arguments")
+    names = [name for name, _ in leaves(arguments)]
+    for name, tensor in zip(names, tensors, strict=True):
+        try:
+            DType.of(tensor.dtype)
+        except MalformedProgram as error:
+            raise UsageError(f"argument {name}: {error}") from None
+    with _pinned():
+        blanks = [torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in tensors]
+        graph_module, result = _record(fn, arguments, blanks)
+        _check_arguments_unwritten(graph_module, names)
+    graph = lower(graph_module, _is_ours)
+    return Program(graph=graph, structure=Structure(arguments, result))
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith(_PACKAGES) or not path.endswith(".py")
+
+
+@contextlib.contextmanager
+def _pinned() -> Iterator[None]:
+    """The same PyTorch for every caller: CPU, float32, gradients on, no autocast, attention in plain operations."""
+    dtype = torch.get_default_dtype()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.set_default_dtype(torch.float32)
+    torch.use_deterministic_algorithms(False)
+    try:
+        with (
+            torch.device("cpu"),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def _record(fn: Callable[..., Any], arguments: Node, blanks: Sequence[torch.Tensor]) -> tuple[fx.GraphModule, Node]:
+    """The functional graph of fn over flat tensors, its output one flat list, and the structure of its result."""
+    structure: list[Node] = []
+
+    def flat(*tensors: torch.Tensor) -> list[torch.Tensor]:
+        value = fn(*unflatten(arguments, tensors))
+        node, results = flatten(value, "result")
+        structure[:] = [node]
+        return [result.detach() for result in results]
+
+    try:
+        recorded = make_fx(flat, tracing_mode="fake", record_stack_traces=True, _allow_non_fake_inputs=True)(*blanks)
+
+        def replayed(*tensors: torch.Tensor) -> Any:
+            with torch.fx.traceback.preserve_node_meta():
+                return fx.Interpreter(recorded).run(*tensors)
+
+        functional = make_fx(
+            torch.func.functionalize(replayed, remove="mutations"),
+            decomposition_table=_decompositions(),
+            tracing_mode="fake",
+            record_stack_traces=True,
+            _allow_non_fake_inputs=True,
+        )(*blanks)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise UnsupportedOperation(
+            f"{error.func}: what it gives depends on a tensor's values, which a Program cannot branch on; "
+            "keep it a tensor (torch.where instead of if, no .item(), no boolean masks as indices)"
+        ) from error
+    return functional, structure[0]
+
+
+@functools.cache
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """Core ATen, less what has a rule of its own here: rules are shorter and say what is exact."""
+    return {overload: function for overload, function in core_aten_decompositions().items() if overload not in RULES}
+
+
+def _check_arguments_unwritten(graph_module: fx.GraphModule, names: Sequence[str]) -> None:
+    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function" and str(node.target).endswith("copy_.default"):
+            target = node.args[0]
+            what = f"argument {names[placeholders.index(target)]}" if target in placeholders else "a captured tensor"
+            raise UnsupportedOperation(
+                f"the function writes into {what} in place; return the new value instead{source_of(node, _is_ours)}"
+            )

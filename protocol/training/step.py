@@ -1,0 +1,110 @@
+"""One training step: forward, backward, clipping, AdamW, as one function of state and tokens.
+
+Source: AdamW, Loshchilov & Hutter 2019, algorithm 2, with decay scaled by the scheduled learning rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cupel.protocol.errors import UsageError
+from cupel.protocol.training.model import ModelConfig, Weights, build, compute_loss, weight_shapes
+
+State = dict[str, Any]
+"""{"weights": {...}, "adam_m": {...}, "adam_v": {...}, "step": int64 scalar}: what a round starts from and ends in."""
+Metrics = dict[str, torch.Tensor]
+"""{"loss": ..., "grad_norm": ...}, float32 scalars: the evidence of a step (docs/design/roots.md)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How a run trains."""
+
+    batch: int
+    """Sequences per step."""
+    learning_rate: float
+    """At the end of warm-up."""
+    warmup_steps: int
+    """Steps over which the rate rises linearly from 0."""
+    total_steps: int
+    """Step at which the cosine has fallen to `final_fraction`; later steps stay there."""
+    final_fraction: float = 0.1
+    """Smallest rate, as a share of `learning_rate`."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    """Of matrices only; norms' gains are left alone."""
+    clip_norm: float = 1.0
+    """Gradients whose joint 2-norm is larger are scaled down to it."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.warmup_steps < 0 or self.total_steps <= self.warmup_steps:
+            raise UsageError("training.batch is at least 1, and training.total_steps above training.warmup_steps >= 0")
+        if not (0 < self.beta1 < 1 and 0 < self.beta2 < 1 and 0 <= self.final_fraction <= 1):
+            raise UsageError("training.beta1 and beta2 lie between 0 and 1, final_fraction from 0 to 1")
+        if min(self.learning_rate, self.epsilon, self.clip_norm) <= 0 or self.weight_decay < 0:
+            raise UsageError("training.learning_rate, epsilon and clip_norm are above 0, weight_decay is not below 0")
+
+    @staticmethod
+    def demo() -> TrainingConfig:
+        return TrainingConfig(batch=16, learning_rate=3e-3, warmup_steps=60, total_steps=1000)
+
+
+def compute_learning_rate(training: TrainingConfig, step: torch.Tensor) -> torch.Tensor:
+    """Of the update that follows `step` finished ones: linear warm-up, then a cosine."""
+    done = step.to(torch.float32) + 1.0
+    warm = done / float(max(training.warmup_steps, 1))
+    along = (done - float(training.warmup_steps)) / float(training.total_steps - training.warmup_steps)
+    falling = 0.5 + 0.5 * torch.cos(along.clamp(0.0, 1.0) * math.pi)
+    share = training.final_fraction + (1.0 - training.final_fraction) * falling
+    return training.learning_rate * torch.where(done < training.warmup_steps, warm, share)
+
+
+def make_training_step(
+    model: ModelConfig, training: TrainingConfig
+) -> Callable[[State, torch.Tensor], tuple[State, Metrics]]:
+    """training_step(state, tokens[B, T + 1]) → (next state, metrics of this step)."""
+
+    gpt = build(model)
+
+    def training_step(state: State, tokens: torch.Tensor) -> tuple[State, Metrics]:
+        weights: Weights = {name: weight.detach().requires_grad_() for name, weight in state["weights"].items()}
+        loss = compute_loss(gpt, weights, tokens)
+        gradients = torch.autograd.grad(loss, list(weights.values()))
+
+        norm = torch.sqrt(torch.stack([(gradient * gradient).sum() for gradient in gradients]).sum())
+        scale = (training.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+
+        rate = compute_learning_rate(training, state["step"])
+        updates = (state["step"] + 1).to(torch.float32)
+        correction1 = 1.0 - torch.exp(updates * math.log(training.beta1))
+        correction2 = 1.0 - torch.exp(updates * math.log(training.beta2))
+
+        following: State = {"weights": {}, "adam_m": {}, "adam_v": {}, "step": state["step"] + 1}
+        for name, gradient in zip(weights, gradients, strict=True):
+            weight, gradient = state["weights"][name], gradient * scale
+            m = training.beta1 * state["adam_m"][name] + (1.0 - training.beta1) * gradient
+            v = training.beta2 * state["adam_v"][name] + (1.0 - training.beta2) * (gradient * gradient)
+            update = (m / correction1) / (torch.sqrt(v / correction2) + training.epsilon)
+            if weight.dim() >= 2:
+                update = update + training.weight_decay * weight
+            following["weights"][name] = weight - rate * update
+            following["adam_m"][name], following["adam_v"][name] = m, v
+        return following, {"loss": loss.detach(), "grad_norm": norm}
+
+    return training_step
+
+
+def example_state(model: ModelConfig) -> State:
+    """Zeros in the shape of a state: enough to trace with."""
+
+    def zeros() -> Weights:
+        return {name: torch.zeros(shape) for name, shape in weight_shapes(model).items()}
+
+    return {"weights": zeros(), "adam_m": zeros(), "adam_v": zeros(), "step": torch.tensor(0, dtype=torch.int64)}
