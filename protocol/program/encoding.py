@@ -10,14 +10,14 @@ import struct
 
 import torch
 
+from cupel.protocol import merkle
 from cupel.protocol.arithmetic.operations import MAX_ELEMENTS, MAX_RANK, DType, Opcode, Operation, TensorType
-from cupel.protocol.errors import MalformedProgram
+from cupel.protocol.errors import MalformedProgram, MalformedTensor
 from cupel.protocol.types import Root
 
 MAGIC = b"CUPEL\x00"
 VERSION = 1
 HEADER, INPUT, CONSTANT, OPERATION, OUTPUT = range(5)
-CANONICAL_NAN_BITS = 0x7FC00000
 
 
 def encode_header(inputs: int, constants: int, operations: int, outputs: int, structure: bytes) -> bytes:
@@ -54,19 +54,6 @@ def encode_output(value: int, name: str) -> bytes:
 def _encode_name(name: str) -> bytes:
     data = name.encode()
     return struct.pack("<H", len(data)) + data
-
-
-def tensor_bytes(tensor: torch.Tensor) -> bytes:
-    """Row-major little-endian elements."""
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def non_canonical_nan(tensor: torch.Tensor) -> bool:
-    """Whether a float tensor holds a NaN whose bits are not 0x7fc00000."""
-    if tensor.dtype != torch.float32:
-        return False
-    nan = torch.isnan(tensor)
-    return bool(nan.any()) and bool((tensor[nan].contiguous().view(torch.int32) != CANONICAL_NAN_BITS).any())
 
 
 class Reader:
@@ -129,13 +116,11 @@ class Reader:
 
     def tensor(self, type_: TensorType, what: str) -> torch.Tensor:
         data = self.take(type_.size_bytes, what)
-        if type_.dtype == DType.BOOL and data.strip(b"\x00\x01"):
-            raise MalformedProgram(f"{what}: a bool is 0 or 1")
-        flat = (
-            torch.frombuffer(bytearray(data), dtype=type_.dtype.torch)
-            if data
-            else torch.empty(0, dtype=type_.dtype.torch)
-        )
-        if non_canonical_nan(flat):
-            raise MalformedProgram(f"{what}: a NaN other than 0x{CANONICAL_NAN_BITS:08x}")
-        return flat.reshape(type_.shape)
+        if not data:
+            return torch.empty(type_.shape, dtype=type_.dtype.torch)
+        tensor = torch.frombuffer(bytearray(data), dtype=type_.dtype.torch).reshape(type_.shape)
+        try:
+            merkle.check_canonical(tensor, what)
+        except MalformedTensor as error:
+            raise MalformedProgram(str(error)) from None
+        return tensor

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -19,6 +19,7 @@ from cupel.protocol.errors import MalformedProgram, UnsupportedOperation
 
 Number = bool | int | float
 Rule = Callable[..., Any]
+_R = TypeVar("_R", bound=Rule)
 
 RULES: dict[Any, Rule] = {}
 """OpOverload → rule(lowering, *args, **kwargs). Arguments are Values where the ATen operation takes tensors."""
@@ -26,16 +27,20 @@ REASONS: dict[str, str] = {}
 """Why a well-known operation is refused, and what to write instead; by ATen name without overload."""
 
 
-def lowers(*overloads: Any) -> Callable[[Rule], Rule]:
+def lowers(*overloads: Any) -> Callable[[_R], _R]:
     """Register a rule for these ATen overloads."""
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: _R) -> _R:
         for overload in overloads:
             assert overload not in RULES, f"two rules for {overload}"
             RULES[overload] = rule
         return rule
 
     return register
+
+
+def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
 
 
 class Lowering:
@@ -86,7 +91,7 @@ class Lowering:
         accumulated: Any = examples[0]
         for example in examples[1:]:
             dtype = torch.result_type(accumulated, example)
-            shape = torch.broadcast_shapes(*(e.shape for e in (accumulated, example) if isinstance(e, torch.Tensor)))
+            shape = broadcast_shape(*(e.shape for e in (accumulated, example) if isinstance(e, torch.Tensor)))
             accumulated = torch.empty(shape, dtype=dtype, device="meta")
         return [self.as_dtype(x, DType.of(dtype)) for x in xs]
 
@@ -117,7 +122,7 @@ class Lowering:
         return self.builder.binary(opcode, a, b)
 
     def _grown(self, x: Value, other: Value) -> Value:
-        return self.builder.broadcast_to(x, tuple(torch.broadcast_shapes(x.shape, other.shape)))
+        return self.builder.broadcast_to(x, broadcast_shape(x.shape, other.shape))
 
     def add(self, a: Value | Number, b: Value | Number) -> Value:
         return self.binary(Opcode.ADD, a, b)
@@ -169,7 +174,8 @@ def lower(graph_module: fx.GraphModule, is_ours: Callable[[str], bool]) -> Graph
                 values[node] = _call(state, node, values)
             else:
                 assert node.op == "output", node.op
-                return state.builder.build([values[n] for n in node.args[0]])
+                outputs: Any = node.args[0]
+                return state.builder.build([values[n] for n in outputs])
         except MalformedProgram as error:
             raise UnsupportedOperation(f"{describe(node)}: {error}{source_of(node, is_ours)}") from None
         except UnsupportedOperation as error:
@@ -188,7 +194,8 @@ def _live(graph: fx.Graph) -> list[fx.Node]:
 
 
 def _call(state: Lowering, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: values[n])
+    arguments: Any = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: values[n])
+    args, kwargs = arguments
     if getattr(node.target, "__name__", "") == "getitem":
         return args[0][args[1]]
     rule = RULES.get(node.target)
@@ -218,8 +225,13 @@ def source_of(node: fx.Node, is_ours: Callable[[str], bool]) -> str:
         if frame.startswith('File "') and not is_ours(frame.split('"')[1]):
             code = lines[i + 1].strip() if i + 1 < len(lines) and not lines[i + 1].strip().startswith("File") else ""
             path, _, rest = frame[len('File "') :].partition('", line ')
-            return f"\n  at {os.path.relpath(path) if os.path.isabs(path) else path}:{rest}\n    {code}"
+            return place(path, rest, code)
     return ""
+
+
+def place(path: str, line: str, code: str) -> str:
+    """How a message ends that points into the user's code."""
+    return f"\n  at {os.path.relpath(path) if os.path.isabs(path) else path}:{line}\n    {code}"
 
 
 def _attribute(graph_module: fx.GraphModule, target: str) -> torch.Tensor:

@@ -104,7 +104,7 @@ class Program:
         for i, item in enumerate(self.items):
             parts.append(item)
             if first <= i < first + len(self.graph.constants):
-                parts.append(encoding.tensor_bytes(self.graph.constants[i - first]))
+                parts.append(merkle.tensor_bytes(self.graph.constants[i - first]))
         return b"".join(parts)
 
     @staticmethod

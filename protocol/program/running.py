@@ -9,7 +9,6 @@ import torch
 
 from cupel.protocol import merkle
 from cupel.protocol.errors import MalformedTensor
-from cupel.protocol.program.encoding import CANONICAL_NAN_BITS, non_canonical_nan
 from cupel.protocol.program.engines import choose_backend, evaluator, run_graph, walk
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.structure import match, unflatten
@@ -54,8 +53,7 @@ def _checked_inputs(program: Program, args: Any) -> list[torch.Tensor]:
             raise MalformedTensor(f"{name}: expected {expected}, got {got}")
         if tensor.device.type != "cpu" or tensor.layout != torch.strided:
             raise MalformedTensor(f"{name}: expected a dense CPU tensor, got {tensor.layout} on {tensor.device}")
-        if non_canonical_nan(tensor):
-            raise MalformedTensor(f"{name}: holds a NaN whose bits are not 0x{CANONICAL_NAN_BITS:08x}")
+        merkle.check_canonical(tensor, name)
         return tensor.detach().contiguous()
 
     return match(program.structure.arguments, tuple(args) if isinstance(args, list) else args, check)

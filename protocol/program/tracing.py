@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,12 +21,13 @@ from torch import fx
 from torch._decomp import core_aten_decompositions
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cupel.protocol.arithmetic.operations import DType
 from cupel.protocol.errors import MalformedProgram, UnsupportedOperation, UsageError
 from cupel.protocol.program import rules_elementwise, rules_indexing, rules_layers, rules_reductions, rules_shapes
-from cupel.protocol.program.lowering import RULES, lower, source_of
+from cupel.protocol.program.lowering import RULES, lower, place, source_of
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.structure import Node, Structure, flatten, leaves, unflatten
 
@@ -106,18 +108,31 @@ def _record(fn: Callable[..., Any], arguments: Node, blanks: Sequence[torch.Tens
             record_stack_traces=True,
             _allow_non_fake_inputs=True,
         )(*blanks)
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+    except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
+        name = f"{error.func}: " if isinstance(getattr(error, "func", None), torch._ops.OpOverload) else ""
         raise UnsupportedOperation(
-            f"{error.func}: what it gives depends on a tensor's values, which a Program cannot branch on; "
-            "keep it a tensor (torch.where instead of if, no .item(), no boolean masks as indices)"
-        ) from error
+            f"{name}a Python value or a shape would depend on a tensor's values, and a Program cannot branch on them: "
+            "keep it a tensor (torch.where instead of if, index_select instead of an index by a scalar tensor, no "
+            f".item(), no boolean mask as an index){_raised_at(error)}"
+        ) from None
     return functional, structure[0]
+
+
+def _raised_at(error: BaseException) -> str:
+    """The innermost line of the user's code an error came through."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
+    return (
+        place(frames[-1].filename, f"{frames[-1].lineno}, in {frames[-1].name}", frames[-1].line or "")
+        if frames
+        else ""
+    )
 
 
 @functools.cache
 def _decompositions() -> dict[Any, Callable[..., Any]]:
     """Core ATen, less what has a rule of its own here: rules are shorter and say what is exact."""
-    return {overload: function for overload, function in core_aten_decompositions().items() if overload not in RULES}
+    table: dict[Any, Callable[..., Any]] = dict(core_aten_decompositions())
+    return {overload: function for overload, function in table.items() if overload not in RULES}
 
 
 def _check_arguments_unwritten(graph_module: fx.GraphModule, names: Sequence[str]) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from cupel.protocol.errors import UsageError
-from cupel.protocol.training.model import ModelConfig, Weights, build, compute_loss, weight_shapes
+from cupel.protocol.training.model import ModelConfig, Weights, build, compute_loss
+from cupel.protocol.training.state import State
 
-State = dict[str, Any]
-"""{"weights": {...}, "adam_m": {...}, "adam_v": {...}, "step": int64 scalar}: what a round starts from and ends in."""
 Metrics = dict[str, torch.Tensor]
 """{"loss": ..., "grad_norm": ...}, float32 scalars: the evidence of a step (docs/design/roots.md)."""
 
@@ -99,12 +97,3 @@ def make_training_step(
         return following, {"loss": loss.detach(), "grad_norm": norm}
 
     return training_step
-
-
-def example_state(model: ModelConfig) -> State:
-    """Zeros in the shape of a state: enough to trace with."""
-
-    def zeros() -> Weights:
-        return {name: torch.zeros(shape) for name, shape in weight_shapes(model).items()}
-
-    return {"weights": zeros(), "adam_m": zeros(), "adam_v": zeros(), "step": torch.tensor(0, dtype=torch.int64)}

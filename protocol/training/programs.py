@@ -1,0 +1,252 @@
+"""All the Programs of a run: built from its configuration, written to files, read back and checked.
+
+Files are bytes by name, for the caller to store; `run.json` says what the run is, in canonical JSON (sorted keys, no
+spaces), and names every Program's root.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from cupel.protocol import merkle
+from cupel.protocol.errors import MalformedInput, MalformedProgram, RootMismatch, UsageError
+from cupel.protocol.program import Program, run, trace
+from cupel.protocol.training.evaluate import trace_evaluate
+from cupel.protocol.training.generation import trace_sample
+from cupel.protocol.training.genesis import run_genesis, trace_genesis
+from cupel.protocol.training.merge import trace_merge
+from cupel.protocol.training.model import ModelConfig
+from cupel.protocol.training.state import NamedState, example_state, flatten_state, unflatten_state
+from cupel.protocol.training.step import TrainingConfig, make_training_step
+from cupel.protocol.training.unit import Stepped
+from cupel.protocol.types import Root, Seed
+
+VERSION = 1
+SPEC_NAME = "run.json"
+MAX_SPEC_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What decides every Program of a run."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    max_merge: int
+    """Most units a round merges; there is one Program for each number of them."""
+    top_k: int
+    """Tokens the sampling step chooses among."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_merge <= 256:
+            raise UsageError(f"max_merge is {self.max_merge}; it is from 1 to 256")
+
+    @staticmethod
+    def demo() -> RunConfig:
+        return RunConfig(model=ModelConfig.demo(), training=TrainingConfig.demo(), max_merge=4, top_k=40)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunPrograms:
+    """The Programs of one run, and how they act on named states."""
+
+    config: RunConfig
+    step: Program
+    """(state, tokens int32[batch, context + 1]) → (state, {"loss", "grad_norm"})"""
+    evaluate: Program
+    """(weights, tokens int32[batch, context + 1]) → mean nats a token"""
+    sample: Program
+    """(weights, tokens int32[1, context], length, key, step, temperature) → next token"""
+    genesis: Program
+    """(key) → state"""
+    merges: tuple[Program, ...]
+    """Of 1, 2, ... max_merge states: ([state, ...]) → state"""
+
+    @staticmethod
+    def build(config: RunConfig) -> RunPrograms:
+        """Traces everything: seconds for a small model."""
+        model, training = config.model, config.training
+        tokens = torch.zeros((training.batch, model.context + 1), dtype=torch.int32)
+        return RunPrograms(
+            config=config,
+            step=trace(make_training_step(model, training), (example_state(model), tokens)),
+            evaluate=trace_evaluate(model, training.batch),
+            sample=trace_sample(model, config.top_k),
+            genesis=trace_genesis(model),
+            merges=tuple(trace_merge(model, n) for n in range(1, config.max_merge + 1)),
+        )
+
+    @property
+    def by_name(self) -> dict[str, Program]:
+        """Every Program, in the order in which `root` covers them."""
+        named = {"step": self.step, "evaluate": self.evaluate, "sample": self.sample, "genesis": self.genesis}
+        return {**named, **{f"merge-{n}": program for n, program in enumerate(self.merges, 1)}}
+
+    @cached_property
+    def root(self) -> Root:
+        """The contract's `programsRoot`: the tree over step, evaluate, sample, genesis, merge 1, ..., each root hashed
+        as a leaf."""
+        return merkle.tree_root([merkle.leaf_hash(program.root) for program in self.by_name.values()])
+
+    # Acting on named states
+
+    def run_genesis(self, seed: Seed, *, backend: str = "auto", threads: int = 1) -> NamedState:
+        return flatten_state(run_genesis(self.genesis, seed, backend=backend, threads=threads))
+
+    def run_step(
+        self, state: Mapping[str, torch.Tensor], tokens: torch.Tensor, *, backend: str = "auto", threads: int = 1
+    ) -> Stepped:
+        """One optimiser update; with backend and threads bound, what `unit` calls a Step."""
+        following, metrics = run(self.step, (unflatten_state(state), tokens), backend, threads=threads)
+        return Stepped(flatten_state(following), metrics["loss"], metrics["grad_norm"])
+
+    def run_merge(
+        self, states: list[Mapping[str, torch.Tensor]], *, backend: str = "auto", threads: int = 1
+    ) -> NamedState:
+        """Raises UsageError for no state, or more than the run merges."""
+        if not 1 <= len(states) <= len(self.merges):
+            raise UsageError(f"{len(states)} states to merge; this run merges from 1 to {len(self.merges)}")
+        program = self.merges[len(states) - 1]
+        return flatten_state(run(program, ([unflatten_state(s) for s in states],), backend, threads=threads))
+
+    # Files
+
+    def to_files(self) -> dict[str, bytes]:
+        """`run.json` and one `.program` each."""
+        programs = self.by_name
+        spec = {
+            "version": VERSION,
+            "model": asdict(self.config.model),
+            "training": asdict(self.config.training),
+            "max_merge": self.config.max_merge,
+            "top_k": self.config.top_k,
+            "programs": {name: program.root.hex() for name, program in programs.items()},
+            "programs_root": self.root.hex(),
+        }
+        files = {SPEC_NAME: _canonical_json(spec)}
+        return files | {f"{name}.program": program.to_bytes() for name, program in programs.items()}
+
+    @staticmethod
+    def from_files(files: Mapping[str, bytes], root: Root | None = None) -> RunPrograms:
+        """What `to_files` wrote; `root`, when given, is the one the chain promises.
+
+        Raises MalformedInput or MalformedProgram for files that no run writes, RootMismatch for a Program, or the
+        whole, that is not the promised one. Whether the Programs are those the configuration traces to is not asked:
+        the root decides what a run computes.
+        """
+        spec = _read_spec(files)
+        config = _read_config(spec)
+        names = ["step", "evaluate", "sample", "genesis", *(f"merge-{n}" for n in range(1, config.max_merge + 1))]
+        promised = spec["programs"]
+        if not isinstance(promised, dict) or sorted(promised) != sorted(names):
+            raise MalformedInput(f"{SPEC_NAME}: names other Programs than {', '.join(names)}")
+        programs: dict[str, Program] = {}
+        for name in names:
+            if f"{name}.program" not in files:
+                raise MalformedInput(f"{name}.program is missing")
+            programs[name] = Program.from_bytes(files[f"{name}.program"])
+            if promised[name] != programs[name].root.hex():
+                raise RootMismatch(f"{name}.program", expected=_from_hex(promised[name]), got=programs[name].root)
+        result = RunPrograms(
+            config=config,
+            step=programs["step"],
+            evaluate=programs["evaluate"],
+            sample=programs["sample"],
+            genesis=programs["genesis"],
+            merges=tuple(programs[f"merge-{n}"] for n in range(1, config.max_merge + 1)),
+        )
+        for expected in (_from_hex(spec["programs_root"]), root):
+            if expected is not None and expected != result.root:
+                raise RootMismatch("the run's programs", expected=expected, got=result.root)
+        result._check_state_types()
+        return result
+
+    def _check_state_types(self) -> None:
+        """Raise MalformedProgram unless every Program reads and writes states of this model."""
+        state = flatten_state(example_state(self.config.model))
+        shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+
+        def check(which: str, types: Mapping[str, Any], prefix: str, wanted: Mapping[str, Any]) -> None:
+            found = {
+                name.removeprefix(prefix): (t.dtype.torch, t.shape)
+                for name, t in types.items()
+                if name.startswith(prefix)
+            }
+            if found != wanted:
+                odd = next(n for n in (*wanted, *found) if found.get(n) != wanted.get(n))
+                raise MalformedProgram(f"{which}: {odd} is {found.get(odd)} where the model says {wanted.get(odd)}")
+
+        weights = {n.removeprefix("weights."): t for n, t in shapes.items() if n.startswith("weights.")}
+        check("step reads", self.step.inputs, "0.", shapes)
+        check("step writes", self.step.outputs, "0.", shapes)
+        check("evaluate reads", self.evaluate.inputs, "0.", weights)
+        check("sample reads", self.sample.inputs, "0.", weights)
+        check("genesis writes", self.genesis.outputs, "", shapes)
+        for n, merge in enumerate(self.merges, 1):
+            for i in range(n):
+                check(f"merge-{n} reads", merge.inputs, f"0.{i}.", shapes)
+            check(f"merge-{n} writes", merge.outputs, "", shapes)
+
+
+def _canonical_json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _read_spec(files: Mapping[str, bytes]) -> dict[str, Any]:
+    data = files.get(SPEC_NAME)
+    if data is None:
+        raise MalformedInput(f"{SPEC_NAME} is missing")
+    if len(data) > MAX_SPEC_BYTES:
+        raise MalformedInput(f"{SPEC_NAME}: {len(data)} bytes; at most {MAX_SPEC_BYTES} are read")
+    try:
+        spec = json.loads(data)
+        canonical = _canonical_json(spec)
+    except (ValueError, RecursionError) as error:
+        raise MalformedInput(f"{SPEC_NAME}: not JSON: {error}") from None
+    keys = {"version", "model", "training", "max_merge", "top_k", "programs", "programs_root"}
+    if not isinstance(spec, dict) or set(spec) != keys or canonical != data:
+        raise MalformedInput(f"{SPEC_NAME}: not the canonical JSON of {', '.join(sorted(keys))}")
+    if spec["version"] != VERSION:
+        raise MalformedInput(f"{SPEC_NAME}: version {spec['version']}; this node reads {VERSION}")
+    return spec
+
+
+def _read_config(spec: Mapping[str, Any]) -> RunConfig:
+    try:
+        return RunConfig(
+            model=_read_dataclass(ModelConfig, spec["model"]),
+            training=_read_dataclass(TrainingConfig, spec["training"]),
+            max_merge=_typed("max_merge", spec["max_merge"], int),
+            top_k=_typed("top_k", spec["top_k"], int),
+        )
+    except UsageError as error:
+        raise MalformedInput(f"{SPEC_NAME}: {error}") from None
+
+
+def _read_dataclass(kind: Any, values: Any) -> Any:
+    types = {field.name: {"int": int, "float": float, "bool": bool}[str(field.type)] for field in fields(kind)}
+    if not isinstance(values, dict) or set(values) != set(types):
+        raise MalformedInput(f"{SPEC_NAME}: {kind.__name__} takes {', '.join(types)}")
+    return kind(**{name: _typed(name, values[name], types[name]) for name in types})
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise MalformedInput(f"{SPEC_NAME}: {name} is {value!r}, not of type {kind.__name__}")
+    return value
+
+
+def _from_hex(text: Any) -> bytes:
+    try:
+        root = bytes.fromhex(text)
+    except (ValueError, TypeError):
+        root = b""
+    if len(root) != 32:
+        raise MalformedInput(f"{SPEC_NAME}: {str(text)[:80]!r} is no root of 32 bytes in hexadecimal")
+    return root
