@@ -12,6 +12,7 @@ from math import prod
 
 import torch
 
+from cupel.protocol.arithmetic.binary32 import from_integer
 from cupel.protocol.arithmetic.operations import (
     COMPARISONS,
     DType,
@@ -90,8 +91,8 @@ class GraphBuilder:
         return self._value(self._shared[key])
 
     def scalar(self, value: float | int | bool, dtype: DType) -> Value:
-        """A rank-0 constant. A Python float becomes the nearest binary32."""
-        return self.constant(torch.tensor(value, dtype=dtype.torch))
+        """A rank-0 constant. A Python number becomes the nearest binary32, every NaN the canonical one."""
+        return self.constant(scalar_tensor(value, dtype))
 
     def constant_value(self, value: Value) -> torch.Tensor | None:
         """The tensor behind a constant, None for anything computed."""
@@ -320,6 +321,25 @@ def _dim(dim: int, rank: int) -> int:
     if not -rank <= dim < rank:
         raise MalformedProgram(f"dimension {dim} outside rank {rank}")
     return dim % rank
+
+
+def scalar_tensor(value: float | int | bool, dtype: DType) -> torch.Tensor:
+    """A Python number as a rank-0 tensor. Raises MalformedProgram where the type cannot hold it."""
+    if dtype == DType.FLOAT32:
+        if isinstance(value, int):
+            # Through bits: a detour over float64 would round a long integer twice.
+            bits = from_integer(value)
+            return torch.tensor(bits - (1 << 32) if bits >> 31 else bits, dtype=torch.int32).view(torch.float32)
+        return torch.tensor(float("nan") if value != value else value, dtype=torch.float32)
+    low, high = (0, 1) if dtype == DType.BOOL else _limits(dtype)
+    if not low <= value <= high or value != int(value):
+        raise MalformedProgram(f"{value!r} is no {dtype.name.lower()}; cast the tensor to a type that holds it")
+    return torch.tensor(int(value), dtype=dtype.torch)
+
+
+def _limits(dtype: DType) -> tuple[int, int]:
+    limits = torch.iinfo(dtype.torch)
+    return limits.min, limits.max
 
 
 def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,7 +14,8 @@ from math import prod
 
 import torch
 
-from cupel.protocol.arithmetic import binary32, philox
+from cupel.protocol import philox
+from cupel.protocol.arithmetic import binary32
 from cupel.protocol.arithmetic.binary32 import (
     NAN,
     SIGN,

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from cupel.protocol.arithmetic import philox, reference
+from cupel.protocol import philox
+from cupel.protocol.arithmetic import reference
 from cupel.protocol.arithmetic.exact_functions import exact
 from cupel.protocol.arithmetic.operations import (
     COMPARISONS,

@@ -1,0 +1,144 @@
+"""Evaluating a graph on an engine, and finding out whether an engine is fit for this machine.
+
+`reference` is the definition, `torch` plain PyTorch, `cpu` the compiled kernels. All give the same bits; a node asks
+`self_test` before it believes that of its own hardware.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from typing import Literal, cast
+
+import torch
+
+from cupel.protocol.arithmetic import cases, reference, torch_backend
+from cupel.protocol.arithmetic.operations import Graph, Operation, TensorType
+from cupel.protocol.errors import BackendUnfit, UsageError
+
+Backend = Literal["auto", "reference", "torch", "cpu"]
+BACKENDS: tuple[Backend, ...] = ("auto", "reference", "torch", "cpu")
+Evaluate = Callable[[Operation, Sequence[torch.Tensor]], torch.Tensor]
+EVALUATORS: dict[str, Evaluate] = {"reference": reference.evaluate, "torch": torch_backend.evaluate}
+
+SELF_TEST = "self_test.json"
+_PLANS_KEPT = 256
+
+
+def walk(graph: Graph, inputs: Sequence[torch.Tensor], evaluate: Evaluate) -> Iterator[tuple[int, torch.Tensor]]:
+    """(value id, tensor) of every value in order, inputs and constants first; each is let go after its last use."""
+    first = len(graph.inputs) + len(graph.constants)
+    last_use = {value: at for at, operation in enumerate(graph.operations) for value in operation.operands}
+    values = dict(enumerate([*inputs, *graph.constants]))
+    yield from list(values.items())
+    for at, operation in enumerate(graph.operations):
+        result = evaluate(operation, [values[value] for value in operation.operands])
+        if first + at in last_use:
+            values[first + at] = result
+        yield first + at, result
+        for value in set(operation.operands):
+            if last_use[value] == at:
+                del values[value]
+
+
+def run_graph(graph: Graph, inputs: Sequence[torch.Tensor], backend: Backend = "auto") -> list[torch.Tensor]:
+    """The outputs of `graph`, which may share memory with inputs. Compiled graphs are kept for the next call.
+
+    Raises  UsageError for an unknown backend; BackendUnfit if it is `cpu` and this machine cannot run it
+    """
+    chosen = choose_backend(backend)
+    if chosen == "cpu":
+        return _compiled(graph)(inputs)
+    wanted = set(graph.outputs)
+    kept = {value: tensor for value, tensor in walk(graph, inputs, EVALUATORS[chosen]) if value in wanted}
+    return [kept[value] for value in graph.outputs]
+
+
+def choose_backend(backend: str) -> Backend:
+    """`auto` becomes `cpu` where that engine passes its self-test on this machine, else `torch`."""
+    if backend not in BACKENDS:
+        raise UsageError(f"no backend is called {backend!r}; take one of {', '.join(BACKENDS)}")
+    if backend == "auto":
+        return "cpu" if _verdict("cpu") is None else "torch"
+    return cast(Backend, backend)
+
+
+# Compiled graphs
+
+Run = Callable[[Sequence[torch.Tensor]], list[torch.Tensor]]
+_plans: OrderedDict[object, Run] = OrderedDict()
+_plans_lock = threading.Lock()
+
+
+def _compiled(graph: Graph) -> Run:
+    constants = tuple((TensorType.of(c), _bytes(c)) for c in graph.constants)
+    key = (graph.inputs, constants, graph.operations, graph.outputs)
+    with _plans_lock:
+        if key not in _plans:
+            _plans[key] = _compile(graph)
+            if len(_plans) > _PLANS_KEPT:
+                _plans.popitem(last=False)
+        _plans.move_to_end(key)
+        return _plans[key]
+
+
+def _compile(graph: Graph) -> Run:
+    try:
+        from cupel.protocol.arithmetic.cpu import compile_graph
+    except ImportError as missing:
+        raise BackendUnfit(f"cpu: {missing}; install llvmlite, or use the torch backend") from missing
+    plan = compile_graph(graph)
+    return lambda inputs: list(plan.run(list(inputs)))
+
+
+# Fitness
+
+
+def self_test(backend: str) -> None:
+    """Compute the stored cases on `backend`; the verdict is kept for the life of the process.
+
+    Raises  BackendUnfit naming the operations whose bits differ; UsageError for an unknown backend
+    """
+    if backend not in BACKENDS or backend == "auto":
+        raise UsageError(
+            f"no engine is called {backend!r}; take one of {', '.join(b for b in BACKENDS if b != 'auto')}"
+        )
+    verdict = _verdict(backend)
+    if verdict is not None:
+        raise BackendUnfit(verdict)
+
+
+@functools.cache
+def _verdict(backend: str) -> str | None:
+    """None if fit, else what is wrong."""
+    stored = json.loads(resources.files("cupel.protocol.arithmetic").joinpath(SELF_TEST).read_text())
+    try:
+        results = self_test_hashes(cast(Backend, backend), stored["seed"], stored["size"])
+    except BackendUnfit as unfit:
+        return str(unfit)
+    wrong = [name for name, expected in stored["results"].items() if results.get(name) != expected]
+    if not wrong:
+        return None
+    shown = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+    return f"{backend}: {shown}: not the stored bits; this machine must use another backend"
+
+
+def self_test_hashes(backend: Backend, seed: int, size: int) -> dict[str, str]:
+    """What every stored case hashes to on `backend`, by name."""
+    together = cases.together(seed, size)
+    outputs = run_graph(together.graph, together.inputs, backend)
+    return {name: _short_hash(tensor) for name, tensor in zip(together.names, outputs, strict=True)}
+
+
+def _short_hash(tensor: torch.Tensor) -> str:
+    """First 8 bytes of SHA-256 over type, shape and bytes: against error, not against an adversary."""
+    return hashlib.sha256(str(TensorType.of(tensor)).encode() + _bytes(tensor)).hexdigest()[:16]
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

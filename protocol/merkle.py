@@ -1,0 +1,107 @@
+"""Roots of tensors and states (docs/design/roots.md), over the trees of hashing.py."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from cupel.protocol.arithmetic.canonical import check_canonical
+from cupel.protocol.arithmetic.operations import DType
+from cupel.protocol.hashing import (
+    LEAF_BYTES,
+    checkpoint_leaf,
+    contribution_leaf,
+    evidence,
+    is_proof,
+    leaf_hash,
+    node_hash,
+    operation_leaf,
+    proof,
+    state_leaf,
+    state_root_of,
+    tensor_root_of_tree,
+    tree_root,
+    unit_id,
+    verify,
+)
+from cupel.protocol.types import Root
+
+__all__ = [
+    "check_canonical",
+    "checkpoint_leaf",
+    "contribution_leaf",
+    "evidence",
+    "is_proof",
+    "leaf_hash",
+    "node_hash",
+    "operation_leaf",
+    "proof",
+    "state_leaf",
+    "state_root",
+    "tensor_bytes",
+    "tensor_leaves",
+    "tensor_root",
+    "tree_root",
+    "unit_id",
+    "verify",
+]
+
+_LEAVES_AT_ONCE = 64
+"""Leaves copied next to their domain byte in one go: 256 KiB, whatever the tensor's size."""
+
+
+def _bytes_of(tensor: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """The tensor's row-major little-endian bytes; shares memory where it can."""
+    array = tensor.detach().to("cpu").contiguous().reshape(-1).numpy()
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return little.view(np.uint8)
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """The bytes that a root covers: row-major, little-endian."""
+    return _bytes_of(tensor).tobytes()
+
+
+def tensor_leaves(tensor: torch.Tensor) -> list[bytes]:
+    """Hashes of the tensor's leaves of 4,096 bytes, the last one short.
+
+    Raises  MalformedTensor as `check_canonical` does
+    """
+    check_canonical(tensor)
+    data = _bytes_of(tensor)
+    digest = hashlib.sha256
+    whole = len(data) // LEAF_BYTES
+    leaves: list[bytes] = []
+    # The domain byte goes before each leaf in a buffer that stays in cache: hashing then reads one run of memory.
+    prefixed = np.zeros((min(whole, _LEAVES_AT_ONCE), 1 + LEAF_BYTES), dtype=np.uint8)
+    runs = memoryview(prefixed.reshape(-1))
+    for start in range(0, whole, _LEAVES_AT_ONCE):
+        stop = min(start + _LEAVES_AT_ONCE, whole)
+        prefixed[: stop - start, 1:] = data[start * LEAF_BYTES : stop * LEAF_BYTES].reshape(-1, LEAF_BYTES)
+        ends = range(1 + LEAF_BYTES, (stop - start) * (1 + LEAF_BYTES) + 1, 1 + LEAF_BYTES)
+        leaves.extend([digest(runs[end - 1 - LEAF_BYTES : end]).digest() for end in ends])
+    if len(data) % LEAF_BYTES:
+        leaves.append(leaf_hash(data[whole * LEAF_BYTES :].tobytes()))
+    return leaves
+
+
+def tensor_root(tensor: torch.Tensor) -> Root:
+    """Root of a tensor of any layout and rank; its type and shape are part of it.
+
+    Raises  MalformedTensor as `check_canonical` does
+    """
+    leaves = tensor_leaves(tensor)
+    return tensor_root_of_tree(DType.of(tensor.dtype), tensor.shape, len(leaves), tree_root(leaves))
+
+
+def state_root(state: Mapping[str, torch.Tensor]) -> Root:
+    """Root of named tensors, in whatever order the mapping holds them.
+
+    Raises  MalformedTensor naming the tensor that has no root
+    """
+    for name, tensor in state.items():
+        check_canonical(tensor, name)
+    return state_root_of({name: tensor_root(tensor) for name, tensor in state.items()})
