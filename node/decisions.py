@@ -1,0 +1,269 @@
+"""What a node does next, as pure functions of what it knows. The processes gather the facts and carry the answer out.
+
+Phases and their meaning: docs/design/round.md. A phase that is due has ended for everybody, though no transaction has
+moved it yet: nothing may be done in it any more but to move it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cupel.chain.run_contract import Phase
+from cupel.protocol.types import Root
+
+ADVANCE_STAGGER_S = 0.4
+"""One party moves a due phase; the next takes over after this long, so that not everybody pays for it."""
+PROPOSE_STAGGER_S = 1.5
+"""The same for proposing a merge, which also costs computing it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do until the chain moves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Take a seat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    rounds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Move a phase that is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchStart:
+    """Get hold of the state the round starts from, before it is needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """The next segment of one unit."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One segment of one unit."""
+
+    unit: bytes
+    segment: int
+    drawn: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    units: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reveal:
+    units: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeMerge:
+    """Average the merge set, and hold the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeMerge:
+    root: Root
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    candidate: int
+    root: Root
+
+
+MergeAction = ComputeMerge | ProposeMerge | Acknowledge
+MinerAction = Wait | Join | Claim | Advance | FetchStart | Train | Commit | Open | MergeAction
+VerifierAction = Wait | Join | Claim | Advance | FetchStart | Replay | Seal | Reveal | MergeAction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeFacts:
+    """What there is to merge, and who has done it."""
+
+    wanted: bool
+    """Whether there is a merge set in this round."""
+    candidates: tuple[Root, ...] = ()
+    """Roots proposed, by candidate number."""
+    computed: Root | None = None
+    """What this node got by merging the set."""
+    compute: bool = True
+    """False where computing failed a moment ago, for want of a contribution."""
+    juror: bool = False
+    acknowledged: bool = False
+    proposed: bool = False
+    """Whether this node has its one candidate already, or cannot bond one."""
+    order: int = 0
+    """Place in the order of proposing: jurors first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What every party knows of the current round."""
+
+    phase: Phase
+    phase_for_s: float
+    """Seconds since this node first saw the round in this phase."""
+    due: bool
+    due_for_s: float
+    rank: int
+    """Place in the order of moving due phases, different for each party and rotating with the rounds."""
+    member: bool
+    """Whether the party has, or has asked for, a seat."""
+    claimable: tuple[int, ...] = ()
+    merge: MergeFacts = MergeFacts(wanted=False)
+    start_held: bool = True
+    """Whether this node has the round's start state, or asking for it failed a moment ago."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinerFacts:
+    round: Facts
+    units: int = 0
+    """Units drawn for this miner, indices from 0."""
+    ready: frozenset[int] = frozenset()
+    """Trained whole, here."""
+    committed: frozenset[int] = frozenset()
+    opened: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnUnit:
+    """One unit this verifier was drawn for."""
+
+    unit: bytes
+    missing: tuple[int, ...]
+    """Drawn segments not replayed yet."""
+    asleep: bool
+    """Its data could not be fetched a moment ago."""
+    is_sealed: bool
+    is_revealed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifierFacts:
+    round: Facts
+    drawn: tuple[DrawnUnit, ...] = ()
+    watched: tuple[tuple[bytes, int], ...] = ()
+    """Segments left that were not drawn, for `--watch all`."""
+    seal_soon: bool = False
+    """The seal phase ends in a few blocks: post what there is."""
+
+
+def decide_miner(facts: MinerFacts) -> MinerAction:
+    """The most urgent thing to do."""
+    common = _decide_common(facts.round)
+    if common is not None:
+        return common
+    phase = facts.round.phase
+    if phase == Phase.TRAIN and facts.round.start_held:
+        open_units = [i for i in range(facts.units) if i not in facts.committed]
+        for index in open_units:
+            if index in facts.ready:
+                return Commit(index)
+        if open_units:
+            return Train(open_units[0])
+    if phase == Phase.OPEN:
+        for index in sorted(facts.committed - facts.opened):
+            if index in facts.ready:
+                return Open(index)
+    return _decide_rest(facts.round)
+
+
+def decide_verifier(facts: VerifierFacts) -> VerifierAction:
+    """The most urgent thing to do."""
+    common = _decide_common(facts.round)
+    if common is not None:
+        return common
+    if facts.round.phase == Phase.SEAL:
+        action = _decide_seal(facts)
+        if action is not None:
+            return action
+    if facts.round.phase == Phase.OPEN:
+        action = _decide_reveal(facts)
+        if action is not None:
+            return action
+    rest = _decide_rest(facts.round)
+    if isinstance(rest, Wait) and facts.watched:
+        unit, segment = facts.watched[0]
+        return Replay(unit, segment, drawn=False)
+    return rest
+
+
+def _decide_common(facts: Facts) -> Join | Claim | Advance | Wait | None:
+    if not facts.member:
+        return Join()
+    if facts.due:
+        return Advance() if facts.due_for_s >= facts.rank * ADVANCE_STAGGER_S else Wait()
+    if facts.claimable:
+        return Claim(facts.claimable)
+    return None
+
+
+def _decide_seal(facts: VerifierFacts) -> Seal | Replay | None:
+    waiting = [u for u in facts.drawn if not u.is_sealed]
+    answered = tuple(u.unit for u in waiting if not u.missing)
+    left = [u for u in waiting if u.missing and not u.asleep]
+    # One transaction for all of them, unless the deadline is near; the unfetchable hold nobody else up.
+    if answered and (facts.seal_soon or not left):
+        return Seal(answered)
+    for unit in left:
+        return Replay(unit.unit, unit.missing[0], drawn=True)
+    return None
+
+
+def _decide_reveal(facts: VerifierFacts) -> Reveal | Replay | None:
+    waiting = [u for u in facts.drawn if u.is_sealed and not u.is_revealed]
+    # After a restart sealed answers may have to be computed again.
+    for unit in waiting:
+        if unit.missing and not unit.asleep:
+            return Replay(unit.unit, unit.missing[0], drawn=True)
+    answered = tuple(u.unit for u in waiting if not u.missing)
+    return Reveal(answered) if answered else None
+
+
+def _decide_rest(facts: Facts) -> MergeAction | FetchStart | Wait:
+    if facts.phase in (Phase.MERGE, Phase.ACKNOWLEDGE):
+        action = _decide_merge(facts.merge, facts.phase_for_s, facts.phase == Phase.MERGE)
+        if action is not None:
+            return action
+    if not facts.start_held:
+        return FetchStart()
+    return Wait()
+
+
+def _decide_merge(facts: MergeFacts, waited_s: float, proposing: bool) -> MergeAction | None:
+    """Jurors merge at once, since they must know the answer; the rest only if nobody has proposed for a while."""
+    my_turn = proposing and not facts.proposed and waited_s >= facts.order * PROPOSE_STAGGER_S
+    if not facts.wanted or not (facts.juror or (my_turn and not facts.candidates)):
+        return None
+    if facts.computed is None:
+        return ComputeMerge() if facts.compute else None
+    if facts.computed in facts.candidates:
+        if facts.juror and not facts.acknowledged:
+            return Acknowledge(facts.candidates.index(facts.computed), facts.computed)
+        return None
+    # A candidate with another root is somebody's mistake or lie: ours stands beside it.
+    return ProposeMerge(facts.computed) if my_turn else None
