@@ -2,6 +2,9 @@
 
 from cupel.network.ipfs.blockstore import BlockMissing, BlockStore, Usage
 from cupel.network.ipfs.cid import MAX_BLOCK_BYTES, CidLike, Codec, ParsedCid, check_block, parse_cid
+from cupel.network.ipfs.fetch import Fetcher, FetchLimits, NobodyServed, Peers
+from cupel.network.ipfs.gateway import GatewayLimits, GatewayServer, json_route
+from cupel.network.ipfs.peers import PeerClient, PeerFailed
 from cupel.network.ipfs.unixfs import CHUNK_BYTES, LINKS_PER_NODE, cid_of
 
 __all__ = [
@@ -12,9 +15,18 @@ __all__ = [
     "BlockStore",
     "CidLike",
     "Codec",
+    "FetchLimits",
+    "Fetcher",
+    "GatewayLimits",
+    "GatewayServer",
+    "NobodyServed",
     "ParsedCid",
+    "PeerClient",
+    "PeerFailed",
+    "Peers",
     "Usage",
     "check_block",
     "cid_of",
+    "json_route",
     "parse_cid",
 ]

@@ -20,7 +20,13 @@ from cupel.protocol.errors import MalformedBlock, MalformedInput
 
 _VARINT, _BYTES = 0, 2
 _FILE = 2
-_KINDS = {0: "a raw leaf inside dag-pb", 1: "a directory", 3: "metadata", 4: "a symbolic link", 5: "a sharded directory"}
+_KINDS = {
+    0: "a raw leaf inside dag-pb",
+    1: "a directory",
+    3: "metadata",
+    4: "a symbolic link",
+    5: "a sharded directory",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,9 @@ def _child_sizes(unixfs: bytes) -> list[int]:
     file_size: int | None = None
     for number, value in _fields(unixfs):
         if number == 1 and value != _FILE:
-            raise MalformedBlock(f"dag-pb node: {_KINDS.get(value if isinstance(value, int) else -1, 'unknown')}; "
-                                 "only files are read")
+            raise MalformedBlock(
+                f"dag-pb node: {_KINDS.get(value if isinstance(value, int) else -1, 'unknown')}; only files are read"
+            )
         if number == 2:
             raise MalformedBlock("dag-pb node: file bytes inside a node; only raw leaves are read (--raw-leaves)")
         if number == 3 and isinstance(value, int):

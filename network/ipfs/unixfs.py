@@ -115,24 +115,33 @@ class Walk:
 
         Raises  MalformedBlock: not a file, not as long as promised, too deep, too large, too finely cut
         """
+        if part.cid.codec == Codec.RAW:
+            self.open_leaf(part, len(block))
+            return []
+        node = FileNode.decode(block)
+        self._count(part, node.size)
+        if part.depth == MAX_DEPTH:
+            raise MalformedBlock(f"{self.root.cid}: more than {MAX_DEPTH} levels of nodes")
+        return [Part(link.cid, link.size, part.depth + 1) for link in node.links]
+
+    def open_leaf(self, part: Part, length: int) -> None:
+        """As `open` for a raw leaf of which only the length is at hand."""
+        self._count(part, length)
+
+    def _count(self, part: Part, size: int) -> None:
         self._blocks_left -= 1
-        node = FileNode.decode(block) if part.cid.codec == Codec.DAG_PB else None
-        size = len(block) if node is None else node.size
         if part.size is None:
             self._open_root(size)
         elif size != part.size:
             raise MalformedBlock(f"{part.cid}: holds {size} bytes of the file where its parent promised {part.size}")
         if self._blocks_left < 0:
             raise MalformedBlock(f"{self.root.cid}: cut into more blocks than {self.size:,} bytes can need")
-        if node is None:
-            return []
-        if part.depth == MAX_DEPTH:
-            raise MalformedBlock(f"{self.root.cid}: more than {MAX_DEPTH} levels of nodes")
-        return [Part(link.cid, link.size, part.depth + 1) for link in node.links]
 
     def _open_root(self, size: int) -> None:
         if size > self._max_bytes:
-            raise MalformedBlock(f"{self.root.cid}: a file of {size:,} bytes where at most {self._max_bytes:,} are taken")
+            raise MalformedBlock(
+                f"{self.root.cid}: a file of {size:,} bytes where at most {self._max_bytes:,} are taken"
+            )
         self.size = size
         self._blocks_left += size // _MEAN_BLOCK_BYTES
 

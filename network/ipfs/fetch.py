@@ -1,0 +1,302 @@
+"""Fetching files from peers who may be absent, slow or lying.
+
+Every block is hashed on arrival and stored at once, so nothing false is kept, and what was fetched before a failure is
+not fetched again. A peer that lies is asked nothing more during that fetch; the others still are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from cupel.network.ipfs.blockstore import BlockMissing, BlockStore
+from cupel.network.ipfs.car import read_car
+from cupel.network.ipfs.cid import MAX_BLOCK_BYTES, CidLike, Codec, ParsedCid, check_block, parse_cid
+from cupel.network.ipfs.gateway import CAR_TYPE, RAW_TYPE
+from cupel.network.ipfs.peers import PeerClient, PeerFailed
+from cupel.network.ipfs.unixfs import MAX_FILE_BYTES, Part, Walk
+from cupel.protocol.errors import MalformedBlock, Unavailable
+
+Peers = Sequence[str] | Callable[[], Sequence[str]]
+"""Addresses like http://host:port, or a function that tells those of the moment."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchLimits:
+    """How long and how much a fetch may take before it gives up."""
+
+    workers: int = 8
+    """Blocks asked for at the same time."""
+    block_timeout_s: float = 20.0
+    """For one block from one peer, connecting included."""
+    bytes_per_second: int = 64 << 10
+    """Slowest average taken from a peer that sends a whole file."""
+    failures: int = 2
+    """Times a peer may fail to answer before it is asked nothing more during this fetch."""
+    archives: bool = False
+    """Ask for a file of which nothing is here as one CAR first. Saves round trips to far peers, but lets one slow peer
+    set the pace, and on a near network blocks from several connections come faster."""
+    file_timeout_s: float = 120.0
+    """For a whole file, besides the time its size takes at `bytes_per_second`."""
+
+
+class NobodyServed(Unavailable):
+    """A block, and what each of those who were asked for it did instead of serving it."""
+
+    def __init__(self, cid: ParsedCid, failures: dict[str, str], *, late: bool = False) -> None:
+        asked = "; ".join(f"{peer}: {reason}" for peer, reason in failures.items()) or "there is nobody to ask"
+        super().__init__(f"{cid}: {'not fetched in time' if late else 'nobody served it'} ({asked})")
+        self.cid = cid
+        self.failures = failures
+        """Reason by peer."""
+
+
+class Fetcher:
+    """Brings files into a blockstore; threads may share one.
+
+    blockstore  takes every block; must be writable
+    peers       asked in turn, those that failed before last
+    """
+
+    def __init__(self, blockstore: BlockStore, peers: Peers, *, limits: FetchLimits | None = None) -> None:
+        self.blockstore = blockstore
+        self.client = PeerClient()
+        """For further bounded requests to the same peers."""
+        self._peers = peers
+        self._limits = limits or FetchLimits()
+        self._turn = itertools.count()
+        self._faults: dict[str, int] = {}
+        """Failures of each peer since its last success; only decides who is asked first."""
+
+    def fetch(self, cid: CidLike, *, max_bytes: int = MAX_FILE_BYTES, timeout_s: float | None = None) -> bytes:
+        """The bytes of a file, from here or from a peer. Raises as `fetch_to_store`."""
+        parsed = parse_cid(cid)
+        with self.blockstore.no_collection():
+            try:
+                return self.blockstore.read(parsed, max_bytes=max_bytes)
+            except BlockMissing:
+                self.fetch_to_store(parsed, max_bytes=max_bytes, timeout_s=timeout_s)
+                return self.blockstore.read(parsed, max_bytes=max_bytes)
+
+    def fetch_buffer(
+        self, cid: CidLike, *, max_bytes: int = MAX_FILE_BYTES, timeout_s: float | None = None
+    ) -> bytearray:
+        """As `fetch`, into a buffer of the caller's own, of which tensors may be views."""
+        parsed = parse_cid(cid)
+        with self.blockstore.no_collection():
+            try:
+                return self.blockstore.read_buffer(parsed, max_bytes=max_bytes)
+            except BlockMissing:
+                self.fetch_to_store(parsed, max_bytes=max_bytes, timeout_s=timeout_s)
+                return self.blockstore.read_buffer(parsed, max_bytes=max_bytes)
+
+    def fetch_to_store(
+        self,
+        cid: CidLike,
+        *,
+        max_bytes: int = MAX_FILE_BYTES,
+        timeout_s: float | None = None,
+        pin: str | None = None,
+    ) -> None:
+        """Make every block of a file present and intact here, asking peers only for those that are not.
+
+        max_bytes  longest file taken; state it wherever a stranger chose the CID
+        timeout_s  for all of it; by default as the limits say, according to its size
+        pin        keep the file under this name
+
+        Raises  Unavailable (NobodyServed): no peer could serve a block, or not in time
+                MalformedBlock: what the CID names is not a file, or is too long; no peer's fault
+        """
+        parsed = parse_cid(cid)
+        peers = self._peers() if callable(self._peers) else self._peers
+        attempt = _Attempt(self, list(dict.fromkeys(peers)), Walk(parsed, max_bytes=max_bytes), timeout_s)
+        with self.blockstore.no_collection():
+            attempt.run()
+            if pin is not None:
+                self.blockstore.pin(parsed, pin)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def in_order(self, peers: Sequence[str]) -> list[str]:
+        """Peers, the reliable first; equally reliable ones take turns at being first."""
+        turn = next(self._turn) % len(peers) if peers else 0
+        return sorted([*peers[turn:], *peers[:turn]], key=lambda peer: self._faults.get(peer, 0))
+
+    def note(self, peer: str, *, failed: bool) -> None:
+        self._faults[peer] = min(self._faults.get(peer, 0) + 1, 8) if failed else 0
+
+    @property
+    def limits(self) -> FetchLimits:
+        return self._limits
+
+
+class _Attempt:
+    """One fetch: whom it still trusts, what each of them did, and when it must be over."""
+
+    def __init__(self, fetcher: Fetcher, peers: list[str], walk: Walk, timeout_s: float | None) -> None:
+        self._fetcher = fetcher
+        self._store = fetcher.blockstore
+        self._limits = fetcher.limits
+        self._peers = peers
+        self._walk = walk
+        self._timeout_s = timeout_s
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._failures: dict[str, str] = {}
+        self._failed: dict[str, int] = {}
+        self._excluded: set[str] = set()
+
+    def run(self) -> None:
+        root = self._walk.root
+        fresh = not self._store.has(root.cid)
+        block = self._ensure(root.cid)
+        level = self._walk.open(root, block)
+        if level and fresh and self._limits.archives:
+            self._by_car()
+        with ThreadPoolExecutor(max_workers=self._limits.workers, thread_name_prefix="fetch") as pool:
+            while level:
+                level = self._level(pool, level)
+
+    def _level(self, pool: ThreadPoolExecutor, parts: list[Part]) -> list[Part]:
+        """Make the blocks of these parts present; return their children."""
+        unique = list(dict.fromkeys(part.cid for part in parts))
+        lengths = self._ensure_all(pool, unique)
+        below: list[Part] = []
+        for part in parts:
+            if part.cid.codec == Codec.RAW:
+                self._walk.open_leaf(part, lengths[part.cid])
+            else:
+                below += self._walk.open(part, self._store.require(part.cid))
+        return below
+
+    def _ensure_all(self, pool: ThreadPoolExecutor, cids: list[ParsedCid]) -> dict[ParsedCid, int]:
+        lengths: dict[ParsedCid, int] = {}
+        waiting = iter(cids)
+        stop = threading.Event()
+
+        def work() -> None:
+            while not stop.is_set():
+                with self._lock:
+                    cid = next(waiting, None)
+                if cid is None:
+                    return
+                lengths[cid] = len(self._ensure(cid))
+
+        workers = [pool.submit(work) for _ in range(min(self._limits.workers, len(cids)))]
+        wait(workers, return_when=FIRST_EXCEPTION)
+        stop.set()
+        for worker in workers:
+            worker.result()
+        return lengths
+
+    def _ensure(self, cid: ParsedCid) -> bytes:
+        """The block, from here or else from the first peer that serves it."""
+        block = self._store.get(cid)
+        if block is not None:
+            return block
+        for peer in self._fetcher.in_order(self._peers):
+            if peer in self._excluded:
+                continue
+            try:
+                block = self._ask(peer, cid)
+            except PeerFailed as failure:
+                self._note(failure)
+                continue
+            self._fetcher.note(peer, failed=False)
+            self._store.put_checked(cid, block)
+            return block
+        raise NobodyServed(cid, dict(self._failures))
+
+    def _ask(self, peer: str, cid: ParsedCid) -> bytes:
+        block = self._fetcher.client.get(
+            peer,
+            f"/ipfs/{cid}?format=raw",
+            max_bytes=MAX_BLOCK_BYTES,
+            timeout_s=min(self._limits.block_timeout_s, self._left_s(cid)),
+            accept=RAW_TYPE,
+        )
+        try:
+            check_block(cid, block)
+        except MalformedBlock as error:
+            raise PeerFailed(peer, f"sent wrong bytes: {error}", lied=True) from None
+        return block
+
+    def _by_car(self) -> None:
+        """Take what one peer sends of the file in one stream; what is missing then is asked for block by block."""
+        root = self._walk.root.cid
+        for peer in self._fetcher.in_order(self._peers):
+            if peer in self._failures:  # it had not even the root
+                continue
+            try:
+                self._take_car(peer, root)
+            except PeerFailed as failure:
+                self._note(failure)
+                continue
+            self._fetcher.note(peer, failed=False)
+            return
+
+    def _take_car(self, peer: str, root: ParsedCid) -> None:
+        walk = Walk(root)
+        size = self._walk.size or 0
+        with self._fetcher.client.stream(
+            peer,
+            f"/ipfs/{root}?format=car&dag-scope=all&car-dups=n",
+            max_bytes=2 * size + MAX_BLOCK_BYTES,
+            timeout_s=min(self._limits.block_timeout_s + size / self._limits.bytes_per_second, self._left_s(root)),
+            accept=f"{CAR_TYPE}; version=1; order=dfs; dups=n",
+        ) as chunks:
+            seen: set[ParsedCid] = set()
+            waiting = [walk.root]
+            for cid, block in _blaming_archive(peer, read_car(chunks, root)):
+                while waiting and waiting[-1].cid in seen:
+                    waiting.pop()
+                if not waiting or waiting[-1].cid != cid:
+                    raise PeerFailed(peer, f"sent a block that is not next in the file: {cid}", lied=True)
+                part = waiting.pop()
+                seen.add(cid)
+                self._store.put_checked(cid, block)
+                waiting.extend(reversed(walk.open(part, block)))
+        if any(part.cid not in seen for part in waiting):
+            raise PeerFailed(peer, "sent only part of the file")
+
+    def _note(self, failure: PeerFailed) -> None:
+        with self._lock:
+            self._failures[failure.peer] = failure.reason
+            if failure.absent:
+                return
+            self._failed[failure.peer] = self._failed.get(failure.peer, 0) + 1
+            if failure.lied or self._failed[failure.peer] >= self._limits.failures:
+                self._excluded.add(failure.peer)
+        self._fetcher.note(failure.peer, failed=True)
+
+    def _left_s(self, cid: ParsedCid) -> float:
+        allowed = self._timeout_s
+        if allowed is None:
+            allowed = self._limits.file_timeout_s + (self._walk.size or 0) / self._limits.bytes_per_second
+        left = self._began + allowed - time.monotonic()
+        if left <= 0:
+            raise NobodyServed(cid, dict(self._failures), late=True)
+        return left
+
+
+def _blaming_archive(peer: str, blocks: Iterator[tuple[ParsedCid, bytes]]) -> Iterator[tuple[ParsedCid, bytes]]:
+    """A malformed archive is its sender's fault; a malformed file inside it, found by the reader, is not."""
+    try:
+        yield from blocks
+    except MalformedBlock as error:
+        raise PeerFailed(peer, f"sent a false archive: {error}", lied=True) from None

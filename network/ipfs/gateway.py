@@ -1,0 +1,385 @@
+"""Serves the blocks of a store over HTTP, by the trustless gateway protocol.
+
+    GET|HEAD /ipfs/{cid}?format=raw    one block                     application/vnd.ipld.raw
+    GET|HEAD /ipfs/{cid}?format=car    the file, depth first         application/vnd.ipld.car
+
+Whoever fetches checks every block, so the server needs no trust and gives nothing but blocks: no rendered files, no
+paths, no directories. The aiohttp server runs in a thread of its own and takes further routes, so that a process
+serves everything on one port.
+Source: https://specs.ipfs.tech/http-gateways/trustless-gateway/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from cupel.network.ipfs.blockstore import BlockMissing, BlockStore
+from cupel.network.ipfs.car import car_header, car_section
+from cupel.network.ipfs.cid import EMPTY_IDENTITY_CID, ParsedCid, parse_cid
+from cupel.network.ipfs.unixfs import Part, Walk
+from cupel.protocol.errors import MalformedBlock, MalformedInput, Unavailable, UsageError
+
+log = logging.getLogger(__name__)
+
+RAW_TYPE = "application/vnd.ipld.raw"
+CAR_TYPE = "application/vnd.ipld.car"
+_IMMUTABLE = "public, max-age=29030400, immutable"
+_HELP = f"ask for ?format=raw ({RAW_TYPE}) or ?format=car ({CAR_TYPE})"
+JsonHandler = Callable[[Mapping[str, str]], object]
+"""From a route's path parameters to something `json` can write."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayLimits:
+    """What the server gives before it says no."""
+
+    connections: int = 256
+    """Open connections; more are closed at once."""
+    requests: int = 64
+    """Requests in hand; more are answered 503."""
+    body_bytes: int = 1 << 20
+    """Longest request body a further route may take."""
+    write_timeout_s: float = 30.0
+    """How long a client may take to accept one block."""
+    idle_timeout_s: float = 60.0
+    """How long a connection may stay open between requests."""
+
+
+def json_route(path: str, handler: JsonHandler) -> web.RouteDef:
+    """A GET route that answers what a plain function returns, as JSON.
+
+    handler  runs in a worker thread; MalformedInput becomes 400, Unavailable 404
+    """
+
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            value = await asyncio.get_running_loop().run_in_executor(None, handler, dict(request.match_info))
+        except Unavailable as error:
+            raise _plain(web.HTTPNotFound, str(error)) from None
+        except MalformedInput as error:
+            raise _plain(web.HTTPBadRequest, str(error)) from None
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+        return web.Response(text=text, content_type="application/json", headers={"Cache-Control": "no-store"})
+
+    return web.get(path, answer)
+
+
+class GatewayServer:
+    """An HTTP server over a blockstore, in a background thread.
+
+    port    0 takes a free one; `url` tells which
+    routes  added to the same server before it starts, for example from `json_route`
+    """
+
+    def __init__(
+        self,
+        blockstore: BlockStore,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        routes: Sequence[web.AbstractRouteDef] = (),
+        limits: GatewayLimits | None = None,
+    ) -> None:
+        self._store = blockstore
+        self._host, self._port = host, port
+        self._routes = tuple(routes)
+        self._limits = limits or GatewayLimits()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping: asyncio.Event | None = None
+        self._in_hand = 0
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def url(self) -> str:
+        """`http://host:port`, without a slash at the end."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}"
+
+    def start(self) -> None:
+        """Return once the port answers. Raises UsageError if it cannot be bound."""
+        if self._thread is not None:
+            raise AssertionError("this gateway is already running")
+        listener = self._bind()
+        self._port = int(listener.getsockname()[1])
+        ready: Future[None] = Future()
+
+        def serve() -> None:
+            try:
+                asyncio.run(self._serve(listener, ready))
+            except BaseException as error:
+                if ready.done():
+                    raise
+                ready.set_exception(error)
+
+        self._thread = threading.Thread(target=serve, name=f"gateway:{self._port}", daemon=True)
+        self._thread.start()
+        ready.result()
+
+    def stop(self) -> None:
+        """Finish what is in hand, briefly, and close. Safe to call twice."""
+        if self._thread is None or self._loop is None or self._stopping is None:
+            return
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+        self._thread = self._loop = self._stopping = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _bind(self) -> socket.socket:
+        try:
+            family, *_, address = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0]
+            listener = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise UsageError(f"cannot listen on {self._host}: {error}") from error
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError as error:
+            listener.close()
+            raise UsageError(f"cannot listen on {self.url}: {error.strerror}; choose another --port") from error
+        return listener
+
+    async def _serve(self, listener: socket.socket, ready: Future[None]) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        loop.set_default_executor(ThreadPoolExecutor(max_workers=4, thread_name_prefix="gateway-disk"))
+        application = web.Application(middlewares=[self._guard()], client_max_size=self._limits.body_bytes)
+        application.add_routes([web.get("/ipfs/{cid}", self._get), web.get("/ipfs/{cid}/{path:.*}", _no_paths)])
+        application.add_routes(self._routes)
+        runner = web.AppRunner(
+            application,
+            access_log=None,
+            keepalive_timeout=self._limits.idle_timeout_s,
+            shutdown_timeout=2.0,
+            max_line_size=4096,
+            max_field_size=4096,
+        )
+        await runner.setup()
+        server = runner.server
+        if server is None:
+            raise AssertionError("aiohttp set up no server")
+
+        def connect() -> asyncio.Protocol:
+            # aiohttp itself has no limit on connections.
+            return _Refuse() if len(server.connections) >= self._limits.connections else server()
+
+        listening = await loop.create_server(connect, sock=listener, backlog=128)
+        ready.set_result(None)
+        try:
+            await self._stopping.wait()
+        finally:
+            listening.close()
+            await runner.cleanup()
+
+    def _guard(self) -> Middleware:
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if self._in_hand >= self._limits.requests:
+                raise web.HTTPServiceUnavailable(
+                    text="too many requests in hand; try again\n", headers={"Retry-After": "1"}
+                )
+            self._in_hand += 1
+            try:
+                return await handler(request)
+            except (ConnectionError, TimeoutError):
+                # The client went away or stopped reading; there is nobody to tell.
+                if request.transport is not None:
+                    request.transport.abort()
+                raise
+            finally:
+                self._in_hand -= 1
+
+        return guard
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        text = request.match_info["cid"]
+        if text == EMPTY_IDENTITY_CID:
+            return web.Response(body=b"", content_type=RAW_TYPE)
+        try:
+            cid = parse_cid(text)
+        except MalformedInput as error:
+            raise _plain(web.HTTPBadRequest, str(error)) from None
+        wanted = _wanted(request)
+        if isinstance(wanted, _Raw):
+            return await self._raw(request, cid)
+        return await self._car(request, cid, wanted)
+
+    async def _raw(self, request: web.Request, cid: ParsedCid) -> web.StreamResponse:
+        headers = _headers(cid, etag=f'"{cid}.raw"', suffix="bin")
+        if _unchanged(request, headers["ETag"]):
+            return web.Response(status=304, headers=headers)
+        block = await self._block(cid)
+        response = web.Response(body=block, headers=headers)
+        response.content_type = RAW_TYPE
+        return response
+
+    async def _car(self, request: web.Request, cid: ParsedCid, wanted: _Car) -> web.StreamResponse:
+        tag = hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]
+        headers = _headers(cid, etag=f'W/"{cid}.car.{tag}"', suffix="car")
+        headers["Content-Type"] = f"{CAR_TYPE}; version=1; order=dfs; dups={'y' if wanted.repeats else 'n'}"
+        if _unchanged(request, headers["ETag"]):
+            return web.Response(status=304, headers=headers)
+        root = await self._block(cid)
+        walk = Walk(cid)
+        try:
+            children = walk.open(walk.root, root) if wanted.scope != "block" else []
+        except MalformedBlock as error:
+            raise _plain(web.HTTPNotImplemented, f"only plain files are served whole: {error}") from None
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        if request.method == "HEAD":
+            return response
+        await self._write(response, car_header(cid) + car_section(cid, root))
+        try:
+            async for part, block in self._below(walk, children, repeats=wanted.repeats):
+                await self._write(response, car_section(part, block))
+        except (BlockMissing, MalformedBlock) as error:
+            # A CAR has no place for an error: cut the connection, so that nobody takes what was sent for the whole.
+            log.warning("CAR of %s ends early: %s", cid, error)
+            raise ConnectionAbortedError(str(error)) from error
+        await response.write_eof()
+        return response
+
+    async def _below(
+        self, walk: Walk, children: list[Part], *, repeats: bool
+    ) -> AsyncIterator[tuple[ParsedCid, bytes]]:
+        sent: set[ParsedCid] = set()
+        waiting = children[::-1]
+        while waiting:
+            part = waiting.pop()
+            if part.cid in sent and not repeats:
+                continue
+            sent.add(part.cid)
+            block = await asyncio.get_running_loop().run_in_executor(None, self._store.require, part.cid)
+            waiting.extend(reversed(walk.open(part, block)))
+            yield part.cid, block
+
+    async def _block(self, cid: ParsedCid) -> bytes:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(None, self._store.require, cid)
+        except BlockMissing:
+            raise _plain(web.HTTPNotFound, f"{cid}: not here") from None
+
+    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+        async with asyncio.timeout(self._limits.write_timeout_s):
+            await response.write(data)
+
+
+class _Refuse(asyncio.Protocol):
+    """A connection above the limit: closed before a byte is read."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """One block."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Car:
+    """A CAR, with the parameters that change its bytes."""
+
+    scope: str
+    """`block` the root alone; `all` and `entity` the whole file, the only entity there is here."""
+    repeats: bool
+    """Send a block as often as the file repeats it."""
+
+
+async def _no_paths(request: web.Request) -> web.StreamResponse:
+    raise _plain(web.HTTPNotImplemented, "paths below a CID are not resolved here; ask for the CID of the file itself")
+
+
+def _wanted(request: web.Request) -> _Raw | _Car:
+    """What the URL or, without `format`, the Accept header asks for. Raises 400, 406 or 501."""
+    kind = request.query.get("format")
+    parameters: dict[str, str] = {}
+    if kind is None:
+        kind, parameters = _accepted(request.headers.get("Accept", ""))
+    if kind not in ("raw", "car"):
+        raise _plain(web.HTTPNotAcceptable, f"format {kind!r} is not served; {_HELP}")
+    if kind == "raw":
+        return _Raw()
+    if "entity-bytes" in request.query:
+        raise _plain(web.HTTPNotImplemented, "entity-bytes is not served; take the whole file or single blocks")
+    version = request.query.get("car-version", parameters.get("version", "1"))
+    order = request.query.get("car-order", parameters.get("order", "dfs"))
+    repeats = request.query.get("car-dups", parameters.get("dups", "n"))
+    scope = request.query.get("dag-scope", "all")
+    if scope not in ("all", "entity", "block"):
+        raise _plain(web.HTTPBadRequest, f"dag-scope {scope!r}: one of all, entity, block")
+    if version != "1" or order not in ("dfs", "unk") or repeats not in ("y", "n"):
+        raise _plain(
+            web.HTTPNotAcceptable,
+            f"a CAR here has version 1, order dfs, dups y or n; asked: {version}, {order}, {repeats}",
+        )
+    return _Car(scope, repeats == "y")
+
+
+def _accepted(accept: str) -> tuple[str, dict[str, str]]:
+    """The first servable type of an Accept header, by its weights, with its parameters."""
+    kinds = {RAW_TYPE: "raw", CAR_TYPE: "car"}
+    best: tuple[float, str, dict[str, str]] | None = None
+    for item in accept.split(",")[:32]:
+        media, *rest = (piece.strip() for piece in item.split(";"))
+        parameters = {
+            key.strip(): value.strip().strip('"') for key, _, value in (piece.partition("=") for piece in rest)
+        }
+        try:
+            weight = float(parameters.get("q", "1"))
+        except ValueError:
+            continue
+        if media in kinds and weight > 0 and (best is None or weight > best[0]):
+            best = (weight, kinds[media], parameters)
+    if best is None:
+        raise _plain(web.HTTPNotAcceptable, f"this gateway serves blocks, not rendered files; {_HELP}")
+    return best[1], best[2]
+
+
+def _headers(cid: ParsedCid, *, etag: str, suffix: str) -> dict[str, str]:
+    return {
+        "Cache-Control": _IMMUTABLE,
+        "ETag": etag,
+        "Vary": "Accept",
+        "X-Content-Type-Options": "nosniff",
+        "X-Ipfs-Path": f"/ipfs/{cid}",
+        "X-Ipfs-Roots": str(cid),
+        "Content-Disposition": f'attachment; filename="{cid}.{suffix}"',
+    }
+
+
+def _unchanged(request: web.Request, etag: str) -> bool:
+    """If-None-Match, compared weakly as RFC 9110 has it."""
+    asked = request.headers.get("If-None-Match", "")
+    return asked.strip() == "*" or etag.removeprefix("W/") in (
+        tag.strip().removeprefix("W/") for tag in asked.split(",")
+    )
+
+
+def _plain(kind: type[web.HTTPException], text: str) -> web.HTTPException:
+    return kind(text=text + "\n", headers={"Cache-Control": "no-store"})
