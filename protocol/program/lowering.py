@@ -50,6 +50,8 @@ class Lowering:
         self.builder = GraphBuilder()
         self.softmax_dims: dict[int, int] = {}
         """Value id → the dimension along which it is a softmax; follows views, so that products over it are found."""
+        self._grown: dict[int, Value] = {}
+        """Value id → the smaller value it is a broadcast of, so that arithmetic can happen before the broadcast."""
         self.meta: Any = None
         """PyTorch's own idea of the current node's result: its dtype and shape."""
 
@@ -96,7 +98,13 @@ class Lowering:
         return [self.as_dtype(x, DType.of(dtype)) for x in xs]
 
     def full(self, value: Number, dtype: DType, shape: Sequence[int]) -> Value:
-        return self.builder.broadcast_to(self.number(value, dtype), shape)
+        return self.broadcast_to(self.number(value, dtype), shape)
+
+    def broadcast_to(self, x: Value, shape: Sequence[int]) -> Value:
+        result = self.builder.broadcast_to(x, shape)
+        if result.id != x.id:
+            self._grown.setdefault(result.id, self._grown.get(x.id, x))
+        return result
 
     def is_number(self, x: Value, number: Number) -> bool:
         """Whether x is a constant that holds `number` (and not -0 where +0 is asked) everywhere."""
@@ -109,20 +117,25 @@ class Lowering:
     # Arithmetic that keeps Programs short without changing a bit
 
     def binary(self, opcode: Opcode, a: Value | Number, b: Value | Number) -> Value:
-        """a `opcode` b in the type of whichever is a Value, with x * 1 and x / 1 left out: they are exact."""
+        """a `opcode` b in the type of whichever is a Value.
+
+        Left out where that is exact: x * 1, x / 1, and doing once per broadcast copy what can be done once before it.
+        """
         if not isinstance(a, Value):
             assert isinstance(b, Value)
             a = self.number(a, b.dtype)
         if not isinstance(b, Value):
             b = self.number(b, a.dtype)
         if opcode in (Opcode.MUL, Opcode.DIV) and self.is_number(b, 1):
-            return self._grown(a, b)
+            return self.broadcast_to(a, broadcast_shape(a.shape, b.shape))
         if opcode == Opcode.MUL and self.is_number(a, 1):
-            return self._grown(b, a)
-        return self.builder.binary(opcode, a, b)
+            return self.broadcast_to(b, broadcast_shape(a.shape, b.shape))
+        shape = broadcast_shape(a.shape, b.shape)
+        small = [self._grown.get(x.id, x) for x in (a, b)]
+        return self.broadcast_to(self.builder.binary(opcode, *small), shape)
 
-    def _grown(self, x: Value, other: Value) -> Value:
-        return self.builder.broadcast_to(x, broadcast_shape(x.shape, other.shape))
+    def unary(self, opcode: Opcode, x: Value) -> Value:
+        return self.broadcast_to(self.builder.unary(opcode, self._grown.get(x.id, x)), x.shape)
 
     def add(self, a: Value | Number, b: Value | Number) -> Value:
         return self.binary(Opcode.ADD, a, b)

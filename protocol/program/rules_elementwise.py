@@ -30,7 +30,7 @@ def _operands(lowering: Lowering, a: Value | Number, b: Value | Number) -> tuple
 def add(lowering: Lowering, a: Value, b: Value | Number, alpha: Number = 1) -> Value:
     x, y = _operands(lowering, a, b)
     if lowering.dtype == DType.BOOL:
-        return lowering.builder.binary(Opcode.OR, x, y)
+        return lowering.binary(Opcode.OR, x, y)
     return lowering.add(x, lowering.mul(y, alpha))
 
 
@@ -49,7 +49,7 @@ def rsub(lowering: Lowering, a: Value, b: Value | Number, alpha: Number = 1) -> 
 def mul(lowering: Lowering, a: Value, b: Value | Number) -> Value:
     x, y = _operands(lowering, a, b)
     if lowering.dtype == DType.BOOL:
-        return lowering.builder.binary(Opcode.AND, x, y)
+        return lowering.binary(Opcode.AND, x, y)
     return lowering.mul(x, y)
 
 
@@ -100,7 +100,7 @@ def power(lowering: Lowering, x: Value, exponent: Number) -> Value:
     """Whole powers as products, 0.5 as sqrt, -0.5 as rsqrt; nothing else has an exact meaning."""
     x = lowering.as_dtype(x, lowering.dtype)
     if exponent in (0.5, -0.5):
-        return lowering.builder.unary(Opcode.SQRT if exponent == 0.5 else Opcode.RSQRT, x)
+        return lowering.unary(Opcode.SQRT if exponent == 0.5 else Opcode.RSQRT, x)
     if exponent != int(exponent) or abs(exponent) > MAX_POWER or (exponent < 0 and x.dtype.is_integer):
         raise UnsupportedOperation(
             f"aten.pow with exponent {exponent} has no exact semantics: whole exponents up to {MAX_POWER}, 0.5 and "
@@ -119,7 +119,7 @@ def power(lowering: Lowering, x: Value, exponent: Number) -> Value:
 
 def _comparison(opcode: Opcode) -> Any:
     def rule(lowering: Lowering, a: Value, b: Value | Number) -> Value:
-        return lowering.builder.binary(opcode, *lowering.promoted(a, b))
+        return lowering.binary(opcode, *lowering.promoted(a, b))
 
     return rule
 
@@ -138,7 +138,7 @@ def _bitwise(opcode: Opcode) -> Any:
 
 def _logical(opcode: Opcode) -> Any:
     def rule(lowering: Lowering, a: Value, b: Value) -> Value:
-        return lowering.builder.binary(opcode, *(lowering.as_dtype(x, DType.BOOL) for x in (a, b)))
+        return lowering.binary(opcode, *(lowering.as_dtype(x, DType.BOOL) for x in (a, b)))
 
     return rule
 
@@ -159,12 +159,12 @@ lowers(aten.__rshift__.Tensor, aten.__rshift__.Scalar)(_bitwise(Opcode.SHR))
 
 @lowers(aten.bitwise_not.default)
 def bitwise_not(lowering: Lowering, x: Value) -> Value:
-    return lowering.builder.unary(Opcode.NOT, x)
+    return lowering.unary(Opcode.NOT, x)
 
 
 @lowers(aten.logical_not.default)
 def logical_not(lowering: Lowering, x: Value) -> Value:
-    return lowering.builder.unary(Opcode.NOT, lowering.as_dtype(x, DType.BOOL))
+    return lowering.unary(Opcode.NOT, lowering.as_dtype(x, DType.BOOL))
 
 
 @lowers(aten.where.self)
@@ -174,18 +174,18 @@ def where(lowering: Lowering, condition: Value, x: Value, y: Value) -> Value:
 
 @lowers(aten.isnan.default)
 def isnan(lowering: Lowering, x: Value) -> Value:
-    return lowering.builder.binary(Opcode.NE, x, x)
+    return lowering.binary(Opcode.NE, x, x)
 
 
 @lowers(aten.isinf.default)
 def isinf(lowering: Lowering, x: Value) -> Value:
-    magnitude = lowering.builder.unary(Opcode.ABS, lowering.as_dtype(x, DType.FLOAT32))
+    magnitude = lowering.unary(Opcode.ABS, lowering.as_dtype(x, DType.FLOAT32))
     return lowering.binary(Opcode.EQ, magnitude, math.inf)
 
 
 @lowers(aten.isfinite.default)
 def isfinite(lowering: Lowering, x: Value) -> Value:
-    magnitude = lowering.builder.unary(Opcode.ABS, lowering.as_dtype(x, DType.FLOAT32))
+    magnitude = lowering.unary(Opcode.ABS, lowering.as_dtype(x, DType.FLOAT32))
     return lowering.binary(Opcode.LT, magnitude, math.inf)
 
 
@@ -235,7 +235,7 @@ def relu(lowering: Lowering, x: Value) -> Value:
 
 def _unary(opcode: Opcode) -> Any:
     def rule(lowering: Lowering, x: Value) -> Value:
-        return lowering.builder.unary(opcode, lowering.as_dtype(x, lowering.dtype))
+        return lowering.unary(opcode, lowering.as_dtype(x, lowering.dtype))
 
     return rule
 
@@ -273,7 +273,7 @@ lowers(aten.round.default)(_rounding(Rounding.NEAREST_EVEN))
 
 @lowers(aten.silu.default)
 def silu(lowering: Lowering, x: Value) -> Value:
-    return lowering.mul(x, lowering.builder.unary(Opcode.SIGMOID, x))
+    return lowering.mul(x, lowering.unary(Opcode.SIGMOID, x))
 
 
 @lowers(aten.gelu.default)
@@ -281,11 +281,11 @@ def gelu(lowering: Lowering, x: Value, approximate: str = "none") -> Value:
     """(x / 2) (1 + erf(x sqrt(1/2))), or with tanh: (x / 2) (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
     half = lowering.mul(x, 0.5)
     if approximate == "none":
-        inner = lowering.builder.unary(Opcode.ERF, lowering.mul(x, math.sqrt(0.5)))
+        inner = lowering.unary(Opcode.ERF, lowering.mul(x, math.sqrt(0.5)))
     else:
         cube = lowering.mul(lowering.mul(x, x), x)
         argument = lowering.mul(lowering.add(x, lowering.mul(cube, 0.044715)), math.sqrt(2 / math.pi))
-        inner = lowering.builder.unary(Opcode.TANH, argument)
+        inner = lowering.unary(Opcode.TANH, argument)
     return lowering.mul(half, lowering.add(inner, 1.0))
 
 

@@ -179,7 +179,7 @@ def index_put(
     places = _Places(lowering, x, indices)
     order = places.result_order()
     placed = (*places.shape, *places.rest)
-    source = builder.broadcast_to(lowering.as_dtype(values, x.dtype), [placed[d] for d in order])
+    source = lowering.broadcast_to(lowering.as_dtype(values, x.dtype), [placed[d] for d in order])
     n, width = prod(places.shape), prod(places.rest)
     source = builder.reshape(builder.permute(source, _inverse(order)), (n, width))
     rows = builder.reshape(places.rows, (places.rows.shape[0], width))
@@ -187,7 +187,7 @@ def index_put(
     if accumulate:
         written = _index_add(lowering, rows, flat, source)
     else:
-        index = builder.broadcast_to(builder.reshape(flat, (n, 1)), (n, width))
+        index = lowering.broadcast_to(builder.reshape(flat, (n, 1)), (n, width))
         written = builder.apply(Opcode.SCATTER, [rows, index, source], rows.type, (0,))
     front = builder.reshape(written, (*places.sizes, *places.rest))
     return builder.permute(front, _inverse(places.order))

@@ -77,14 +77,13 @@ def layer_norm(
     lowering: Lowering, x: Value, shape: Sequence[int], weight: Value | None, bias: Value | None, epsilon: float
 ) -> tuple[Value, Value, Value]:
     """(normalised, mean, rsqrt(variance + epsilon)): means are order-free sums over RN(count)."""
-    builder = lowering.builder
     dims = list(range(len(x.shape) - len(shape), len(x.shape)))
     normalised, mean, scale = _normalised(lowering, x, dims, epsilon)
     if weight is not None:
         normalised = lowering.mul(normalised, weight)
     if bias is not None:
         normalised = lowering.add(normalised, bias)
-    return builder.broadcast_to(normalised, x.shape), mean, scale
+    return lowering.broadcast_to(normalised, x.shape), mean, scale
 
 
 def _normalised(lowering: Lowering, x: Value, dims: Sequence[int], epsilon: float) -> tuple[Value, Value, Value]:

@@ -63,7 +63,7 @@ def permute(lowering: Lowering, x: Value, dims: Sequence[int]) -> Value:
 
 @lowers(aten.expand.default)
 def expand(lowering: Lowering, x: Value, _: Sequence[int], **__: Any) -> Value:
-    result = lowering.builder.broadcast_to(x, lowering.shape)
+    result = lowering.broadcast_to(x, lowering.shape)
     missing = len(result.shape) - len(x.shape)
     return lowering.follow(x, result, lambda d: d + missing if x.shape[d] == result.shape[d + missing] else None)
 
@@ -199,7 +199,7 @@ def arange(lowering: Lowering, start: Number, _: Number, step: Number = 1, **__:
 
 @lowers(aten.copy.default)
 def copy(lowering: Lowering, x: Value, source: Value, *_: Any) -> Value:
-    return lowering.builder.broadcast_to(lowering.as_dtype(source, x.dtype), x.shape)
+    return lowering.broadcast_to(lowering.as_dtype(source, x.dtype), x.shape)
 
 
 @lowers(aten.slice_scatter.default)

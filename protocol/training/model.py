@@ -81,8 +81,8 @@ class Attention(nn.Module):
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         batch, tokens, width = x.shape
         qkv = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q, k, v = rotate(qkv[0], cos, sin), rotate(qkv[1], cos, sin), qkv[2]
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        q, k, v = qkv.unbind(0)
+        mixed = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
         result: torch.Tensor = self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
         return result
 
