@@ -1,0 +1,91 @@
+"""What can go wrong between us and a chain, below the tree of `cupel.protocol.errors`.
+
+ProtocolError
+├── ChainRefused
+│   ├── ContractReverted      a contract said no; carries the custom error and its arguments
+│   ├── TransactionRejected   the node did not take a transaction
+│   └── FeeAboveCap           the chain asks more per gas than the operator allows
+└── Unavailable
+    └── ReceiptTimeout        sent, but not in a block yet
+UsageError
+├── ChainUnreachable          nothing answers at the RPC URL
+└── WrongChain                what answers there is another chain
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cupel.protocol.errors import ChainRefused, Unavailable, UsageError
+
+
+class ContractReverted(ChainRefused):
+    """A contract refused. `error_name` is that of its custom error, or `Error`, `Panic`, `OutOfGas`, `Unknown`."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        error_name: str,
+        arguments: Mapping[str, Any],
+        data: bytes = b"",
+        transaction_hash: bytes | None = None,
+    ) -> None:
+        listed = ", ".join(f"{name}={_show(value)}" for name, value in arguments.items())
+        mined = f" (transaction 0x{transaction_hash.hex()})" if transaction_hash else ""
+        super().__init__(f"{what} reverted: {error_name}({listed}){mined}")
+        self.what, self.error_name, self.arguments, self.data = what, error_name, dict(arguments), data
+        self.transaction_hash = transaction_hash
+        """Set where the transaction is in a block and cost its gas; None where it was never sent."""
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, bytes):
+        return f"0x{value.hex()}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_show(item) for item in value)}]"
+    return str(value)
+
+
+class TransactionRejected(ChainRefused):
+    """The node did not take a transaction, in the node's words."""
+
+    def __init__(self, what: str, *, code: int, message: str) -> None:
+        super().__init__(f"{what}: the node answered {message!r} (code {code})")
+        self.code, self.message = code, message
+
+
+class FeeAboveCap(ChainRefused):
+    """The chain's fee exceeds the cap; raise the cap or wait."""
+
+    def __init__(self, *, base_fee_wei: int, cap_wei: int) -> None:
+        super().__init__(f"a block now costs {base_fee_wei} wei per gas, your cap is {cap_wei}: raise it or wait")
+        self.base_fee_wei, self.cap_wei = base_fee_wei, cap_wei
+
+
+class ReceiptTimeout(Unavailable):
+    """A transaction was sent and is not deep enough in the chain yet; it may still be included."""
+
+    def __init__(self, what: str, *, transaction_hash: bytes, waited_s: float) -> None:
+        super().__init__(f"{what}: transaction 0x{transaction_hash.hex()} has no receipt after {waited_s:g} s")
+        self.transaction_hash = transaction_hash
+
+
+class ChainUnreachable(UsageError):
+    """Nothing answers at the RPC URL."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(
+            f"no chain answers at {url} ({reason}): check --rpc, or start one with `cupel chain` "
+            "(or give another node's URL)"
+        )
+        self.url = url
+
+
+class WrongChain(UsageError):
+    """What answers at the RPC URL is another chain."""
+
+    def __init__(self, url: str, *, expected: int, got: int) -> None:
+        super().__init__(f"the chain at {url} has id {got}, this run is on chain {expected}: give that chain's URL")
+        self.expected, self.got = expected, got

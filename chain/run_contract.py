@@ -1,0 +1,417 @@
+"""The run's contract, its lens and its token as typed methods; `deploy_run` makes new ones.
+
+Every function, view and event of the shipped ABIs is here and nothing else (a test compares). Functions send a
+transaction and wait until it is in; views answer as of `at`, a height or a tag: `pending` asks about the next block.
+What is refused raises `ContractReverted` with the name of `ErrorsLib.sol`'s error. docs/design/round.md says what the
+contract does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar
+
+from eth_abi.abi import encode as abi_encode
+
+from cupel.chain.abi import Call, ContractAbi, load_abi
+from cupel.chain.client import ChainClient
+from cupel.chain.mapping import get_fields, make_reader, write_value
+from cupel.chain.run_events import RUN_EVENTS, Event
+from cupel.chain.run_values import (
+    ZERO_ADDRESS,
+    Answer,
+    Assignment,
+    CandidateView,
+    Claimable,
+    Current,
+    MemberView,
+    Opened,
+    Parameters,
+    Participant,
+    Phase,
+    Role,
+    RoundView,
+    Status,
+    UnitView,
+)
+from cupel.chain.values import Log, Receipt
+from cupel.protocol.errors import MalformedInput
+from cupel.protocol.hashing import keccak256
+from cupel.protocol.types import Address, Cid, Height, Root, RoundIndex, Salt, Seed, SegmentIndex, UnitId, Wei
+
+At = Height | int | str
+"""A height, or `latest`, `pending`, `finalized`."""
+E_ = TypeVar("E_", bound=Event)
+
+
+class _Contract:
+    """A contract at an address."""
+
+    def __init__(self, client: ChainClient, address: Address, abi: ContractAbi) -> None:
+        self._client, self.address, self._abi = client, address, abi
+
+    def _ask(self, at: At, function: str, *arguments: Any) -> Any:
+        """The only output, or all of them."""
+        values = self._client.call(self._abi.bind(self.address, function, *arguments), block=at)
+        return values[0] if len(values) == 1 else values
+
+    def bind(self, function: str, *arguments: Any) -> Call:
+        """A call for `ChainClient.send_many` or `submit`; arguments in eth-abi's form."""
+        return self._abi.bind(self.address, function, *arguments)
+
+    def _send(self, function: str, *arguments: Any, value_wei: int = 0) -> Receipt:
+        return self._client.send(self.bind(function, *arguments), value_wei=value_wei)
+
+
+class RunContract:
+    """One run at an address. Raises MalformedInput on first use if no run is there."""
+
+    def __init__(self, client: ChainClient, address: Address) -> None:
+        self.address = address
+        self._client = client
+        self._run = _Contract(client, address, load_abi("Run"))
+
+    @cached_property
+    def _lens(self) -> _Contract:
+        return _Contract(self._client, self.lens(), load_abi("RunLens"))
+
+    def _read(self, kind: Any, at: At, function: str, *arguments: Any) -> Any:
+        return make_reader(kind)(self._lens._ask(at, function, *arguments))
+
+    # Membership
+
+    def join_miner(self, units: int, endpoint: str, *, deposit_wei: int = 0) -> Receipt:
+        """Take or keep a miner's seat from the next round on, adding to the deposit."""
+        return self._run._send("joinMiner", units, endpoint, value_wei=deposit_wei)
+
+    def stake(self, endpoint: str, *, deposit_wei: int = 0) -> Receipt:
+        """Take or keep a verifier's seat from the next round on, adding to the deposit."""
+        return self._run._send("stake", endpoint, value_wei=deposit_wei)
+
+    def leave(self) -> Receipt:
+        """Stop from the next round on."""
+        return self._run._send("leave")
+
+    def withdraw(self) -> Receipt:
+        """Take the unlocked deposit home, once out of the seat."""
+        return self._run._send("withdraw")
+
+    # Rounds
+
+    def advance(self) -> Receipt:
+        """Move every phase that is due; doing nothing is not an error."""
+        return self._run._send("advance")
+
+    def commit(self, round_: RoundIndex | int, index: int, *, root: Root, contribution: Root, cid: Cid) -> Receipt:
+        """Commit one of the caller's drawn units. Locks a unit bond."""
+        return self._run._send("commit", round_, index, root, contribution, write_value(cid, Cid))
+
+    def seal(self, round_: RoundIndex | int, unit_ids: Sequence[UnitId], seals: Sequence[bytes]) -> Receipt:
+        """Post seals (`compute_seal`) for units the caller was drawn for."""
+        return self._run._send("seal", round_, list(unit_ids), list(seals))
+
+    def open(
+        self,
+        round_: RoundIndex | int,
+        index: int,
+        *,
+        start_proof: Sequence[bytes],
+        leaves: Sequence[Opened],
+        contribution_proof: Sequence[bytes],
+    ) -> Receipt:
+        """Open the caller's unit: leaf 0, the contribution leaf, the last segment and every drawn one, ascending."""
+        opened = write_value(leaves, Sequence[Opened])
+        return self._run._send("open", round_, index, list(start_proof), opened, list(contribution_proof))
+
+    def reveal(
+        self,
+        round_: RoundIndex | int,
+        unit_ids: Sequence[UnitId],
+        answers: Sequence[Sequence[Answer]],
+        salts: Sequence[Salt],
+    ) -> Receipt:
+        """Reveal what was sealed, in the order of each unit's assigned segments."""
+        written = write_value(answers, Sequence[Sequence[Answer]])
+        return self._run._send("reveal", round_, list(unit_ids), written, list(salts))
+
+    def propose_merge(self, round_: RoundIndex | int, *, state_root: Root, cid: Cid) -> Receipt:
+        """Propose the merged state of `merge_set(round_)`. Locks a merge bond."""
+        return self._run._send("proposeMerge", round_, state_root, write_value(cid, Cid))
+
+    def acknowledge(self, round_: RoundIndex | int, candidate: int, *, state_root: Root) -> Receipt:
+        """As a drawn juror: "I hold this state and it is the merge of that set"."""
+        return self._run._send("acknowledge", round_, candidate, state_root)
+
+    def claim(self, rounds: Sequence[RoundIndex | int]) -> Receipt:
+        """Mint the caller's rewards and unlock its bonds of these rounds."""
+        return self._run._send("claim", list(rounds))
+
+    # Questions
+
+    def token(self, *, at: At = "latest") -> Address:
+        """Address of the run's token."""
+        return Address(self._run._ask(at, "token"))
+
+    def lens(self, *, at: At = "latest") -> Address:
+        """Address of the contract that answers questions."""
+        return Address(self._run._ask(at, "lens"))
+
+    def parameters(self, *, at: At = "latest") -> Parameters:
+        parameters: Parameters = self._read(Parameters, at, "parameters")
+        return parameters
+
+    def current(self, *, at: At = "latest") -> Current:
+        """Where the run stands. `at="pending"` tells whether a phase is due in the next block."""
+        current: Current = self._read(Current, at, "current")
+        return current
+
+    def get_round(self, round_: RoundIndex | int, *, at: At = "latest") -> RoundView:
+        view: RoundView = self._read(RoundView, at, "getRound", round_)
+        return view
+
+    def get_state(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[Root, Cid | None]:
+        """Root and CID of the state a round starts from; of the next round's as soon as it is known."""
+        root, cid = self._lens._ask(at, "getState", round_)
+        return Root(root), make_reader(Cid | None)(cid)
+
+    def unit_id_of(self, round_: RoundIndex | int, miner: Address, index: int, *, at: At = "latest") -> UnitId:
+        """`cupel.protocol.hashing.unit_id` computes the same without asking."""
+        return UnitId(self._lens._ask(at, "unitIdOf", round_, miner, index))
+
+    def get_unit(self, unit_id: UnitId, *, at: At = "latest") -> UnitView:
+        unit: UnitView = self._read(UnitView, at, "getUnit", unit_id)
+        return unit
+
+    def get_units(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[UnitView, ...]:
+        """Committed units of a round in the order of their commits."""
+        units: tuple[UnitView, ...] = self._read(tuple[UnitView, ...], at, "getUnits", round_)
+        return units
+
+    def merge_set(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[UnitId, ...]:
+        """Attested units of a judged round in unit id order."""
+        return tuple(UnitId(one) for one in self._lens._ask(at, "mergeSet", round_))
+
+    def assigned_verifiers(self, unit_id: UnitId, *, at: At = "latest") -> tuple[Address, ...]:
+        return tuple(Address(one) for one in self._lens._ask(at, "assignedVerifiers", unit_id))
+
+    def assigned_segments(self, unit_id: UnitId, verifier: Address, *, at: At = "latest") -> tuple[SegmentIndex, ...]:
+        """Segments drawn for a verifier of a unit, ascending."""
+        return tuple(SegmentIndex(one) for one in self._lens._ask(at, "assignedSegments", unit_id, verifier))
+
+    def assignments_of(
+        self, round_: RoundIndex | int, verifier: Address, *, at: At = "latest"
+    ) -> tuple[Assignment, ...]:
+        """Everything a verifier was drawn for in a round."""
+        drawn: tuple[Assignment, ...] = self._read(tuple[Assignment, ...], at, "assignmentsOf", round_, verifier)
+        return drawn
+
+    def units_of(self, miner: Address, *, at: At = "latest") -> int:
+        """Units drawn for a miner in the current round; 0 before the seed."""
+        return int(self._lens._ask(at, "unitsOf", miner))
+
+    def jury(self, *, at: At = "latest") -> tuple[Address, ...]:
+        """The current round's jury; empty before the draw."""
+        return tuple(Address(one) for one in self._lens._ask(at, "jury"))
+
+    def acknowledged_by(self, round_: RoundIndex | int, juror: Address, *, at: At = "latest") -> int | None:
+        """The candidate a juror acknowledged in a round."""
+        number = int(self._lens._ask(at, "acknowledgedBy", round_, juror))
+        return number - 1 if number else None
+
+    def candidates(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[CandidateView, ...]:
+        listed: tuple[CandidateView, ...] = self._read(tuple[CandidateView, ...], at, "candidates", round_)
+        return listed
+
+    def member_of(self, account: Address, *, at: At = "latest") -> MemberView:
+        member: MemberView = self._read(MemberView, at, "memberOf", account)
+        return member
+
+    def participants(self, *, at: At = "latest") -> tuple[Participant, ...]:
+        """All seats, miners first."""
+        seated: tuple[Participant, ...] = self._read(tuple[Participant, ...], at, "participants")
+        return seated
+
+    def claimable(
+        self, account: Address, first: RoundIndex | int, end: RoundIndex | int, *, at: At = "latest"
+    ) -> tuple[Claimable, ...]:
+        """The account's entries of rounds first <= r < end that still hold something."""
+        entries: tuple[Claimable, ...] = self._read(tuple[Claimable, ...], at, "claimable", account, first, end)
+        return entries
+
+    def burn_owed(self, *, at: At = "latest") -> Wei:
+        """Wei burned and not yet sent away."""
+        return Wei(self._run._ask(at, "burnOwed"))
+
+    # Events
+
+    def get_events(
+        self, kind: type[E_], *, first_block: Height | int, last_block: Height | int | None = None
+    ) -> list[E_]:
+        """Events of one kind, in order; `last_block` None: up to the head."""
+        topic = self._run._abi.events[kind.__name__].topic
+        logs = self._client.get_logs(
+            address=self.address, topics=[[topic]], first_block=first_block, last_block=last_block
+        )
+        return [_read_event(kind, log) for log in logs]
+
+    def get_all_events(self, *, first_block: Height | int, last_block: Height | int | None = None) -> list[Event]:
+        """Every event of the run, in order."""
+        logs = self._client.get_logs(address=self.address, first_block=first_block, last_block=last_block)
+        return self.read_events(logs)
+
+    def read_events(self, logs: Sequence[Log] | Any) -> list[Event]:
+        """The run's own events among these logs, as of a receipt."""
+        kinds = {self._run._abi.events[kind.__name__].topic: kind for kind in RUN_EVENTS}
+        return [
+            _read_event(kinds[log.topics[0]], log)
+            for log in logs
+            if log.address == self.address and log.topics and log.topics[0] in kinds
+        ]
+
+
+def _read_event(kind: type[E_], log: Log) -> E_:
+    values = load_abi("Run").events[kind.__name__].decode(log)
+    common = {one.name for one in dataclasses.fields(Event)}
+    own = [(name, annotation) for name, annotation in get_fields(kind) if name not in common]
+    fields = {name: make_reader(annotation)(value) for (name, annotation), value in zip(own, values, strict=True)}
+    return kind(block_number=log.block_number, position=log.position, transaction_hash=log.transaction_hash, **fields)
+
+
+class TokenContract(_Contract):
+    """The run's ERC-20."""
+
+    def __init__(self, client: ChainClient, address: Address) -> None:
+        super().__init__(client, address, load_abi("Token"))
+
+    def name(self, *, at: At = "latest") -> str:
+        return str(self._ask(at, "name"))
+
+    def symbol(self, *, at: At = "latest") -> str:
+        return str(self._ask(at, "symbol"))
+
+    def decimals(self, *, at: At = "latest") -> int:
+        return int(self._ask(at, "decimals"))
+
+    def total_supply(self, *, at: At = "latest") -> int:
+        return int(self._ask(at, "totalSupply"))
+
+    def balance_of(self, account: Address, *, at: At = "latest") -> int:
+        return int(self._ask(at, "balanceOf", account))
+
+    def allowance(self, owner: Address, spender: Address, *, at: At = "latest") -> int:
+        return int(self._ask(at, "allowance", owner, spender))
+
+    def run(self, *, at: At = "latest") -> Address:
+        """The run that alone mints."""
+        return Address(self._ask(at, "run"))
+
+    def transfer(self, to: Address, amount: int) -> Receipt:
+        return self._send("transfer", to, amount)
+
+    def approve(self, spender: Address, amount: int) -> Receipt:
+        return self._send("approve", spender, amount)
+
+    def transfer_from(self, owner: Address, to: Address, amount: int) -> Receipt:
+        return self._send("transferFrom", owner, to, amount)
+
+    def mint(self, account: Address, amount: int) -> Receipt:
+        """Refused to everybody but the run."""
+        return self._send("mint", account, amount)
+
+
+class BeaconContract(_Contract):
+    """Randomness of fixed heights."""
+
+    def __init__(self, client: ChainClient, address: Address) -> None:
+        super().__init__(client, address, load_abi("PrevrandaoBeacon"))
+
+    def value_at(self, height: Height | int, *, at: At = "latest") -> Seed | None:
+        """The value of a height, once it is known here."""
+        value, known = self._ask(at, "valueAt", height)
+        return Seed(value) if known else None
+
+    def record(self) -> Receipt:
+        """Record the value of the block this lands in."""
+        return self._send("record")
+
+    def record_header(self, header: bytes) -> Receipt:
+        """Record the value in the RLP header of one of the last 256 blocks."""
+        return self._send("recordHeader", header)
+
+
+def compute_seal(unit_id: UnitId, verifier: Address, answers: Sequence[Answer], salt: Salt) -> bytes:
+    """keccak256(abi.encode(unitId, verifier, answers, salt)): what `seal` posts and `reveal` must match."""
+    written = write_value(answers, Sequence[Answer])
+    return keccak256(
+        abi_encode(["bytes32", "address", "(bytes32,bytes4,bytes4)[]", "bytes32"], [unit_id, verifier, written, salt])
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Where a new run is."""
+
+    run: Address
+    token: Address
+    beacon: Address
+    block: Height
+    """The block that created it: nothing of it is earlier."""
+
+
+def deploy_run(
+    client: ChainClient,
+    parameters: Parameters,
+    *,
+    beacon: Address | None = None,
+    token_name: str = "Cupel",
+    token_symbol: str = "CUP",
+) -> Deployment:
+    """Create a run with its token. `beacon` None, and none in the parameters: a new `PrevrandaoBeacon` first.
+
+    Raises   ContractReverted: ParameterOutOfRange says which parameter and its bounds
+    """
+    chosen = beacon or (parameters.beacon if parameters.beacon != ZERO_ADDRESS else None)
+    if chosen is None:
+        chosen, _ = client.deploy(load_abi("PrevrandaoBeacon").bind_deployment())
+    final = dataclasses.replace(parameters, beacon=chosen)
+    call = load_abi("Run").bind_deployment(write_value(final, Parameters), token_name, token_symbol)
+    address, receipt = client.deploy(call)
+    token = RunContract(client, address).token()
+    return Deployment(run=address, token=token, beacon=chosen, block=receipt.block_number)
+
+
+def deploy_scripted_beacon(client: ChainClient, seed: bytes) -> Address:
+    """A beacon whose values follow from `seed`: for tests that repeat a run root for root."""
+    if len(seed) != 32:
+        raise MalformedInput(f"a beacon's seed is 32 bytes, not {len(seed)}")
+    address, _ = client.deploy(load_abi("ScriptedBeacon").bind_deployment(seed))
+    return address
+
+
+__all__ = [
+    "Answer",
+    "Assignment",
+    "BeaconContract",
+    "CandidateView",
+    "Claimable",
+    "Current",
+    "Deployment",
+    "Event",
+    "MemberView",
+    "Opened",
+    "Parameters",
+    "Participant",
+    "Phase",
+    "Role",
+    "RoundView",
+    "RunContract",
+    "Status",
+    "TokenContract",
+    "UnitView",
+    "compute_seal",
+    "deploy_run",
+    "deploy_scripted_beacon",
+]
