@@ -248,8 +248,8 @@ class BlockStore:
         self._check_writable()
         with self._use.alone(), self._pins_lock:
             keep: set[ParsedCid] = set()
-            for cid in self.pins().values():
-                self._mark(parse_cid(cid), keep)
+            for root in self.pins().values():
+                self._mark(parse_cid(root), keep)
             freed = [(cid, entry.stat().st_size) for cid, entry in self._entries() if cid not in keep]
             for cid, _ in freed:
                 self._path(cid).unlink()
