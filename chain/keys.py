@@ -29,6 +29,7 @@ SCRYPT_N = 1 << 18
 MINIMUM_PASSWORD = 8
 """Characters of a new key's password."""
 MAX_KEYSTORE_BYTES = 1 << 16
+MAX_SECRET_CHARACTERS = 4096
 
 
 class Signer(Protocol):
@@ -112,25 +113,30 @@ def save_keystore(
             raise UsageError(f"{signer.address} is already in {entry.path}")
     content = Account.encrypt(signer.export_key(), password, kdf="scrypt", iterations=scrypt_n)
     name = f"UTC--{now:%Y-%m-%dT%H-%M-%S.%fZ}--{signer.address[2:].lower()}"
-    return _write_private(directory / name, json.dumps(content).encode())
+    return write_private_file(directory / name, json.dumps(content).encode())
 
 
-def _write_private(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.new")
+def write_private_file(path: Path, content: bytes) -> Path:
+    """Write a new file that only its owner can read, whole or not at all. Raises UsageError; never overwrites."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # A key is worth more than a moment: it is on disk whole, under its name, before anybody sends money to it.
-        os.rename(temporary, path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)  # fails where the name is taken, as a rename would not
+        finally:
+            temporary.unlink()
+        # The name too is on disk before anybody sends money to the key.
         directory = os.open(path.parent, os.O_RDONLY)
         os.fsync(directory)
         os.close(directory)
+    except FileExistsError:
+        raise UsageError(f"{path} exists; keys are never written over anything") from None
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
@@ -206,27 +212,37 @@ def find_keystore(directory: Path, wanted: str | None) -> Path:
     raise UsageError(f"no key of {wanted} in {directory}; `cupel wallet list` shows those there are")
 
 
-def read_password_file(path: Path) -> str:
-    """The first line of a file. Raises UsageError."""
+def read_secret_file(path: Path) -> str:
+    """The first line of a file: a password, or a key in hex. Raises UsageError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the password file {path}: {error}") from None
-    return _first_line(text, f"the password file {path}")
+        with path.open(encoding="utf-8") as file:
+            line = file.readline(MAX_SECRET_CHARACTERS)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not text") from None
+    return _strip_line(line, str(path))
+
+
+def read_password_file(path: Path) -> str:
+    """The password on the first line of a file. Raises UsageError."""
+    return read_secret_file(path)
 
 
 def read_password_descriptor(descriptor: int) -> str:
     """The first line of an open file descriptor. Raises UsageError."""
     try:
         with os.fdopen(descriptor, encoding="utf-8", closefd=False) as file:
-            text = file.readline()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the password from descriptor {descriptor}: {error}") from None
-    return _first_line(text, f"descriptor {descriptor}")
+            line = file.readline(MAX_SECRET_CHARACTERS)
+    except OSError as error:
+        raise UsageError(f"cannot read descriptor {descriptor}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"descriptor {descriptor} is not text") from None
+    return _strip_line(line, f"descriptor {descriptor}")
 
 
-def _first_line(text: str, where: str) -> str:
-    line = text.split("\n", 1)[0].rstrip("\r")
-    if not line:
-        raise UsageError(f"{where} holds no password: its first line is empty")
-    return line
+def _strip_line(line: str, where: str) -> str:
+    stripped = line.rstrip("\r\n")
+    if not stripped:
+        raise UsageError(f"{where} holds nothing: its first line is empty")
+    return stripped

@@ -13,12 +13,11 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.types import Cid
 
-T = TypeVar("T")
 CODECS = (0x55, 0x70)
 """Multicodec of raw bytes and of dag-pb nodes."""
 _MULTIHASH = b"\x12\x20"
@@ -46,7 +45,7 @@ def split_cid(cid: Cid) -> tuple[int, bytes]:
 
 
 @cache
-def get_fields(kind: type) -> tuple[tuple[str, Any], ...]:
+def get_fields(kind: Any) -> tuple[tuple[str, Any], ...]:
     """Names and resolved annotations of a dataclass's own fields, a base's first."""
     hints = typing.get_type_hints(kind)
     return tuple((one.name, hints[one.name]) for one in dataclasses.fields(kind))
@@ -69,12 +68,13 @@ def make_reader(annotation: Any) -> Callable[[Any], Any]:
     if isinstance(annotation, type) and issubclass(annotation, enum.IntEnum):
         return annotation
     if dataclasses.is_dataclass(annotation):
-        return lambda value: read_struct(typing.cast(type, annotation), value)
+        kind: Any = annotation
+        return lambda value: read_struct(kind, value)
     return _identity
 
 
-def read_struct(kind: type[T], values: Sequence[Any]) -> T:
-    """A frozen value from a struct's members in order."""
+def read_struct(kind: Any, values: Sequence[Any]) -> Any:
+    """A frozen value of dataclass `kind` from a struct's members in order."""
     fields = get_fields(kind)
     return kind(
         **{name: make_reader(annotation)(value) for (name, annotation), value in zip(fields, values, strict=True)}
@@ -89,7 +89,6 @@ def write_value(value: Any, annotation: Any) -> Any:
         item = typing.get_args(annotation)[0]
         return [write_value(one, item) for one in value]
     if dataclasses.is_dataclass(annotation):
-        return tuple(
-            write_value(getattr(value, name), kind) for name, kind in get_fields(typing.cast(type, annotation))
-        )
+        kind: Any = annotation
+        return tuple(write_value(getattr(value, name), member) for name, member in get_fields(kind))
     return value

@@ -275,7 +275,8 @@ class RunContract:
 def _read_event(kind: type[E_], log: Log) -> E_:
     values = load_abi("Run").events[kind.__name__].decode(log)
     common = {one.name for one in dataclasses.fields(Event)}
-    own = [(name, annotation) for name, annotation in get_fields(kind) if name not in common]
+    declared: Any = kind
+    own = [(name, annotation) for name, annotation in get_fields(declared) if name not in common]
     fields = {name: make_reader(annotation)(value) for (name, annotation), value in zip(own, values, strict=True)}
     return kind(block_number=log.block_number, position=log.position, transaction_hash=log.transaction_hash, **fields)
 

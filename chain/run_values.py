@@ -1,4 +1,4 @@
-"""What the run's contract speaks of, as frozen values. Field for field `contracts/interfaces/IRun.sol`; a test compares.
+"""What the run's contracts speak of, as frozen values: field for field `IRun.sol` and `IRunLens.sol`; a test compares.
 
 Amounts are wei, clocks and heights blocks. A CID is `None` where the contract has none yet.
 """

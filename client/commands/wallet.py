@@ -1,0 +1,232 @@
+"""`cupel wallet`: encrypted keys on disk, what they own, and sending ETH."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cupel.protocol.errors import UsageError
+
+WEI_PER_ETH = 10**18
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Imports of eth-account and web3 wait until a command needs them: they take a second.
+
+
+def _keystore_option(function: Command) -> Command:
+    return click.option(
+        "--keystore",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of encrypted keys. [default: keystore/ in the user's data directory]",
+    )(function)
+
+
+def _password_options(function: Command) -> Command:
+    function = click.option("--password-fd", type=int, help="Read the password from this open file descriptor.")(
+        function
+    )
+    return click.option(
+        "--password-file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Read the password from a file's first line.",
+    )(function)
+
+
+def _rpc_option(function: Command) -> Command:
+    return click.option(
+        "--rpc", default="http://127.0.0.1:8545", show_default=True, envvar="CUPEL_RPC", help="JSON-RPC URL."
+    )(function)
+
+
+def _get_directory(keystore: Path | None) -> Path:
+    from cupel.chain.keys import get_keystore_directory
+
+    return get_keystore_directory() if keystore is None else keystore
+
+
+def _get_password(file: Path | None, descriptor: int | None, *, confirm: bool = False) -> str:
+    from cupel.chain.keys import read_password_descriptor, read_password_file
+
+    if file is not None and descriptor is not None:
+        raise UsageError("give --password-file or --password-fd, not both")
+    if file is not None:
+        return read_password_file(file)
+    if descriptor is not None:
+        return read_password_descriptor(descriptor)
+    if not sys.stdin.isatty():
+        raise UsageError("no password: give --password-file or --password-fd, or run this in a terminal")
+    password: str = click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True)
+    return password
+
+
+def format_ether(wei: int) -> str:
+    """An amount in ETH, exact, without trailing zeros."""
+    whole, rest = divmod(wei, WEI_PER_ETH)
+    return f"{whole}.{rest:018d}".rstrip("0").rstrip(".")
+
+
+@click.group()
+def wallet() -> None:
+    """Make, import and use encrypted keys.
+
+    Keys are V3 keystores, readable by any wallet. A password never goes on the command line.
+    """
+
+
+@wallet.command()
+@_keystore_option
+@_password_options
+def new(keystore: Path | None, password_file: Path | None, password_fd: int | None) -> None:
+    """Make a key and print its address. Who loses the file or the password loses the key."""
+    from cupel.chain.keys import make_key, save_keystore
+
+    password = _get_password(password_file, password_fd, confirm=True)
+    signer = make_key()
+    path = save_keystore(signer, password, _get_directory(keystore), now=_now())
+    click.echo(signer.address)
+    click.echo(f"kept in {path}", err=True)
+
+
+@wallet.command("import")
+@click.option(
+    "--key-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File that holds the key in hex. [default: ask for it]",
+)
+@_keystore_option
+@_password_options
+def import_key(
+    key_file: Path | None, keystore: Path | None, password_file: Path | None, password_fd: int | None
+) -> None:
+    """Encrypt a private key made elsewhere and print its address."""
+    from cupel.chain.keys import LocalSigner, save_keystore
+
+    signer = LocalSigner(_read_key(key_file))
+    password = _get_password(password_file, password_fd, confirm=True)
+    path = save_keystore(signer, password, _get_directory(keystore), now=_now())
+    click.echo(signer.address)
+    click.echo(f"kept in {path}", err=True)
+
+
+def _read_key(key_file: Path | None) -> bytes:
+    from cupel.chain.keys import read_secret_file
+
+    if key_file is not None:
+        text = read_secret_file(key_file)
+    elif sys.stdin.isatty():
+        text = click.prompt("Private key in hex", hide_input=True, err=True)
+    else:
+        raise UsageError("no key: give --key-file, or run this in a terminal")
+    try:
+        return bytes.fromhex(text.strip().removeprefix("0x"))
+    except ValueError:
+        raise UsageError("that is not a private key: it must be 64 hexadecimal digits") from None
+
+
+@wallet.command("list")
+@_keystore_option
+def list_keys(keystore: Path | None) -> None:
+    """Print address and file of every key."""
+    from cupel.chain.keys import list_keystores
+
+    directory = _get_directory(keystore)
+    entries = list_keystores(directory)
+    for entry in entries:
+        click.echo(f"{entry.address}  {entry.path}")
+    if not entries:
+        click.echo(f"no keys in {directory}: make one with `cupel wallet new`", err=True)
+
+
+@wallet.command()
+@click.argument("address", required=False)
+@_keystore_option
+@_rpc_option
+def balance(address: str | None, keystore: Path | None, rpc: str) -> None:
+    """Print the ETH of ADDRESS, or of every key."""
+    from cupel.chain.client import ChainClient
+    from cupel.chain.keys import list_keystores
+
+    directory = _get_directory(keystore)
+    wanted = [_parse_address(address)] if address else [entry.address for entry in list_keystores(directory)]
+    if not wanted:
+        raise UsageError(f"no keys in {directory}: name an address, or make a key with `cupel wallet new`")
+    client = ChainClient(rpc)
+    for one in wanted:
+        click.echo(f"{one}  {format_ether(client.get_balance(one))} ETH")
+
+
+@wallet.command()
+@click.argument("to")
+@click.argument("amount", metavar="ETH")
+@click.option("--from", "sender", metavar="KEY", help="Address, beginning of one, or file. [default: the only key]")
+@click.option("--chain-id", type=int, help="Send only if the chain has this identifier.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_keystore_option
+@_password_options
+@_rpc_option
+def send(
+    to: str,
+    amount: str,
+    sender: str | None,
+    chain_id: int | None,
+    yes: bool,
+    keystore: Path | None,
+    password_file: Path | None,
+    password_fd: int | None,
+    rpc: str,
+) -> None:
+    """Send ETH to the address TO and print the transaction's hash once it is in a block."""
+    from cupel.chain.client import ChainClient
+    from cupel.chain.keys import find_keystore, load_account
+    from cupel.commands.chain import parse_ether
+
+    target, wei = _parse_address(to), parse_ether(amount)
+    path = find_keystore(_get_directory(keystore), sender)
+    signer = load_account(path, _get_password(password_file, password_fd))
+    client = ChainClient(rpc, signer, chain_id=chain_id)
+    if not yes:
+        question = f"Send {format_ether(wei)} ETH from {signer.address} to {target} on chain {client.chain_id}?"
+        click.confirm(question, abort=True, err=True)
+    receipt = client.transfer(target, wei)
+    click.echo(f"0x{receipt.transaction_hash.hex()}")
+    click.echo(f"in block {receipt.block_number}, fee {format_ether(receipt.cost_wei)} ETH", err=True)
+
+
+@wallet.command()
+@click.argument("key", required=False)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="New file for the key.")
+@_keystore_option
+@_password_options
+def export(
+    key: str | None, out: Path, keystore: Path | None, password_file: Path | None, password_fd: int | None
+) -> None:
+    """Write the private KEY unencrypted, in hex, to a new file only you can read.
+
+    Whoever sees that file owns everything the key owns. It is never printed.
+    """
+    from cupel.chain.keys import find_keystore, load_account, write_private_file
+
+    path = find_keystore(_get_directory(keystore), key)
+    signer = load_account(path, _get_password(password_file, password_fd))
+    write_private_file(out, f"0x{signer.export_key().hex()}\n".encode())
+    click.echo(f"the key of {signer.address} is in {out}, unencrypted", err=True)
+
+
+def _parse_address(text: str) -> Any:
+    from eth_utils.address import is_address, is_checksum_address, to_checksum_address
+
+    if not is_address(text):
+        raise UsageError(f"{text!r} is not an address: 0x and 40 hexadecimal digits")
+    digits = text.removeprefix("0x")
+    if digits not in (digits.lower(), digits.upper()) and not is_checksum_address(text):
+        raise UsageError(f"{text}: the checksum is wrong; was it mistyped?")
+    return to_checksum_address(text)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
