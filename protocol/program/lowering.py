@@ -6,7 +6,6 @@ rules and from `protocol/arithmetic/reference.py` alone. An operation without a 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -168,11 +167,10 @@ class Lowering:
         return self.builder.matmul(a, b, digits=2, scale="rows" if rows else "columns")
 
 
-def lower(graph_module: fx.GraphModule, is_ours: Callable[[str], bool]) -> Graph:
+def lower(graph_module: fx.GraphModule) -> Graph:
     """The Program graph of a traced function whose output is one flat list of tensors.
 
-    is_ours  tells a source file of the tracer or of PyTorch from the user's, for error messages
-    Raises   UnsupportedOperation
+    Raises UnsupportedOperation
     """
     state = Lowering()
     values: dict[fx.Node, Any] = {}
@@ -190,9 +188,9 @@ def lower(graph_module: fx.GraphModule, is_ours: Callable[[str], bool]) -> Graph
                 outputs: Any = node.args[0]
                 return state.builder.build([values[n] for n in outputs])
         except MalformedProgram as error:
-            raise UnsupportedOperation(f"{describe(node)}: {error}{source_of(node, is_ours)}") from None
+            raise UnsupportedOperation(f"{describe(node)}: {error}{source_of(node)}") from None
         except UnsupportedOperation as error:
-            raise UnsupportedOperation(f"{error}{source_of(node, is_ours)}") from None
+            raise UnsupportedOperation(f"{error}{source_of(node)}") from None
     raise AssertionError("a traced graph ends in its output")
 
 
@@ -230,21 +228,10 @@ def describe(node: fx.Node) -> str:
     return str(node.target)
 
 
-def source_of(node: fx.Node, is_ours: Callable[[str], bool]) -> str:
-    """Where in the user's code a node came from: the innermost frame outside PyTorch and the tracer."""
-    lines = str(node.meta.get("stack_trace") or "").strip().splitlines()
-    for i in range(len(lines) - 1, -1, -1):
-        frame = lines[i].strip()
-        if frame.startswith('File "') and not is_ours(frame.split('"')[1]):
-            code = lines[i + 1].strip() if i + 1 < len(lines) and not lines[i + 1].strip().startswith("File") else ""
-            path, _, rest = frame[len('File "') :].partition('", line ')
-            return place(path, rest, code)
-    return ""
-
-
-def place(path: str, line: str, code: str) -> str:
-    """How a message ends that points into the user's code."""
-    return f"\n  at {os.path.relpath(path) if os.path.isabs(path) else path}:{line}\n    {code}"
+def source_of(node: fx.Node) -> str:
+    """Where in the user's code a node came from, as the end of a message."""
+    place = node.meta.get("stack_trace")
+    return f"\n  at {place}" if place else ""
 
 
 def _attribute(graph_module: fx.GraphModule, target: str) -> torch.Tensor:

@@ -276,6 +276,11 @@ def silu(lowering: Lowering, x: Value) -> Value:
     return lowering.mul(x, lowering.unary(Opcode.SIGMOID, x))
 
 
+@lowers(aten.leaky_relu.default)
+def leaky_relu(lowering: Lowering, x: Value, slope: Number = 0.01) -> Value:
+    return lowering.builder.select(lowering.binary(Opcode.GT, x, 0), x, lowering.mul(x, slope))
+
+
 @lowers(aten.gelu.default)
 def gelu(lowering: Lowering, x: Value, approximate: str = "none") -> Value:
     """(x / 2) (1 + erf(x sqrt(1/2))), or with tanh: (x / 2) (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from cupel.protocol import merkle
 from cupel.protocol.arithmetic.builder import Value
 from cupel.protocol.arithmetic.operations import DType, Opcode, TensorType
 from cupel.protocol.errors import UnsupportedOperation
@@ -146,19 +147,26 @@ def constant_pad(lowering: Lowering, x: Value, pad: Sequence[int], value: Number
     for dim in range(rank):  # negative padding cuts
         cut_low, cut_high = max(-low[dim], 0), max(-high[dim], 0)
         x = builder.slice(x, dim, cut_low, x.shape[dim] - cut_low - cut_high)
-    fill = torch.tensor(value, dtype=x.dtype.torch).reshape(1).view(torch.uint8).numpy().tobytes()
-    return builder.pad(x, [max(n, 0) for n in low], [max(n, 0) for n in high], int.from_bytes(fill, "little"))
+    low, high = [max(n, 0) for n in low], [max(n, 0) for n in high]
+    fill = merkle.tensor_bytes(torch.tensor(value, dtype=x.dtype.torch))
+    bits = int.from_bytes(fill, "little")
+    if bits < 1 << 63:
+        return builder.pad(x, low, high, bits)
+    for dim in range(rank):  # a negative int64 does not fit PAD's attribute
+        sides = [(*x.shape[:dim], n, *x.shape[dim + 1 :]) for n in (low[dim], high[dim])]
+        before, after = (lowering.full(value, x.dtype, shape) for shape in sides)
+        x = builder.concat([part for part in (before, x, after) if part.shape[dim]] or [x], dim)
+    return x
 
 
-@lowers(
-    aten.full.default,
-    aten.full_like.default,
-    aten.new_full.default,
-)
-def full(lowering: Lowering, _: Any, value: Number | None = None, *__: Any, **keywords: Any) -> Value:
-    fill = keywords.get("fill_value", value)
-    assert fill is not None
-    return lowering.full(fill, lowering.dtype, lowering.shape)
+@lowers(aten.full.default, aten.full_like.default)
+def full(lowering: Lowering, _: Any, fill_value: Number, **__: Any) -> Value:
+    return lowering.full(fill_value, lowering.dtype, lowering.shape)
+
+
+@lowers(aten.new_full.default)
+def new_full(lowering: Lowering, _: Value, __: Sequence[int], fill_value: Number, **___: Any) -> Value:
+    return lowering.full(fill_value, lowering.dtype, lowering.shape)
 
 
 @lowers(aten.scalar_tensor.default)

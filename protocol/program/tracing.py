@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import linecache
 import os
-import traceback
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -23,11 +25,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from cupel.protocol.arithmetic.operations import DType
 from cupel.protocol.errors import MalformedProgram, UnsupportedOperation, UsageError
 from cupel.protocol.program import rules_elementwise, rules_indexing, rules_layers, rules_reductions, rules_shapes
-from cupel.protocol.program.lowering import RULES, lower, place, source_of
+from cupel.protocol.program.lowering import RULES, lower, source_of
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.structure import Node, Structure, flatten, leaves, unflatten
 
@@ -54,14 +57,28 @@ def trace(fn: Callable[..., Any], example_args: Sequence[Any]) -> Program:
             raise UsageError(f"argument {name}: {error}") from None
     with _pinned():
         blanks = [torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in tensors]
-        graph_module, result = _record(fn, arguments, blanks)
-        _check_arguments_unwritten(graph_module, names)
-    graph = lower(graph_module, _is_ours)
+        graph_module, result = _record(fn, arguments, names, blanks)
+    graph = lower(graph_module)
     return Program(graph=graph, structure=Structure(arguments, result))
 
 
-def _is_ours(path: str) -> bool:
-    return path.startswith(_PACKAGES) or not path.endswith(".py")
+def _place(frame: FrameType | None) -> str:
+    """The innermost line of the user's code at or above `frame`: path:line, function, and the line itself."""
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGES):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    path, line = frame.f_code.co_filename, frame.f_lineno
+    code = linecache.getline(path, line, frame.f_globals).strip()
+    return f"{os.path.relpath(path) if os.path.exists(path) else path}:{line}, in {frame.f_code.co_name}\n    {code}"
+
+
+class _Places(TorchFunctionMode):
+    """Notes for every call into PyTorch which line made it; the nodes it records then carry that line."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        torch.fx.traceback.set_stack_trace([_place(sys._getframe(1))])
+        return func(*args, **(kwargs or {}))
 
 
 @contextlib.contextmanager
@@ -84,18 +101,22 @@ def _pinned() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def _record(fn: Callable[..., Any], arguments: Node, blanks: Sequence[torch.Tensor]) -> tuple[fx.GraphModule, Node]:
+def _record(
+    fn: Callable[..., Any], arguments: Node, names: Sequence[str], blanks: Sequence[torch.Tensor]
+) -> tuple[fx.GraphModule, Node]:
     """The functional graph of fn over flat tensors, its output one flat list, and the structure of its result."""
     structure: list[Node] = []
 
     def flat(*tensors: torch.Tensor) -> list[torch.Tensor]:
-        value = fn(*unflatten(arguments, tensors))
+        with torch.fx.traceback.preserve_node_meta(), _Places():
+            value = fn(*unflatten(arguments, tensors))
         node, results = flatten(value, "result")
         structure[:] = [node]
         return [result.detach() for result in results]
 
     try:
-        recorded = make_fx(flat, tracing_mode="fake", record_stack_traces=True, _allow_non_fake_inputs=True)(*blanks)
+        recorded = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*blanks)
+        _check_arguments_unwritten(recorded, names)
 
         def replayed(*tensors: torch.Tensor) -> Any:
             with torch.fx.traceback.preserve_node_meta():
@@ -105,11 +126,11 @@ def _record(fn: Callable[..., Any], arguments: Node, blanks: Sequence[torch.Tens
             torch.func.functionalize(replayed, remove="mutations"),
             decomposition_table=_decompositions(),
             tracing_mode="fake",
-            record_stack_traces=True,
             _allow_non_fake_inputs=True,
         )(*blanks)
     except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
-        name = f"{error.func}: " if isinstance(getattr(error, "func", None), torch._ops.OpOverload) else ""
+        operation = getattr(error, "func", None)
+        name = f"{operation}: " if isinstance(operation, torch._ops.OpOverload) else ""
         raise UnsupportedOperation(
             f"{name}a Python value or a shape would depend on a tensor's values, and a Program cannot branch on them: "
             "keep it a tensor (torch.where instead of if, index_select instead of an index by a scalar tensor, no "
@@ -119,13 +140,14 @@ def _record(fn: Callable[..., Any], arguments: Node, blanks: Sequence[torch.Tens
 
 
 def _raised_at(error: BaseException) -> str:
-    """The innermost line of the user's code an error came through."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
-    return (
-        place(frames[-1].filename, f"{frames[-1].lineno}, in {frames[-1].name}", frames[-1].line or "")
-        if frames
-        else ""
-    )
+    """The innermost line of the user's code an error came through, as the end of a message."""
+    at = error.__traceback__
+    places = []
+    while at is not None:
+        if not at.tb_frame.f_code.co_filename.startswith(_PACKAGES):
+            places.append(_place(at.tb_frame))
+        at = at.tb_next
+    return f"\n  at {places[-1]}" if places else ""
 
 
 @functools.cache
@@ -136,11 +158,29 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _check_arguments_unwritten(graph_module: fx.GraphModule, names: Sequence[str]) -> None:
-    placeholders = [node for node in graph_module.graph.nodes if node.op == "placeholder"]
+    """Raise UnsupportedOperation where the recorded function writes into an argument or a tensor it closes over."""
     for node in graph_module.graph.nodes:
-        if node.op == "call_function" and str(node.target).endswith("copy_.default"):
-            target = node.args[0]
-            what = f"argument {names[placeholders.index(target)]}" if target in placeholders else "a captured tensor"
+        if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+            continue
+        written = [
+            node.args[i]
+            for i, argument in enumerate(node.target._schema.arguments)
+            if argument.alias_info is not None and argument.alias_info.is_write and i < len(node.args)
+        ]
+        for target in written:
+            source = _viewed(target)
+            if source.op == "call_function":
+                continue
+            placeholders = [n for n in graph_module.graph.nodes if n.op == "placeholder"]
+            what = f"argument {names[placeholders.index(source)]}" if source in placeholders else "a captured tensor"
             raise UnsupportedOperation(
-                f"the function writes into {what} in place; return the new value instead{source_of(node, _is_ours)}"
+                f"the function writes into {what} in place; return the new value instead{source_of(node)}"
             )
+
+
+def _viewed(node: Any) -> fx.Node:
+    """The node whose memory a view of a view of ... shows."""
+    while node.op == "call_function" and getattr(node.target, "is_view", False):
+        node = node.args[0]
+    assert isinstance(node, fx.Node)
+    return node
