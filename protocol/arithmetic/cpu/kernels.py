@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cupel.protocol.arithmetic import philox as definition
 from cupel.protocol.arithmetic.cpu import elementwise as ew
 from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value, vector
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
 from cupel.protocol.arithmetic.operations import DType
+from cupel.protocol.arithmetic.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
 
 SUM_BITS = 30
 _MAGIC = 1.5 * 2.0**52
@@ -282,10 +282,10 @@ def random_words(module: Module, isa: InstructionSet) -> str:
         i = wide(start) + f.lane_numbers(lanes, "i64") if lanes else start
         c0, c1, c2, c3 = i & word, i.lshr(32), wide(stream & word), wide(step & word)
         k0, k1 = wide(key & word), wide(key.lshr(32))
-        for _ in range(definition.ROUNDS):
-            p0, p1 = c0 * definition.MULTIPLIER_0, c2 * definition.MULTIPLIER_1
+        for _ in range(ROUNDS):
+            p0, p1 = c0 * MULTIPLIER_0, c2 * MULTIPLIER_1
             c0, c1, c2, c3 = p1.lshr(32) ^ c1 ^ k0, p1 & word, p0.lshr(32) ^ c3 ^ k1, p0 & word
-            k0, k1 = (k0 + definition.WEYL_0) & word, (k1 + definition.WEYL_1) & word
+            k0, k1 = (k0 + WEYL_0) & word, (k1 + WEYL_1) & word
         _store(f, c0 | (c1 << 32), out.offset("i64", start), mask, 8)
 
     _over_columns(f, isa, low, high, body)
