@@ -10,7 +10,7 @@ import struct
 
 import torch
 
-from cupel.protocol import merkle
+from cupel.protocol.arithmetic.canonical import check_canonical
 from cupel.protocol.arithmetic.operations import MAX_ELEMENTS, MAX_RANK, DType, Opcode, Operation, TensorType
 from cupel.protocol.errors import MalformedProgram, MalformedTensor
 from cupel.protocol.types import Root
@@ -120,7 +120,7 @@ class Reader:
             return torch.empty(type_.shape, dtype=type_.dtype.torch)
         tensor = torch.frombuffer(bytearray(data), dtype=type_.dtype.torch).reshape(type_.shape)
         try:
-            merkle.check_canonical(tensor, what)
+            check_canonical(tensor, what)
         except MalformedTensor as error:
             raise MalformedProgram(str(error)) from None
         return tensor

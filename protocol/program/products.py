@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from cupel.protocol.arithmetic.builder import GraphBuilder
+from cupel.protocol.arithmetic.engines import run_graph
 from cupel.protocol.arithmetic.operations import TensorType
 from cupel.protocol.errors import UsageError
-from cupel.protocol.program.engines import run_graph
 
 
 @torch.library.custom_op("cupel::matmul", mutates_args=())
@@ -17,7 +17,7 @@ def _matmul(a: torch.Tensor, b: torch.Tensor, digits: int, scale: str) -> torch.
     builder = GraphBuilder()
     left, right = builder.input(TensorType.of(a)), builder.input(TensorType.of(b))
     graph = builder.build([builder.matmul(left, right, digits, scale)])
-    return run_graph(graph, [a.contiguous(), b.contiguous()], "torch", threads=1)[0]
+    return run_graph(graph, [a.contiguous(), b.contiguous()], "torch")[0]
 
 
 @_matmul.register_fake

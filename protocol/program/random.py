@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import torch
 
-from cupel.protocol.arithmetic.operations import DType, Opcode, TensorType
+from cupel.protocol.arithmetic import torch_backend
+from cupel.protocol.arithmetic.operations import DType, Opcode, Operation, TensorType
 from cupel.protocol.errors import UsageError
-from cupel.protocol.program.engines import evaluate_one
 
 _WORD = (1 << 32) - 1
 
@@ -28,7 +28,7 @@ def philox_key(seed: bytes, domain: str, unit: bytes = b"") -> torch.Tensor:
 @torch.library.custom_op("cupel::random_bits", mutates_args=())
 def _random_bits(key: torch.Tensor, step: torch.Tensor, shape: Sequence[int], stream: int) -> torch.Tensor:
     result = TensorType(DType.INT64, tuple(shape))
-    return evaluate_one(Opcode.PHILOX, [key, step], result, stream)
+    return torch_backend.evaluate(Operation(Opcode.PHILOX, (0, 1), result, (stream,)), [key, step])
 
 
 @_random_bits.register_fake
@@ -38,7 +38,7 @@ def _(key: torch.Tensor, step: torch.Tensor, shape: Sequence[int], stream: int) 
 
 @torch.library.custom_op("cupel::multiply_high", mutates_args=())
 def _multiply_high(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return evaluate_one(Opcode.MULHI, [x.contiguous(), y.contiguous()], TensorType.of(x))
+    return torch_backend.evaluate(Operation(Opcode.MULHI, (0, 1), TensorType.of(x)), [x.contiguous(), y.contiguous()])
 
 
 @_multiply_high.register_fake

@@ -8,8 +8,10 @@ from typing import Any, Literal, overload
 import torch
 
 from cupel.protocol import merkle
+from cupel.protocol.arithmetic.canonical import check_canonical
+from cupel.protocol.arithmetic.engines import EVALUATORS, choose_backend, walk
 from cupel.protocol.errors import MalformedTensor
-from cupel.protocol.program.engines import choose_backend, evaluator, run_graph, walk
+from cupel.protocol.program.engines import run_kept
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.structure import match, unflatten
 from cupel.protocol.types import Root
@@ -39,7 +41,7 @@ def run(program: Program, args: Any, backend: str = "auto", trace: bool = False,
     inputs = _checked_inputs(program, args)
     chosen = choose_backend(backend)
     if not trace:
-        outputs = run_graph(program.graph, inputs, chosen, threads, key=program.root)
+        outputs = run_kept(program.graph, inputs, chosen, program.root, threads)
         return _apart(program, outputs, inputs)
     outputs, roots = _run_traced(program, inputs, chosen, threads)
     return _apart(program, outputs, inputs), roots
@@ -51,9 +53,7 @@ def _checked_inputs(program: Program, args: Any) -> list[torch.Tensor]:
         if tensor.dtype != expected.dtype.torch or tuple(tensor.shape) != expected.shape:
             got = f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
             raise MalformedTensor(f"{name}: expected {expected}, got {got}")
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise MalformedTensor(f"{name}: expected a dense CPU tensor, got {tensor.layout} on {tensor.device}")
-        merkle.check_canonical(tensor, name)
+        check_canonical(tensor, name)
         return tensor.detach().contiguous()
 
     return match(program.structure.arguments, tuple(args) if isinstance(args, list) else args, check)
@@ -67,13 +67,13 @@ def _run_traced(
     if backend == "cpu":
         # Every result as an output: nothing is fused away, and all of them are in memory at once.
         everything = replace(graph, outputs=(*graph.outputs, *range(first, first + len(graph.operations))))
-        results = run_graph(everything, inputs, backend, threads, key=b"traced" + program.root)
+        results = run_kept(everything, inputs, backend, b"traced" + program.root, threads)
         n = len(graph.outputs)
         return results[:n], [merkle.tensor_root(tensor) for tensor in results[n:]]
     wanted = set(graph.outputs)
     kept: dict[int, torch.Tensor] = {}
     roots = []
-    for value, tensor in walk(graph, inputs, evaluator(backend)):
+    for value, tensor in walk(graph, inputs, EVALUATORS[backend]):
         if value in wanted:
             kept[value] = tensor
         if value >= first:
