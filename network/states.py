@@ -166,7 +166,7 @@ def _check_entry(entry: _Entry, limits: StateLimits) -> None:
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
     """Row-major bytes, without a copy where the tensor already lies that way on the CPU."""
     array = tensor.detach().to("cpu").contiguous().reshape(-1).numpy()
-    return memoryview(array.view(np.uint8))
+    return array.view(np.uint8).data
 
 
 def _tensor(buffer: bytes | bytearray | memoryview, entry: _Entry, start: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ OUT/blockstore/       manifest, tokenizer and shards, as they are served
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -39,6 +39,7 @@ LARGEST_SHARD_TOKENS = 1 << 28
 
 Progress = Callable[[str, int, int], None]
 """What is being done, how much of it is done, and how much there is."""
+Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +97,11 @@ def build_data(
     training, held_out = split_held_out(corpus.documents, options.held_out)
     tokenizer = _tokenizer(options, training, progress)
     with BlockStore(directory / BLOCKSTORE) as store:
-        pinned: set[str] = set()
+        pins: dict[str, Cid] = {}
 
         def keep(name: str, data: bytes) -> Cid:
-            pinned.add(PIN_PREFIX + name)
-            return store.add_bytes(data, pin=PIN_PREFIX + name)
+            cid = pins[PIN_PREFIX + name] = store.add_bytes(data)
+            return cid
 
         packer = _Packer(tokenizer, end_of_document(tokenizer, options.end_of_document), options.shard_tokens)
         counter = _Counter(progress, "packing", corpus.size_bytes)
@@ -129,7 +130,7 @@ def build_data(
         for name, data in ((TOKENIZER, tokenizer_bytes(tokenizer)), (MANIFEST, manifest.to_bytes())):
             with atomic_file(directory / name) as file:
                 file.write(data)
-        _forget_others(store, pinned)
+        _pin_only(store, pins)
     return BuiltData(directory=directory, manifest=manifest, manifest_cid=manifest_cid)
 
 
@@ -166,11 +167,10 @@ def _totals(corpus: Corpus, dropped_tokens: int) -> Totals:
     )
 
 
-def _forget_others(store: BlockStore, pinned: set[str]) -> None:
-    """Let go of an earlier build's shards."""
-    stale = [name for name in store.pins() if name.startswith(PIN_PREFIX) and name not in pinned]
-    for name in stale:
-        store.unpin(name)
+def _pin_only(store: BlockStore, pins: Mapping[str, Cid]) -> None:
+    """Keep this build's files and let go of an earlier one's."""
+    stale = {name: None for name in store.pins() if name.startswith(PIN_PREFIX)}
+    store.change_pins({**stale, **pins})
     store.collect_garbage()
 
 
@@ -194,9 +194,7 @@ class _Packer:
         self._encoder = Encoder(tokenizer)
         self._shard_tokens = shard_tokens
 
-    def pack(
-        self, documents: Iterable[Document], counter: _Counter
-    ) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int32]]]:
+    def pack(self, documents: Iterable[Document], counter: _Counter) -> Iterator[Tokens]:
         """Full shards; what is left over at the end is dropped and counted."""
         shard = np.empty(self._shard_tokens, dtype=np.int32)
         filled = 0

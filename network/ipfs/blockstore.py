@@ -16,7 +16,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,18 +211,25 @@ class BlockStore:
 
     def pin(self, cid: CidLike, name: str) -> None:
         """Keep everything below `cid` under `name`, in place of what that name kept before."""
-        if not name:
-            raise UsageError("a pin needs a name")
-        with self._pins_lock:
-            self._write_pins({**self.pins(), name: parse_cid(cid).text})
+        self.change_pins({name: cid})
 
     def unpin(self, name: str) -> None:
         """Let go of what `name` kept. Raises UsageError if there is no such pin."""
+        if name not in self.pins():
+            raise UsageError(f"{self.directory}: no pin named {name!r}")
+        self.change_pins({name: None})
+
+    def change_pins(self, changes: Mapping[str, CidLike | None]) -> None:
+        """Pin many names at once, or unpin those given None; all of it happens or nothing does."""
+        if "" in changes:
+            raise UsageError("a pin needs a name")
         with self._pins_lock:
             pins = self.pins()
-            if name not in pins:
-                raise UsageError(f"{self.directory}: no pin named {name!r}")
-            del pins[name]
+            for name, cid in changes.items():
+                if cid is None:
+                    pins.pop(name, None)
+                else:
+                    pins[name] = parse_cid(cid).text
             self._write_pins(pins)
 
     def pins(self) -> dict[str, Cid]:
