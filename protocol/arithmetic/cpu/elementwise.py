@@ -35,9 +35,13 @@ _INTEGER_COMPARE = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", 
 
 
 def canonical(x: Value) -> Value:
-    """The float with any NaN as 0x7fc00000."""
+    """The float with any NaN as 0x7fc00000.
+
+    Tested on the bits: LLVM takes one NaN for as good as another, and drops a select between NaN and a square root
+    that compares as unordered.
+    """
     bits = x.as_bits()
-    return x.compare("uno", 0.0).select(NAN_BITS, bits).cast("bitcast", "float")
+    return (bits & MAGNITUDE).compare("sgt", INFINITY_BITS).select(NAN_BITS, bits).cast("bitcast", "float")
 
 
 def order_key(x: Value, *, nan_first_of_lowest: bool = False) -> Value:

@@ -8,7 +8,7 @@ from cupel.protocol.arithmetic.cpu import elementwise as ew
 from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value, vector
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
 from cupel.protocol.arithmetic.operations import DType
-from cupel.protocol.arithmetic.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
+from cupel.protocol.philox import MULTIPLIER_0, MULTIPLIER_1, ROUNDS, WEYL_0, WEYL_1
 
 SUM_BITS = 30
 _MAGIC = 1.5 * 2.0**52
