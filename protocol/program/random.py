@@ -6,12 +6,12 @@ of the function's uses this is). Element i of the result depends on key, step, s
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
 import torch
 
+from cupel.protocol import sampling
 from cupel.protocol.arithmetic import torch_backend
 from cupel.protocol.arithmetic.operations import DType, Opcode, Operation, TensorType
 from cupel.protocol.errors import UsageError
@@ -20,9 +20,9 @@ _WORD = (1 << 32) - 1
 
 
 def philox_key(seed: bytes, domain: str, unit: bytes = b"") -> torch.Tensor:
-    """int64 scalar: the first 8 bytes, little-endian, of SHA-256(seed ‖ domain ‖ unit)."""
-    digest = hashlib.sha256(seed + domain.encode() + unit).digest()
-    return torch.tensor(int.from_bytes(digest[:8], "little", signed=True), dtype=torch.int64)
+    """`sampling.philox_key` as the int64 scalar that the functions below take."""
+    key = sampling.philox_key(seed, domain, unit)
+    return torch.tensor(key - (key >> 63 << 64), dtype=torch.int64)
 
 
 @torch.library.custom_op("cupel::random_bits", mutates_args=())
