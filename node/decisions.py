@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cupel.chain.run_contract import Phase
+from cupel.chain.run_values import Phase
 from cupel.protocol.types import Root
 
 ADVANCE_STAGGER_S = 0.4
@@ -135,7 +135,9 @@ class Facts:
     claimable: tuple[int, ...] = ()
     merge: MergeFacts = MergeFacts(wanted=False)
     start_held: bool = True
-    """Whether this node has the round's start state, or asking for it failed a moment ago."""
+    """Whether this node has the state the round starts from."""
+    start_asleep: bool = False
+    """Whether asking for it failed a moment ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,14 +199,9 @@ def decide_verifier(facts: VerifierFacts) -> VerifierAction:
     common = _decide_common(facts.round)
     if common is not None:
         return common
-    if facts.round.phase == Phase.SEAL:
-        action = _decide_seal(facts)
-        if action is not None:
-            return action
-    if facts.round.phase == Phase.OPEN:
-        action = _decide_reveal(facts)
-        if action is not None:
-            return action
+    urgent = {Phase.SEAL: _decide_seal, Phase.OPEN: _decide_reveal}.get(facts.round.phase)
+    if urgent is not None and (action := urgent(facts)) is not None:
+        return action
     rest = _decide_rest(facts.round)
     if isinstance(rest, Wait) and facts.watched:
         unit, segment = facts.watched[0]
@@ -249,7 +246,7 @@ def _decide_rest(facts: Facts) -> MergeAction | FetchStart | Wait:
         action = _decide_merge(facts.merge, facts.phase_for_s, facts.phase == Phase.MERGE)
         if action is not None:
             return action
-    if not facts.start_held:
+    if not facts.start_held and not facts.start_asleep:
         return FetchStart()
     return Wait()
 

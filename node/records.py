@@ -49,6 +49,10 @@ class UnitRecord:
     """Loss of each segment's last step, in nats a token."""
 
 
+Outcome = Literal["accepted", "rejected", "disputed", "unverified", "unmerged", "stale"]
+"""accepted: attested and merged; unmerged: attested, but its round agreed on no merge; stale: not committed in time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutcomeRecord:
     """What became of one unit of this miner."""
@@ -58,8 +62,7 @@ class OutcomeRecord:
     round: int
     index: int
     unit: bytes
-    outcome: Literal["accepted", "rejected", "unverified", "disputed", "stale"]
-    """accepted: attested and in the merge's set; stale: not committed in time."""
+    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,9 @@ class SegmentVerdict:
     agrees: bool
 
 
+Verdict = Literal["attests", "rejects", "unavailable"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerdictRecord:
     """What this verifier found in one unit."""
@@ -87,7 +93,7 @@ class VerdictRecord:
     miner: str
     index: int
     verifier: str
-    verdict: Literal["attests", "rejects", "unavailable"]
+    verdict: Verdict
     reason: str
     """Empty for an attestation."""
     drawn: bool

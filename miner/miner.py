@@ -1,0 +1,258 @@
+"""The miner: trains its units, commits to them, serves them, opens what is drawn, and takes what it earned."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from cupel.chain.run_values import Answer as OpenedAnswer
+from cupel.chain.run_values import Opened, Phase, Status
+from cupel.miner.faults import check_chain, perturb
+from cupel.miner.settings import MinerSettings
+from cupel.miner.work import UnitWork
+from cupel.node.decisions import Commit, MinerFacts, Open, Train, decide_miner
+from cupel.node.participant import Participant
+from cupel.node.records import Outcome, OutcomeRecord, UnitRecord, float_of_bits
+from cupel.node.session import Session, open_session
+from cupel.protocol import merkle
+from cupel.protocol.errors import UsageError
+from cupel.protocol.training.unit import Commitment, answer_of, train_segment
+from cupel.protocol.types import Cid, RoundIndex, SegmentIndex, UnitId
+
+
+def run_miner(settings: MinerSettings, stop: threading.Event) -> None:
+    """Mine until `stop` is set. Raises as `open_session`, and UsageError for a fault where it may do harm."""
+    with open_session(settings, "miner", stop) as session:
+        if settings.fault is not None:
+            check_chain(settings.fault, session.chain.chain_id)
+            session.log.warning("wrong on purpose", fault=settings.fault)
+        Miner(session, settings).run()
+
+
+class Miner(Participant):
+    """One miner of one run."""
+
+    def __init__(self, session: Session, settings: MinerSettings) -> None:
+        super().__init__(session)
+        self.settings = settings
+        self._folder = settings.data / "units"
+        self._work: dict[int, UnitWork] = {}
+        """This round's units by index."""
+
+    # Deciding
+
+    def _turn(self) -> bool:
+        action = decide_miner(self._gather())
+        if isinstance(action, Train):
+            self._train(action.index)
+        elif isinstance(action, Commit):
+            self._commit(action.index)
+        elif isinstance(action, Open):
+            self._open(action.index)
+        else:
+            return self.act(action)
+        return True
+
+    def _gather(self) -> MinerFacts:
+        facts = self.gather()
+        if facts.phase not in (Phase.TRAIN, Phase.OPEN):
+            return MinerFacts(round=facts)
+        units = self.keep("my units", lambda: self.contract.units_of(self.session.address))
+        mine = [u for u in self.get_units() if u.miner == self.session.address]
+        return MinerFacts(
+            round=facts,
+            units=units,
+            ready=frozenset(i for i in range(units) if self._is_trained(i)),
+            committed=frozenset(u.index for u in mine),
+            opened=frozenset(u.index for u in mine if u.opened),
+        )
+
+    def _is_trained(self, index: int) -> bool:
+        work = self._unit_work(index)
+        return work is not None and len(work.answers) == self.parameters.segments
+
+    # Joining
+
+    def _join(self) -> None:
+        p = self.parameters
+        if self.settings.units > p.max_units_per_miner:
+            raise UsageError(f"--units is {self.settings.units}; this run takes {p.max_units_per_miner} of one miner")
+        wanted = self.settings.deposit_wei
+        if wanted is None:
+            # What is disputed is held for longer, but then something is wrong with this miner.
+            rounds = self.rounds_within(p.maturity_blocks)
+            wanted = rounds * (self.settings.units * p.unit_bond + p.merge_bond)
+        held = self.contract.member_of(self.session.address)
+        deposit = max(wanted - (held.deposit - held.locked), 0)
+        self.check_funds("join as a miner", deposit)
+        self.contract.join_miner(self.settings.units, self.session.endpoint, deposit_wei=deposit)
+        self.log.info("joined", units=self.settings.units, deposit_eth=deposit / 10**18)
+
+    # Working
+
+    def _unit_id(self, index: int) -> UnitId:
+        run = self.session.run_file
+        return merkle.unit_id(run.chain_id, run.contract, self.current.round, self.session.address, index)
+
+    def _unit_work(self, index: int) -> UnitWork | None:
+        if index not in self._work:
+            saved = UnitWork.load(self._folder, self._unit_id(index))
+            if saved is None:
+                return None
+            self._work[index] = saved
+        return self._work[index]
+
+    def _train(self, index: int) -> None:
+        """The next segment of one unit."""
+        work = self._unit_work(index)
+        if work is None:
+            work = self._begin(index)
+        began, computed = time.perf_counter(), self.stats.steps_s
+        segment = len(work.answers)
+        state = work.state
+        if state is None:
+            last = work.answers[-1].end_root
+            state = self.session.states.get("own checkpoint", work.cids[-1], last, self._pin(work, segment))
+        seed = self.keep("seed", lambda: self.contract.get_round(self.current.round).seed)
+        load = self.session.run.load_batch(seed, work.unit)
+        step = perturb(self.step) if self.settings.fault == "perturb" else self.step
+        result = train_segment(step, state, load, segment, self.parameters.segment_steps)
+        answer = answer_of(result)
+        cid = self.session.states.put(result.state, self._pin(work, segment + 1))
+        work.answers.append(answer)
+        work.cids.append(cid)
+        work.state = dict(result.state)
+        work.train_s += self.stats.steps_s - computed
+        work.commit_s += time.perf_counter() - began - (self.stats.steps_s - computed)
+        work.save(self._folder)
+        self.stats.loss = float_of_bits(answer.loss)
+        self.log.info(
+            "segment", round=work.round, unit=index, segment=segment, loss=self.stats.loss, state=answer.end_root
+        )
+
+    def _begin(self, index: int) -> UnitWork:
+        root, _ = self.get_start()
+        if self.start is None:
+            raise AssertionError("training is decided on only with the start state in hand")
+        cid = self.session.states.held(f"start/{root.hex()}")
+        if cid is None:
+            raise AssertionError("a start state in hand is on disk")
+        work = UnitWork(
+            unit=self._unit_id(index),
+            round=self.current.round,
+            index=index,
+            start_root=root,
+            start_cid=cid,
+            state=self.start,
+        )
+        self._work[index] = work
+        return work
+
+    @staticmethod
+    def _pin(work: UnitWork, leaf: int) -> str:
+        return f"unit/{work.round}/{work.unit.hex()}/{leaf}"
+
+    def _commit(self, index: int) -> None:
+        work = self._work[index]
+        began = time.perf_counter()
+        commitment = work.commit(self.session.signer.derive_secret)
+        description = work.describe(commitment)
+        cid = self.session.store.add_bytes(
+            description.to_bytes(), pin=f"unit/{work.round}/{work.unit.hex()}/description"
+        )
+        work.commit_s += time.perf_counter() - began
+        self.contract.commit(
+            self.current.round, index, root=commitment.root, contribution=commitment.contribution, cid=cid
+        )
+        work.state = None
+        self.forget()
+        self._record_unit(work, commitment, cid)
+
+    def _record_unit(self, work: UnitWork, commitment: Commitment, cid: Cid) -> None:
+        self.log.info("committed", round=work.round, unit=work.index, root=commitment.root)
+        self.session.history.append(
+            UnitRecord(
+                time_s=time.time(),
+                round=work.round,
+                index=work.index,
+                unit=work.unit,
+                miner=self.session.address,
+                steps=self.session.run.steps_per_unit,
+                train_s=round(work.train_s, 3),
+                commit_s=round(work.commit_s, 3),
+                root=commitment.root,
+                contribution=commitment.contribution,
+                cid=cid,
+                losses=tuple(float_of_bits(a.loss) for a in work.answers),
+            )
+        )
+
+    def _open(self, index: int) -> None:
+        """Show leaf 0, the contribution, the last segment and every segment anybody drew."""
+        work = self._work[index]
+        commitment = work.commit(self.session.signer.derive_secret)
+        verifiers = next(u for u in self.get_units() if u.unit_id == work.unit).verifiers
+        drawn = {self.parameters.segments - 1}
+        for verifier in verifiers:
+            drawn.update(self.contract.assigned_segments(work.unit, verifier))
+        self.contract.open(
+            self.current.round,
+            index,
+            start_proof=commitment.proof(0),
+            leaves=[self._opened(commitment, segment) for segment in sorted(drawn)],
+            contribution_proof=commitment.proof(commitment.contribution_leaf_index),
+        )
+        self.forget()
+        self.log.info("opened", round=work.round, unit=index, segments=sorted(drawn))
+
+    @staticmethod
+    def _opened(commitment: Commitment, segment: int) -> Opened:
+        answer = commitment.answers[segment]
+        return Opened(
+            segment=SegmentIndex(segment),
+            answer=OpenedAnswer(end_root=answer.end_root, loss=answer.loss, gradient_norm=answer.gradient_norm),
+            salt=commitment.salts[segment],
+            proof=tuple(commitment.proof(segment + 1)),
+        )
+
+    # Afterwards
+
+    def _settle(self, ended: RoundIndex) -> None:
+        """Count and record what became of units of this and earlier rounds; those of a run before a restart too."""
+        self._work.clear()
+        for path in sorted(self._folder.glob("*.json")):
+            work = UnitWork.load(self._folder, UnitId(bytes.fromhex(path.stem)))
+            if work is not None and work.round <= ended:
+                self._settle_unit(work)
+                path.unlink()
+
+    def _settle_unit(self, work: UnitWork) -> None:
+        outcome = self._outcome(work)
+        if outcome == "accepted":
+            self.stats.accepted += 1
+        elif outcome in ("rejected", "disputed"):
+            self.stats.rejected += 1
+        else:
+            self.stats.stale += 1
+        (self.log.info if outcome == "accepted" else self.log.warning)(
+            f"unit {outcome}", round=work.round, unit=work.index
+        )
+        self.session.history.append(
+            OutcomeRecord(time_s=time.time(), round=work.round, index=work.index, unit=work.unit, outcome=outcome)
+        )
+
+    def _outcome(self, work: UnitWork) -> Outcome:
+        unit = next((u for u in self.contract.get_units(work.round) if u.unit_id == work.unit), None)
+        if unit is None:
+            return "stale"
+        if unit.status == Status.ATTESTED:
+            is_merged = self.contract.get_round(work.round).merged and work.unit in self.contract.merge_set(work.round)
+            return "accepted" if is_merged else "unmerged"
+        return _OUTCOMES[unit.status]
+
+
+_OUTCOMES: dict[Status, Outcome] = {
+    Status.REJECTED: "rejected",
+    Status.DISPUTED: "disputed",
+    Status.UNVERIFIED: "unverified",
+}

@@ -1,0 +1,32 @@
+"""Settings of the `miner` process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cupel.node.settings import NodeSettings
+from cupel.protocol.errors import UsageError
+
+FAULTS = ("perturb",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinerSettings(NodeSettings):
+    """What a miner needs besides. Checked on construction; raises UsageError."""
+
+    units: int = 1
+    """Units of work asked for in each round."""
+    deposit_wei: int | None = None
+    """Put down when joining; None takes what keeps all units bonded until the first bonds come back."""
+    fault: str | None = None
+    """A testing aid: be wrong on purpose. Refused on any chain but the embedded one."""
+
+    def __post_init__(self) -> None:
+        # slots=True makes a second class, which zero-argument super() does not know.
+        super(MinerSettings, self).__post_init__()
+        if not 1 <= self.units <= 255:
+            raise UsageError(f"--units is {self.units}; take 1 to 255")
+        if self.deposit_wei is not None and self.deposit_wei < 0:
+            raise UsageError(f"--deposit is {self.deposit_wei} wei; it cannot be negative")
+        if self.fault is not None and self.fault not in FAULTS:
+            raise UsageError(f"--fault is {self.fault!r}; take one of {', '.join(FAULTS)}")

@@ -1,0 +1,58 @@
+"""The run's manifest: the file whose CID the contract names, from which a node fetches all that the run needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cupel.network.ipfs.cid import parse_cid
+from cupel.protocol.errors import MalformedInput
+from cupel.protocol.types import Cid, Seed
+
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_PROGRAM_BYTES = 1 << 30
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunManifest:
+    """Where the run's files are. Nothing here is believed: what is fetched must hash to the roots on chain."""
+
+    programs: Mapping[str, Cid]
+    """CID by file name, as `RunPrograms.to_files` names them."""
+    data: Cid
+    """The data's own manifest: shards, tokenizer, licence notes."""
+    genesis_seed: Seed
+    """32 bytes from which the genesis Program makes the first state."""
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        table = {
+            "data": self.data,
+            "genesis_seed": self.genesis_seed.hex(),
+            "programs": dict(self.programs),
+            "version": VERSION,
+        }
+        return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> RunManifest:
+        """Accepts exactly what `to_bytes` writes. Raises MalformedInput."""
+        try:
+            table = json.loads(data)
+            if table["version"] != VERSION:
+                raise ValueError(f"version {table['version']!r}; this node reads {VERSION}")
+            seed = bytes.fromhex(table["genesis_seed"])
+            if len(seed) != 32:
+                raise ValueError(f"a genesis seed of {len(seed)} bytes")
+            manifest = RunManifest(
+                programs={str(name): parse_cid(cid).text for name, cid in table["programs"].items()},
+                data=parse_cid(table["data"]).text,
+                genesis_seed=Seed(seed),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, MalformedInput) as wrong:
+            raise MalformedInput(f"not a run manifest ({wrong})") from wrong
+        if manifest.to_bytes() != data:
+            raise MalformedInput("not a run manifest in its canonical form")
+        return manifest

@@ -1,0 +1,429 @@
+"""What miner and verifier have in common: following the rounds, merging, claiming, keeping order on disk.
+
+One thread looks at the chain, gathers facts, decides (decisions.py) and acts, one action at a time. What the chain said
+is kept until the phase moves or an action of this node changed it, so that waiting costs one small request a block.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cupel.chain.errors import ChainUnreachable
+from cupel.chain.run_values import Claimable, Current, Phase, Role, RoundView, UnitView
+from cupel.network.ipfs.blockstore import BlockMissing
+from cupel.node.decisions import (
+    Acknowledge,
+    Advance,
+    Claim,
+    ComputeMerge,
+    Facts,
+    FetchStart,
+    Join,
+    MergeFacts,
+    ProposeMerge,
+    Wait,
+)
+from cupel.node.descriptions import MAX_DESCRIPTION_BYTES, UnitDescription
+from cupel.node.records import ClaimRecord, MergeRecord, RoundRecord
+from cupel.node.session import Session, Stopped
+from cupel.protocol import merkle
+from cupel.protocol.errors import ProtocolError, Unavailable, UsageError
+from cupel.protocol.training.state import NamedState
+from cupel.protocol.types import Cid, Height, Root, RoundIndex, UnitId
+
+POLL_S = 0.25
+"""Pause between looks at the chain's height."""
+ASLEEP_S = 2.0
+"""Pause before asking again for what nobody served."""
+ROUNDS_KEPT = 2
+"""Rounds whose checkpoints are kept; earlier ones can be computed again from the round's start."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Merged:
+    """The merge of one round's set, computed here."""
+
+    root: Root
+    cid: Cid
+    state: NamedState
+    units: tuple[UnitId, ...]
+
+
+class Participant(ABC):
+    """A node that plays rounds until it is told to stop."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.log, self.contract, self.stats = session.log, session.contract, session.stats
+        self.parameters = session.run.parameters
+        self.current: Current
+        self.height = Height(0)
+        self.start: NamedState | None = None
+        """State the current round starts from."""
+        self.step = session.step()
+        self._kept: dict[Any, Any] = {}
+        self._descriptions: dict[UnitId, UnitDescription] = {}
+        self._merged: dict[int, Merged] = {}
+        self._phase_since = self._due_since = time.monotonic()
+        self._asleep_until: dict[object, float] = {}
+        self._claims: tuple[Claimable, ...] = ()
+        self._claims_from = 0
+
+    # The loop
+
+    def run(self) -> None:
+        """Play until the session's stop is set."""
+        trouble_s = 0.0
+        while not self.session.stop.is_set():
+            try:
+                self._look()
+                if not self._turn():
+                    self._wait_for_block()
+                trouble_s = 0.0
+            except Stopped:
+                return
+            except (ProtocolError, ChainUnreachable) as trouble:
+                # A contract mostly refuses because somebody was faster; a peer or the chain may be back soon.
+                self.log.warning("trouble, going on", reason=str(trouble))
+                # Whatever the reason, what was known of the chain may be out of date.
+                self.forget()
+                trouble_s = min(max(2 * trouble_s, 0.5), 8.0)
+                self.session.stop.wait(trouble_s)
+
+    @abstractmethod
+    def _turn(self) -> bool:
+        """Decide and act once; False if there was nothing to do."""
+
+    @abstractmethod
+    def _join(self) -> None:
+        """Take a seat."""
+
+    @abstractmethod
+    def _settle(self, ended: RoundIndex) -> None:
+        """Record what became of this node's work of a round that has ended."""
+
+    def _look(self) -> None:
+        """Bring `current` up to date."""
+        height = self.session.chain.head().number
+        if height == self.height:
+            return
+        before = getattr(self, "current", None)
+        now = self.contract.current()
+        self.height, self.current = height, now
+        if before is None or (before.round, before.phase) != (now.round, now.phase):
+            self._phase_since = time.monotonic()
+            self.forget()
+            self.stats.round, self.stats.phase = now.round, now.phase.name.lower()
+        if before is None or not before.due:
+            self._due_since = time.monotonic()
+        if before is None or before.round != now.round:
+            self._enter_round(None if before is None else before.round)
+        self._update_rewards()
+        self.session.stat_line.tick()
+
+    def _wait_for_block(self) -> None:
+        """Until the chain is higher; a little longer each time it is not, so that slow chains cost little."""
+        pause_s = POLL_S
+        while not self.session.stop.wait(pause_s):
+            if self.session.chain.head().number != self.height:
+                return
+            pause_s = min(pause_s * 1.2, 1.0)
+            if self._is_impatient():
+                return
+
+    def _is_impatient(self) -> bool:
+        """Whether time alone may bring something to do: a merge to propose or a phase to move in somebody's stead."""
+        return self.current.due or self.current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE) or bool(self._asleep_until)
+
+    # What is known
+
+    def keep(self, name: object, read: Callable[[], T]) -> T:
+        """`read()`, asked once until the phase moves or `forget` is called."""
+        if name not in self._kept:
+            self._kept[name] = read()
+        value: T = self._kept[name]
+        return value
+
+    def forget(self) -> None:
+        """Ask the chain again for everything."""
+        self._kept.clear()
+
+    def is_asleep(self, name: object) -> bool:
+        """Whether fetching this failed so recently that it is not tried yet."""
+        until = self._asleep_until.get(name)
+        if until is not None and time.monotonic() >= until:
+            del self._asleep_until[name]
+            until = None
+        return until is not None
+
+    def put_to_sleep(self, name: object) -> None:
+        self._asleep_until[name] = time.monotonic() + ASLEEP_S
+
+    def get_units(self) -> tuple[UnitView, ...]:
+        """Committed units of the current round."""
+        return self.keep("units", lambda: self.contract.get_units(self.current.round))
+
+    def get_start(self) -> tuple[Root, Cid | None]:
+        """Root and CID of the state the current round starts from."""
+        return self.keep(("start", self.current.round), lambda: self.contract.get_state(self.current.round))
+
+    def gather(self) -> Facts:
+        """What every party knows of the current round."""
+        now, current = time.monotonic(), self.current
+        is_merging = current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE) and not current.due
+        root, _ = self.get_start()
+        held = self.start is not None and self._start_root == root
+        return Facts(
+            phase=current.phase,
+            phase_for_s=now - self._phase_since,
+            due=current.due,
+            due_for_s=now - self._due_since,
+            rank=self._rank(),
+            member=self.keep("member", lambda: self.contract.member_of(self.session.address).role) != Role.NONE,
+            claimable=self._claimable_now(),
+            merge=self._gather_merge() if is_merging else MergeFacts(wanted=False),
+            start_held=held,
+            start_asleep=self.is_asleep("start"),
+        )
+
+    def _seats(self) -> tuple[Any, ...]:
+        return self.keep("seats", self.contract.participants)
+
+    def _rank(self) -> int:
+        """This node's turn in moving a due phase; turns rotate with the rounds."""
+        accounts = [p.account for p in self._seats()]
+        if self.session.address not in accounts:
+            return len(accounts)
+        return (accounts.index(self.session.address) - self.current.round) % len(accounts)
+
+    def _gather_merge(self) -> MergeFacts:
+        round_, me = self.current.round, self.session.address
+        merge_set = self.keep("merge set", lambda: self.contract.merge_set(round_))
+        # Others move these two, so they are read at each height.
+        view: RoundView = self.keep(("round", self.height), lambda: self.contract.get_round(round_))
+        candidates = self.keep(("candidates", self.height), lambda: self.contract.candidates(round_))
+        jury = self.keep("jury", self.contract.jury)
+        acknowledged = self.keep("acknowledged", lambda: self.contract.acknowledged_by(round_, me))
+        member = self.keep("bond", lambda: self.contract.member_of(me))
+        order = [*jury, *(p.account for p in reversed(self._seats()) if p.account not in jury)]
+        merged = self._merged.get(round_)
+        return MergeFacts(
+            wanted=bool(merge_set) and not view.merged,
+            candidates=tuple(c.state_root for c in candidates),
+            computed=merged.root if merged is not None else None,
+            compute=not self.is_asleep("merge"),
+            juror=me in jury,
+            acknowledged=acknowledged is not None,
+            proposed=any(c.proposer == me for c in candidates)
+            or member.role == Role.NONE
+            or member.deposit - member.locked < self.parameters.merge_bond,
+            order=order.index(me) if me in order else len(order),
+        )
+
+    # Acting
+
+    def act(self, action: object) -> bool:
+        """Carry out an action that both roles know; False for `Wait`."""
+        if isinstance(action, Wait):
+            return False
+        if isinstance(action, Join):
+            self._join()
+        elif isinstance(action, Advance):
+            self.contract.advance()
+        elif isinstance(action, Claim):
+            self._claim(action.rounds)
+        elif isinstance(action, FetchStart):
+            self._fetch_start()
+        elif isinstance(action, ComputeMerge):
+            self._compute_merge()
+        elif isinstance(action, ProposeMerge):
+            self._propose()
+        elif isinstance(action, Acknowledge):
+            self._acknowledge(action)
+        else:
+            raise AssertionError(f"nobody carries out {action}")
+        self.forget()
+        return True
+
+    def _fetch_start(self) -> None:
+        """Hold the round's first state: computed here as a merge, on disk already, or fetched."""
+        round_ = self.current.round
+        root, cid = self.get_start()
+        merged = self._merged.get(round_ - 1)
+        if root == self.parameters.genesis_root:
+            self._hold_start(self.session.run.genesis, root)
+        elif merged is not None and merged.root == root:
+            self._hold_start(merged.state, root)
+        else:
+            try:
+                if cid is None:
+                    raise Unavailable(f"round {round_} names no file of its start state")
+                state = self.session.states.get(f"start state of round {round_}", cid, root, f"start/{root.hex()}")
+                self._hold_start(state, root)
+            except ProtocolError as trouble:
+                self.log.warning("start state not held", round=round_, reason=str(trouble))
+                self.put_to_sleep("start")
+
+    def _hold_start(self, state: NamedState, root: Root) -> None:
+        pin = f"start/{root.hex()}"
+        if self.session.states.held(pin) is None:
+            self.session.states.put(state, pin)
+        self.start, self._start_root = state, root
+
+    _start_root: Root | None = None
+
+    def describe(self, unit: UnitView) -> UnitDescription:
+        """What a committed unit consists of, checked against the commitment.
+
+        Raises Unavailable, MalformedInput, or RootMismatch: it is not what was committed
+        """
+        if unit.unit_id not in self._descriptions:
+            if unit.cid is None:
+                raise Unavailable(f"unit 0x{unit.unit_id.hex()} names no description")
+            start, _ = self.keep(("state", unit.round), lambda: self.contract.get_state(unit.round))
+            data = self.session.fetcher.fetch(unit.cid, max_bytes=MAX_DESCRIPTION_BYTES)
+            description = UnitDescription.from_bytes(data)
+            description.check(unit.unit_id, unit.root, unit.contribution, start, self.parameters.segments)
+            self.session.store.pin(unit.cid, f"unit/{unit.round}/{unit.unit_id.hex()}/description")
+            self._descriptions[unit.unit_id] = description
+        return self._descriptions[unit.unit_id]
+
+    def _compute_merge(self) -> None:
+        round_ = self.current.round
+        merge_set = self.contract.merge_set(round_)
+        units = {unit.unit_id: unit for unit in self.contract.get_units(round_)}
+        try:
+            states = [self._contribution(units[unit_id]) for unit_id in merge_set]
+        except ProtocolError as trouble:
+            self.log.warning("contribution not held", round=round_, reason=str(trouble))
+            self.put_to_sleep("merge")
+            return
+        state = self.session.run.programs.run_merge(
+            list(states), backend=self.session.backend, threads=self.session.settings.threads
+        )
+        root = merkle.state_root(state)
+        cid = self.session.states.put(state, f"start/{root.hex()}")
+        self._merged[round_] = Merged(root=root, cid=cid, state=state, units=merge_set)
+        self.log.info("merged", round=round_, units=len(merge_set), root=root)
+
+    def _contribution(self, unit: UnitView) -> NamedState:
+        last = self.describe(unit).states[-1]
+        pin = f"unit/{unit.round}/{unit.unit_id.hex()}/{self.parameters.segments}"
+        return self.session.states.get(f"contribution of unit 0x{unit.unit_id.hex()}", last.cid, last.state_root, pin)
+
+    def _propose(self) -> None:
+        merged = self._merged[self.current.round]
+        self.contract.propose_merge(self.current.round, state_root=merged.root, cid=merged.cid)
+        self._record_merge(merged, "proposed")
+
+    def _acknowledge(self, action: Acknowledge) -> None:
+        self.contract.acknowledge(self.current.round, action.candidate, state_root=action.root)
+        self._record_merge(self._merged[self.current.round], "acknowledged")
+
+    def _record_merge(self, merged: Merged, what: Any) -> None:
+        self.log.info(f"merge {what}", round=self.current.round, root=merged.root)
+        self.session.history.append(
+            MergeRecord(
+                time_s=time.time(),
+                round=self.current.round,
+                state_root=merged.root,
+                cid=merged.cid,
+                units=merged.units,
+                action=what,
+            )
+        )
+
+    # Rewards
+
+    def _update_rewards(self) -> None:
+        """Keep the list of what is owed: read when a round ended, aged by heights alone in between."""
+
+        def read() -> tuple[Claimable, ...]:
+            entries = self.contract.claimable(self.session.address, self._claims_from, self.current.round + 1)
+            self._claims_from = min((e.round for e in entries), default=self.current.round)
+            return entries
+
+        self._claims = self.keep("claims", read)
+        mature = sum(e.tokens for e in self._claims if self._is_mature(e))
+        self.stats.pending = sum(e.tokens for e in self._claims) - mature
+        self.stats.matured = mature + self.keep("balance", lambda: self.session.token.balance_of(self.session.address))
+
+    def _is_mature(self, entry: Claimable) -> bool:
+        # A transaction sent now is in the next block at the earliest.
+        return (entry.tokens > 0 or entry.bonds > 0) and 0 < entry.mature_at <= self.height + 1
+
+    def _claimable_now(self) -> tuple[int, ...]:
+        height = self.height + 1
+        return tuple(e.round for e in self._claims if self._is_mature(e) or (e.held > 0 and 0 < e.held_until <= height))
+
+    def _claim(self, rounds: tuple[int, ...]) -> None:
+        receipt = self.contract.claim(rounds)
+        amount = sum(e.tokens for e in self._claims if e.round in rounds)
+        self.session.history.append(
+            ClaimRecord(time_s=time.time(), rounds=rounds, amount=amount, transaction=receipt.transaction_hash)
+        )
+        self.log.info("claimed", rounds=rounds, tokens=amount / 10**18)
+
+    def rounds_within(self, blocks: int) -> int:
+        """Rounds that may end within so many blocks, when rounds are as short as they can be."""
+        return 2 + blocks // (2 * self.parameters.beacon_delay + 6)
+
+    def check_funds(self, what: str, deposit_wei: int) -> None:
+        """Raise UsageError unless the account can put down a deposit and pay for the transaction."""
+        balance = self.session.chain.get_balance(self.session.address)
+        if balance <= deposit_wei:
+            raise UsageError(
+                f"to {what}, {self.session.address} needs {deposit_wei / 10**18:g} ETH and gas; it has "
+                f"{balance / 10**18:g}: send it some, or ask for less"
+            )
+
+    # Between rounds
+
+    def _enter_round(self, left: RoundIndex | None) -> None:
+        self.session.refresh_participants()
+        if left is None:
+            return
+        for ended in range(left, self.current.round):
+            self._close_round(RoundIndex(ended))
+        self._descriptions.clear()
+        for old in [r for r in self._merged if r < self.current.round - 1]:
+            del self._merged[old]
+        try:
+            freed = self.session.prune(self._is_needed)
+        except BlockMissing as missing:
+            self.log.warning("nothing pruned: a file that is kept is damaged", reason=str(missing))
+        else:
+            if freed:
+                self.log.info("pruned", bytes=freed)
+
+    def _close_round(self, ended: RoundIndex) -> None:
+        view = self.contract.get_round(ended)
+        start, _ = self.contract.get_state(ended)
+        end, cid = self.contract.get_state(RoundIndex(ended + 1))
+        self._settle(ended)
+        self.session.history.append(
+            RoundRecord(
+                time_s=time.time(),
+                round=ended,
+                start_root=start,
+                end_root=end,
+                end_cid=(cid or "") if end != start else "",
+                units_committed=view.committed,
+                units_attested=view.attested,
+            )
+        )
+        self.log.info(
+            "round ended", round=ended, committed=view.committed, attested=view.attested, merged=view.merged, state=end
+        )
+
+    def _is_needed(self, pin: str) -> bool:
+        kind, _, rest = pin.partition("/")
+        if kind not in ("unit", "replay") or pin.endswith("/description"):
+            return True
+        round_, _, _ = rest.partition("/")
+        return int(round_) > self.current.round - ROUNDS_KEPT

@@ -1,0 +1,225 @@
+"""A process's hold on a run: its key, the chain, the run's programs and data, its blocks and who else has some."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from cupel.chain.client import ChainClient
+from cupel.chain.keys import LocalSigner, load_account, read_password_file
+from cupel.chain.run_contract import RunContract, TokenContract
+from cupel.chain.run_file import RunFile
+from cupel.chain.run_values import Parameters
+from cupel.network.data import DataManifest, ShardSet, load_manifest
+from cupel.network.ipfs.blockstore import BlockStore
+from cupel.network.ipfs.fetch import Fetcher
+from cupel.network.ipfs.gateway import GatewayServer, json_route
+from cupel.node.log import Log
+from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
+from cupel.node.records import History
+from cupel.node.settings import NodeSettings, parse_listen
+from cupel.node.states import States
+from cupel.node.stats import StatLine, Stats
+from cupel.protocol import merkle, sampling
+from cupel.protocol.arithmetic import choose_backend, self_test
+from cupel.protocol.errors import MalformedInput, RootMismatch, Unavailable, UsageError
+from cupel.protocol.training.programs import RunPrograms
+from cupel.protocol.training.state import NamedState
+from cupel.protocol.training.unit import LoadBatch, State, Step, Stepped
+from cupel.protocol.types import Address, Cid, Seed, UnitId
+
+START_PATIENCE_S = 60.0
+"""How long a starting node asks for the run's manifest and programs before it gives up."""
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The operator asked the process to end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What a run computes, and on what; checked against the chain."""
+
+    parameters: Parameters
+    programs: RunPrograms
+    genesis: NamedState
+    shards: ShardSet
+
+    data: DataManifest
+
+    @property
+    def steps_per_unit(self) -> int:
+        return self.parameters.segments * self.parameters.segment_steps
+
+    def load_batch(self, seed: Seed, unit: UnitId) -> LoadBatch:
+        """The tokens of each of the unit's steps, int32[batch, context + 1]; fetches shards that are not here."""
+        config, shards = self.programs.config, self.shards
+        length = config.model.context + 1
+
+        def load(step: int) -> torch.Tensor:
+            positions = sampling.batch_positions(
+                seed, unit, step, config.training.batch, len(shards), shards.shard_tokens, length
+            )
+            return shards.batch(positions, length)
+
+        return load
+
+
+class Session:
+    """Opened by `open_session`; one thread computes with it, the gateway's serve from its store."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        log: Log,
+        stop: threading.Event,
+        run_file: RunFile,
+        signer: LocalSigner,
+        chain: ChainClient,
+        store: BlockStore,
+    ) -> None:
+        self.settings, self.log, self.stop = settings, log, stop
+        self.run_file, self.signer, self.chain, self.store = run_file, signer, chain, store
+        self.contract = RunContract(chain, run_file.contract)
+        self.token = TokenContract(chain, run_file.token)
+        self.history = History(settings.data / "history.jsonl")
+        self.stats = Stats()
+        self.stat_line = StatLine(log, self.stats)
+        self.fetcher = Fetcher(store, self.peers)
+        self.backend = choose_backend(settings.backend)
+        self.gateway = GatewayServer(
+            store, *parse_listen(settings.listen), routes=[json_route("/status", self._status)]
+        )
+        self.participants: tuple[str, ...] = ()
+        """Endpoints of the run's other members, as announced on chain."""
+        self.run: Run
+        self.states: States
+
+    @property
+    def address(self) -> Address:
+        return self.signer.address
+
+    @property
+    def endpoint(self) -> str:
+        """URL others fetch from; known once the gateway runs."""
+        return self.settings.endpoint or self.gateway.url
+
+    def peers(self) -> list[str]:
+        """Whom to ask for blocks: the operator's choice, the run's members, the run file's sources."""
+        known = [*self.settings.peers, *self.participants, *self.run_file.sources]
+        return [peer for peer in dict.fromkeys(known) if peer not in (self.endpoint, self.gateway.url)]
+
+    def check_stop(self) -> None:
+        """Raise Stopped once the operator wants the process to end."""
+        if self.stop.is_set():
+            raise Stopped
+
+    def step(self) -> Step:
+        """One optimiser update on this node's engine, counted in the statistics; raises Stopped between updates."""
+        compute = partial(self.run.programs.run_step, backend=self.backend, threads=self.settings.threads)
+
+        def counted(state: State, tokens: torch.Tensor) -> Stepped:
+            self.check_stop()
+            began = time.perf_counter()
+            stepped = compute(state, tokens)
+            self.stats.steps_s += time.perf_counter() - began
+            self.stats.steps += 1
+            self.stat_line.tick()
+            return stepped
+
+        return counted
+
+    def _status(self, _: object) -> object:
+        return {"address": self.address, "round": self.stats.round, "phase": self.stats.phase}
+
+    # Opening
+
+    def load_run(self) -> None:
+        """Fetch and check what the contract names. Raises Unavailable, MalformedInput, RootMismatch."""
+        parameters = self.contract.parameters()
+        manifest = RunManifest.from_bytes(self._keep(parameters.manifest, "run/manifest", MAX_MANIFEST_BYTES))
+        files = {
+            name: self._keep(cid, f"run/programs/{name}", MAX_PROGRAM_BYTES) for name, cid in manifest.programs.items()
+        }
+        programs = RunPrograms.from_files(files, parameters.programs_root)
+        data = load_manifest(self.fetcher, manifest.data, expected_root=parameters.data_root)
+        self.store.pin(manifest.data, "run/data")
+        if data.vocabulary > programs.config.model.vocabulary:
+            raise MalformedInput(f"data of {data.vocabulary} tokens for a model of {programs.config.model.vocabulary}")
+        if programs.config.max_merge < parameters.max_merge:
+            raise MalformedInput(f"programs merge {programs.config.max_merge} units, the run {parameters.max_merge}")
+        genesis = programs.run_genesis(manifest.genesis_seed, backend=self.backend, threads=self.settings.threads)
+        root = merkle.state_root(genesis)
+        if root != parameters.genesis_root:
+            raise RootMismatch("the run's first state", expected=parameters.genesis_root, got=root)
+        size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in genesis.values())
+        self.states = States(self.store, self.fetcher, size_bytes)
+        self.run = Run(
+            parameters=parameters, programs=programs, genesis=genesis, data=data, shards=ShardSet(data, self.fetcher)
+        )
+
+    def _keep(self, cid: Cid, pin: str, max_bytes: int) -> bytes:
+        self.fetcher.fetch_to_store(cid, max_bytes=max_bytes, pin=pin)
+        return self.store.read(cid, max_bytes=max_bytes)
+
+    def prune(self, is_needed: Callable[[str], bool]) -> int:
+        """Let go of pinned files that are not needed, keep every shard that is here; bytes freed."""
+        held = {f"shard/{shard.cid}": shard.cid for shard in self.run.data.training if self.store.block_size(shard.cid)}
+        unneeded = {name: None for name in self.store.pins() if not is_needed(name)}
+        self.store.change_pins({**held, **unneeded})
+        return self.store.collect_garbage().size_bytes
+
+    def retry(self, what: str, action: Callable[[], T], patience_s: float = START_PATIENCE_S) -> T:
+        """What `action` gives, asked again while nobody serves what it needs. Raises its last Unavailable, Stopped."""
+        deadline, pause_s = time.monotonic() + patience_s, 0.5
+        while True:
+            self.check_stop()
+            try:
+                return action()
+            except Unavailable as trouble:
+                if time.monotonic() + pause_s > deadline:
+                    raise
+                self.log.warning(f"{what}: asking again", reason=str(trouble))
+            self.stop.wait(pause_s)
+            pause_s = min(2 * pause_s, 8.0)
+
+    def refresh_participants(self) -> None:
+        """Read the members' endpoints anew."""
+        seated = self.contract.participants()
+        self.participants = tuple(p.endpoint for p in seated if p.account != self.address and p.endpoint)
+
+
+@contextmanager
+def open_session(settings: NodeSettings, name: str, stop: threading.Event) -> Iterator[Session]:
+    """Everything a node needs, started; stopped again at the end.
+
+    Raises   UsageError (wrong settings, password, chain), BackendUnfit, Unavailable, RootMismatch, MalformedInput
+    """
+    log = Log(name, as_json=settings.json_log)
+    torch.set_num_threads(settings.threads)
+    run_file = RunFile.read(settings.run)
+    signer = load_account(settings.keystore, read_password_file(settings.password_file))
+    with ExitStack() as stack:
+        store = stack.enter_context(BlockStore(settings.data / "store"))
+        chain = ChainClient(settings.rpc, signer, chain_id=run_file.chain_id)
+        stack.callback(chain.close)
+        if not chain.has_code(run_file.contract):
+            raise UsageError(f"{settings.run}: no contract is at {run_file.contract} on the chain at {settings.rpc}")
+        session = Session(settings, log=log, stop=stop, run_file=run_file, signer=signer, chain=chain, store=store)
+        self_test(session.backend)
+        stack.enter_context(session.fetcher)
+        stack.enter_context(session.gateway)
+        session.refresh_participants()
+        session.retry("the run's files", session.load_run)
+        log.info("ready", address=signer.address, endpoint=session.endpoint, backend=session.backend)
+        yield session
+        log.info("stopped")

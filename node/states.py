@@ -1,0 +1,48 @@
+"""States on disk: safetensors in the blockstore, each checked against its root before anybody computes with it.
+
+A state that may be needed again is kept under a name (a pin); `Session.prune` lets go of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from cupel.network.ipfs import BlockStore
+from cupel.network.ipfs.fetch import Fetcher
+from cupel.network.states import check_state_root, decode_state, encode_state
+from cupel.protocol.training.state import NamedState
+from cupel.protocol.types import Cid, Root
+
+_OVERHEAD = 1 << 20
+"""Room for a safetensors header beside the tensors themselves."""
+
+
+class States:
+    """States of one run in one process's blockstore."""
+
+    def __init__(self, store: BlockStore, fetcher: Fetcher, size_bytes: int) -> None:
+        """size_bytes: sum of the tensors of a state of this run, which bounds what is taken from a stranger."""
+        self._store, self._fetcher = store, fetcher
+        self._max_bytes = size_bytes + _OVERHEAD
+
+    def put(self, state: Mapping[str, torch.Tensor], pin: str) -> Cid:
+        """Keep a state under a name; everybody who encodes it gets the same CID."""
+        return self._store.add_bytes(encode_state(state), pin=pin)
+
+    def get(self, what: str, cid: Cid, root: Root, pin: str) -> NamedState:
+        """The state of that root, from here or from peers, kept under a name once it is known to be true.
+
+        Raises Unavailable, MalformedInput, or RootMismatch saying `what` is another state
+        """
+        with self._store.no_collection():
+            data = self._fetcher.fetch_buffer(cid, max_bytes=self._max_bytes)
+            state = decode_state(data)
+            check_state_root(what, state, root)
+            self._store.pin(cid, pin)
+        return state
+
+    def held(self, pin: str) -> Cid | None:
+        """What a name keeps."""
+        return self._store.pins().get(pin)

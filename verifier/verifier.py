@@ -1,0 +1,275 @@
+"""The verifier: replays what the draw gives it, says sealed what it found, and takes part in the merge."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from cupel.chain.run_contract import compute_seal
+from cupel.chain.run_values import Answer as PostedAnswer
+from cupel.chain.run_values import Assignment, Phase, Status, UnitView
+from cupel.node.decisions import DrawnUnit, Replay, Reveal, Seal, VerifierFacts, decide_verifier
+from cupel.node.descriptions import UnitDescription
+from cupel.node.participant import Participant
+from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_bits
+from cupel.node.session import Session, open_session
+from cupel.protocol.errors import ProtocolError
+from cupel.protocol.training.unit import Answer, answer_of, train_segment
+from cupel.protocol.types import RoundIndex, Salt, UnitId
+from cupel.verifier.replay import UnitReplay
+from cupel.verifier.settings import VerifierSettings
+
+
+def run_verifier(settings: VerifierSettings, stop: threading.Event) -> None:
+    """Verify until `stop` is set. Raises as `open_session`."""
+    with open_session(settings, "verifier", stop) as session:
+        Verifier(session, settings).run()
+
+
+SEAL_MARGIN_BLOCKS = 3
+"""With so few blocks left, what is replayed is sealed, whatever else is missing."""
+
+
+class Verifier(Participant):
+    """One verifier of one run."""
+
+    def __init__(self, session: Session, settings: VerifierSettings) -> None:
+        super().__init__(session)
+        self.settings = settings
+        self._folder = settings.data / "replays"
+        self._replays: dict[UnitId, UnitReplay] = {}
+        self._unavailable: dict[UnitId, str] = {}
+        """Why a unit of this round cannot be replayed, as of the last attempt."""
+
+    # Deciding
+
+    def _turn(self) -> bool:
+        action = decide_verifier(self._gather())
+        if isinstance(action, Replay):
+            self._replay(UnitId(action.unit), action.segment)
+        elif isinstance(action, Seal):
+            self._seal(action.units)
+        elif isinstance(action, Reveal):
+            self._reveal(action.units)
+        else:
+            return self.act(action)
+        return True
+
+    def _gather(self) -> VerifierFacts:
+        facts, phase = self.gather(), self.current.phase
+        if phase < Phase.SEAL or phase > Phase.ACKNOWLEDGE:
+            return VerifierFacts(round=facts)
+        return VerifierFacts(
+            round=facts,
+            drawn=tuple(self._drawn_unit(one) for one in self._assignments()),
+            watched=self._watched() if self.settings.watch == "all" else (),
+            seal_soon=self.height + SEAL_MARGIN_BLOCKS >= self.current.until,
+        )
+
+    def _assignments(self) -> tuple[Assignment, ...]:
+        return self.keep("mine", lambda: self.contract.assignments_of(self.current.round, self.session.address))
+
+    def _drawn_unit(self, drawn: Assignment) -> DrawnUnit:
+        known = self._replay_of(drawn.unit_id).answers
+        return DrawnUnit(
+            unit=drawn.unit_id,
+            missing=tuple(s for s in drawn.segments if s not in known),
+            asleep=self.is_asleep(drawn.unit_id),
+            is_sealed=drawn.is_sealed,
+            is_revealed=drawn.is_revealed,
+        )
+
+    def _watched(self) -> tuple[tuple[bytes, int], ...]:
+        return tuple(
+            (unit.unit_id, segment)
+            for unit in self.get_units()
+            if not self.is_asleep(unit.unit_id)
+            for segment in range(self.parameters.segments)
+            if segment not in self._replay_of(unit.unit_id).answers
+        )
+
+    # Joining
+
+    def _join(self) -> None:
+        p = self.parameters
+        wanted = self.settings.deposit_wei
+        if wanted is None:
+            # A slot's stake is held with each disputed unit, whoever was right: one such unit a round is covered.
+            slots = self.settings.slots * (1 + self.rounds_within(p.hold_blocks))
+            wanted = slots * p.slot_stake + self.rounds_within(p.maturity_blocks) * p.merge_bond
+        held = self.contract.member_of(self.session.address)
+        deposit = max(wanted - (held.deposit - held.locked), 0)
+        self.check_funds("stake as a verifier", deposit)
+        self.contract.stake(self.session.endpoint, deposit_wei=deposit)
+        self.log.info("staked", slots=self.settings.slots, deposit_eth=deposit / 10**18)
+
+    # Replaying
+
+    def _replay_of(self, unit: UnitId) -> UnitReplay:
+        if unit not in self._replays:
+            saved = UnitReplay.load(self._folder, unit)
+            self._replays[unit] = saved or UnitReplay(unit=unit, round=self.current.round)
+        return self._replays[unit]
+
+    def _replay(self, unit_id: UnitId, segment: int) -> None:
+        """One segment. What nobody serves, or is not what was committed, is unavailable; it is asked for again."""
+        unit = next(u for u in self.get_units() if u.unit_id == unit_id)
+        replay = self._replay_of(unit_id)
+        began, computed = time.perf_counter(), self.stats.steps_s
+        try:
+            description = self.describe(unit)
+            answer = self._compute(unit, description, segment)
+        except ProtocolError as trouble:
+            self._unavailable[unit_id] = str(trouble)
+            self.put_to_sleep(unit_id)
+            self.log.warning("unit unavailable", miner=unit.miner, unit=unit.index, reason=str(trouble))
+            return
+        self._unavailable.pop(unit_id, None)
+        replay.answers[segment] = answer
+        replay.replay_s += self.stats.steps_s - computed
+        replay.fetch_s += time.perf_counter() - began - (self.stats.steps_s - computed)
+        replay.save(self._folder)
+        self.stats.loss = float_of_bits(answer.loss)
+        self._report(unit, description)
+
+    def _compute(self, unit: UnitView, description: UnitDescription, segment: int) -> Answer:
+        start = description.states[segment]
+        state = self.session.states.get(
+            f"checkpoint {segment} of unit 0x{unit.unit_id.hex()}",
+            start.cid,
+            start.state_root,
+            f"replay/{unit.round}/{unit.unit_id.hex()}/{segment}",
+        )
+        seed = self.keep("seed", lambda: self.contract.get_round(unit.round).seed)
+        load = self.session.run.load_batch(seed, unit.unit_id)
+        return answer_of(train_segment(self.step, state, load, segment, self.parameters.segment_steps))
+
+    # Saying what was found
+
+    def _report(self, unit: UnitView, description: UnitDescription) -> None:
+        """Log and record a verdict once all drawn segments, or all there are, are replayed."""
+        known = self._replay_of(unit.unit_id).answers
+        drawn = next((a.segments for a in self._assignments() if a.unit_id == unit.unit_id), ())
+        if drawn and all(s in known for s in drawn):
+            self._report_once(unit, description, tuple(drawn), drawn=True)
+        if self.settings.watch == "all" and len(known) == self.parameters.segments:
+            self._report_once(unit, description, tuple(range(self.parameters.segments)), drawn=False)
+
+    def _report_once(
+        self, unit: UnitView, description: UnitDescription, segments: tuple[int, ...], *, drawn: bool
+    ) -> None:
+        replay, which = self._replay_of(unit.unit_id), "drawn" if drawn else "all"
+        if which in replay.reported:
+            return
+        found = tuple(_compare(s, description, replay.answers[s]) for s in segments)
+        wrong = [v for v in found if not v.agrees]
+        reason = "; ".join(
+            f"segment {v.segment}: expected 0x{v.expected_root.hex()}, got 0x{v.got_root.hex()}" for v in wrong
+        )
+        self._record(unit, "rejects" if wrong else "attests", reason, found, drawn=drawn)
+        for v in wrong:
+            self.log.warning(
+                "unit rejected",
+                miner=unit.miner,
+                unit=unit.index,
+                segment=v.segment,
+                expected=v.expected_root,
+                got=v.got_root,
+            )
+        if not wrong:
+            self.log.info("unit agrees", miner=unit.miner, unit=unit.index, segments=segments)
+        replay.reported.add(which)
+        replay.save(self._folder)
+
+    def _record(
+        self, unit: UnitView, verdict: Verdict, reason: str, segments: tuple[SegmentVerdict, ...], *, drawn: bool
+    ) -> None:
+        if verdict == "attests":
+            self.stats.accepted += 1
+        elif verdict == "rejects":
+            self.stats.rejected += 1
+        else:
+            self.stats.stale += 1
+        replay = self._replay_of(unit.unit_id)
+        self.session.history.append(
+            VerdictRecord(
+                time_s=time.time(),
+                round=unit.round,
+                unit=unit.unit_id,
+                miner=unit.miner,
+                index=unit.index,
+                verifier=self.session.address,
+                verdict=verdict,
+                reason=reason,
+                drawn=drawn,
+                segments=segments,
+                replay_s=round(replay.replay_s, 3),
+                fetch_s=round(replay.fetch_s, 3),
+            )
+        )
+
+    # Sealing and revealing
+
+    def _answers(self, unit: UnitId) -> list[PostedAnswer]:
+        drawn = next(a for a in self._assignments() if a.unit_id == unit)
+        known = self._replay_of(unit).answers
+        return [
+            PostedAnswer(end_root=a.end_root, loss=a.loss, gradient_norm=a.gradient_norm)
+            for a in (known[s] for s in drawn.segments)
+        ]
+
+    def _salt(self, unit: UnitId) -> Salt:
+        return Salt(self.session.signer.derive_secret(b"cupel seal" + unit))
+
+    def _seal(self, units: tuple[bytes, ...]) -> None:
+        ids = [UnitId(u) for u in units]
+        seals = [compute_seal(u, self.session.address, self._answers(u), self._salt(u)) for u in ids]
+        self.contract.seal(self.current.round, ids, seals)
+        self.forget()
+        self.log.info("sealed", round=self.current.round, units=len(ids))
+
+    def _reveal(self, units: tuple[bytes, ...]) -> None:
+        ids = [UnitId(u) for u in units]
+        self.contract.reveal(self.current.round, ids, [self._answers(u) for u in ids], [self._salt(u) for u in ids])
+        self.forget()
+        self.log.info("revealed", round=self.current.round, units=len(ids))
+
+    # Afterwards
+
+    def _settle(self, ended: RoundIndex) -> None:
+        """Record what could not be replayed, and dissent that shows in the evidence alone."""
+        for unit in self.contract.get_units(ended):
+            me = self.session.address
+            if me in unit.verifiers and not unit.has_sealed(me):
+                reason = self._unavailable.get(unit.unit_id, "not replayed before the seal phase ended")
+                self._record(unit, "unavailable", reason, (), drawn=True)
+                self.log.warning("not sealed", miner=unit.miner, unit=unit.index, reason=reason)
+            elif unit.status == Status.DISPUTED and unit.has_revealed(me) and not unit.has_agreed(me):
+                self._settle_dissent(unit)
+        self._replays.clear()
+        self._unavailable.clear()
+        for path in self._folder.glob("*.json"):
+            saved = UnitReplay.load(self._folder, UnitId(bytes.fromhex(path.stem)))
+            if saved is not None and saved.round <= ended:
+                path.unlink()
+
+    def _settle_dissent(self, unit: UnitView) -> None:
+        """A miner whose states are right may still have opened another loss or norm; only the contract saw that."""
+        description, known = self._descriptions.get(unit.unit_id), self._replay_of(unit.unit_id).answers
+        if description is None or any(not _compare(s, description, a).agrees for s, a in known.items()):
+            return
+        reason = "the states agree, but the miner opened another loss or gradient norm"
+        self._record(unit, "rejects", reason, (), drawn=True)
+        self.log.warning("unit rejected", miner=unit.miner, unit=unit.index, reason=reason)
+
+
+def _compare(segment: int, description: UnitDescription, answer: Answer) -> SegmentVerdict:
+    expected = description.states[segment + 1].state_root
+    return SegmentVerdict(
+        segment=segment,
+        expected_root=expected,
+        got_root=answer.end_root,
+        loss=answer.loss,
+        gradient_norm=answer.gradient_norm,
+        agrees=answer.end_root == expected,
+    )
