@@ -209,13 +209,11 @@ def decide_verifier(facts: VerifierFacts) -> VerifierAction:
     return rest
 
 
-def _decide_common(facts: Facts) -> Join | Claim | Advance | Wait | None:
+def _decide_common(facts: Facts) -> Join | Advance | Wait | None:
     if not facts.member:
         return Join()
     if facts.due:
         return Advance() if facts.due_for_s >= facts.rank * ADVANCE_STAGGER_S else Wait()
-    if facts.claimable:
-        return Claim(facts.claimable)
     return None
 
 
@@ -241,14 +239,14 @@ def _decide_reveal(facts: VerifierFacts) -> Reveal | Replay | None:
     return Reveal(answered) if answered else None
 
 
-def _decide_rest(facts: Facts) -> MergeAction | FetchStart | Wait:
+def _decide_rest(facts: Facts) -> MergeAction | FetchStart | Claim | Wait:
     if facts.phase in (Phase.MERGE, Phase.ACKNOWLEDGE):
         action = _decide_merge(facts.merge, facts.phase_for_s, facts.phase == Phase.MERGE)
         if action is not None:
             return action
     if not facts.start_held and not facts.start_asleep:
         return FetchStart()
-    return Wait()
+    return Claim(facts.claimable) if facts.claimable else Wait()
 
 
 def _decide_merge(facts: MergeFacts, waited_s: float, proposing: bool) -> MergeAction | None:

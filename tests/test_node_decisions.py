@@ -1,0 +1,217 @@
+"""What a node does next, for every situation that decides it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cupel.chain.run_values import Phase
+from cupel.node.decisions import (
+    ADVANCE_STAGGER_S,
+    PROPOSE_STAGGER_S,
+    Acknowledge,
+    Advance,
+    Claim,
+    Commit,
+    ComputeMerge,
+    DrawnUnit,
+    Facts,
+    FetchStart,
+    Join,
+    MergeFacts,
+    MinerFacts,
+    Open,
+    ProposeMerge,
+    Replay,
+    Reveal,
+    Seal,
+    Train,
+    VerifierFacts,
+    Wait,
+    decide_miner,
+    decide_verifier,
+)
+from cupel.protocol.types import Root
+
+OURS, OTHER = Root(b"\x01" * 32), Root(b"\x02" * 32)
+
+
+def facts(phase: Phase, **changes: object) -> Facts:
+    usual = Facts(phase=phase, phase_for_s=0.0, due=False, due_for_s=0.0, rank=0, member=True)
+    return replace(usual, **changes)  # type: ignore[arg-type]
+
+
+def drawn(unit: bytes = b"u", **changes: object) -> DrawnUnit:
+    usual = DrawnUnit(unit=unit, missing=(), asleep=False, is_sealed=False, is_revealed=False)
+    return replace(usual, **changes)  # type: ignore[arg-type]
+
+
+# Everybody
+
+
+def test_a_stranger_takes_a_seat_first() -> None:
+    outside = facts(Phase.TRAIN, member=False)
+    assert decide_miner(MinerFacts(round=outside, units=1)) == Join()
+    assert decide_verifier(VerifierFacts(round=outside)) == Join()
+
+
+@pytest.mark.parametrize("phase", [Phase.TRAIN, Phase.SEAL, Phase.OPEN, Phase.MERGE])
+def test_in_a_phase_that_is_over_nothing_is_done_but_to_move_it(phase: Phase) -> None:
+    over = facts(phase, due=True)
+    assert decide_miner(MinerFacts(round=over, units=1, ready=frozenset({0}))) == Advance()
+    assert decide_verifier(VerifierFacts(round=over, drawn=(drawn(),))) == Advance()
+
+
+def test_only_one_party_moves_a_phase_until_it_fails_to() -> None:
+    second = facts(Phase.DRAW, due=True, rank=1)
+    assert decide_miner(MinerFacts(round=second)) == Wait()
+    late = replace(second, due_for_s=ADVANCE_STAGGER_S)
+    assert decide_miner(MinerFacts(round=late)) == Advance()
+
+
+def test_rewards_are_taken_when_there_is_nothing_better_to_do() -> None:
+    rich = facts(Phase.TRAIN, claimable=(3, 4))
+    assert decide_miner(MinerFacts(round=rich, units=1)) == Train(0)
+    assert decide_miner(MinerFacts(round=rich, units=1, committed=frozenset({0}))) == Claim((3, 4))
+
+
+def test_the_start_state_is_fetched_before_the_seed_comes_and_not_at_once_again() -> None:
+    assert decide_miner(MinerFacts(round=facts(Phase.SEED, start_held=False))) == FetchStart()
+    assert decide_verifier(VerifierFacts(round=facts(Phase.SEED, start_held=False))) == FetchStart()
+    assert decide_miner(MinerFacts(round=facts(Phase.TRAIN, start_held=False), units=1)) == FetchStart()
+    assert decide_miner(MinerFacts(round=facts(Phase.SEED, start_held=False, start_asleep=True))) == Wait()
+
+
+# Miners
+
+
+def test_units_are_trained_in_order_and_committed_as_soon_as_they_are_ready() -> None:
+    train = facts(Phase.TRAIN)
+    assert decide_miner(MinerFacts(round=train, units=2)) == Train(0)
+    assert decide_miner(MinerFacts(round=train, units=2, ready=frozenset({0}))) == Commit(0)
+    assert decide_miner(MinerFacts(round=train, units=2, ready=frozenset({0}), committed=frozenset({0}))) == Train(1)
+    assert decide_miner(MinerFacts(round=train, units=2, committed=frozenset({0, 1}))) == Wait()
+
+
+def test_every_committed_unit_is_opened_once() -> None:
+    mine = MinerFacts(round=facts(Phase.OPEN), units=2, ready=frozenset({0, 1}), committed=frozenset({0, 1}))
+    assert decide_miner(mine) == Open(0)
+    assert decide_miner(replace(mine, opened=frozenset({0}))) == Open(1)
+    assert decide_miner(replace(mine, opened=frozenset({0, 1}))) == Wait()
+
+
+def test_a_unit_is_not_opened_before_its_phase() -> None:
+    for phase in (Phase.DRAW, Phase.SEAL):
+        mine = MinerFacts(round=facts(phase), units=1, ready=frozenset({0}), committed=frozenset({0}))
+        assert decide_miner(mine) == Wait()
+
+
+# Verifiers
+
+
+def test_all_drawn_segments_are_replayed_and_sealed_in_one_transaction() -> None:
+    seal = facts(Phase.SEAL)
+    waiting = VerifierFacts(round=seal, drawn=(drawn(b"a"), drawn(b"b", missing=(2, 5))))
+    assert decide_verifier(waiting) == Replay(b"b", 2, drawn=True)
+    assert decide_verifier(VerifierFacts(round=seal, drawn=(drawn(b"a"), drawn(b"b")))) == Seal((b"a", b"b"))
+
+
+def test_an_unfetchable_unit_holds_nobody_else_up() -> None:
+    seal = facts(Phase.SEAL)
+    asleep = drawn(b"b", missing=(2,), asleep=True)
+    assert decide_verifier(VerifierFacts(round=seal, drawn=(drawn(b"a"), asleep))) == Seal((b"a",))
+    assert decide_verifier(VerifierFacts(round=seal, drawn=(drawn(b"a", is_sealed=True), asleep))) == Wait()
+
+
+def test_near_the_deadline_what_there_is_is_sealed() -> None:
+    both = (drawn(b"a"), drawn(b"b", missing=(2,)))
+    soon = VerifierFacts(round=facts(Phase.SEAL), drawn=both, seal_soon=True)
+    assert decide_verifier(soon) == Seal((b"a",))
+
+
+def test_what_was_sealed_is_revealed_after_a_restart_too() -> None:
+    sealed = drawn(is_sealed=True, missing=(1,))
+    assert decide_verifier(VerifierFacts(round=facts(Phase.OPEN), drawn=(sealed,))) == Replay(b"u", 1, drawn=True)
+    whole = replace(sealed, missing=())
+    assert decide_verifier(VerifierFacts(round=facts(Phase.OPEN), drawn=(whole, drawn(b"v")))) == Reveal((b"u",))
+    assert decide_verifier(VerifierFacts(round=facts(Phase.OPEN), drawn=(replace(whole, is_revealed=True),))) == Wait()
+
+
+def test_nothing_is_revealed_before_its_phase() -> None:
+    assert decide_verifier(VerifierFacts(round=facts(Phase.SEAL), drawn=(drawn(is_sealed=True),))) == Wait()
+
+
+def test_watching_waits_for_what_is_owed() -> None:
+    watched = ((b"w", 0), (b"w", 1))
+    owed = VerifierFacts(round=facts(Phase.SEAL), drawn=(drawn(missing=(4,)),), watched=watched)
+    assert decide_verifier(owed) == Replay(b"u", 4, drawn=True)
+    idle = VerifierFacts(round=facts(Phase.SEAL), drawn=(drawn(is_sealed=True),), watched=watched)
+    assert decide_verifier(idle) == Replay(b"w", 0, drawn=False)
+
+
+# The merge
+
+
+def merging(phase: Phase = Phase.MERGE, phase_for_s: float = 0.0, **changes: object) -> MinerFacts:
+    merge = replace(MergeFacts(wanted=True), **changes)  # type: ignore[arg-type]
+    return MinerFacts(round=facts(phase, merge=merge, phase_for_s=phase_for_s))
+
+
+def test_the_first_juror_merges_and_proposes_and_then_acknowledges() -> None:
+    assert decide_miner(merging(juror=True)) == ComputeMerge()
+    assert decide_miner(merging(juror=True, computed=OURS)) == ProposeMerge(OURS)
+    stands = merging(juror=True, computed=OURS, candidates=(OURS,), proposed=True)
+    assert decide_miner(stands) == Acknowledge(0, OURS)
+    done = merging(juror=True, computed=OURS, candidates=(OURS,), proposed=True, acknowledged=True)
+    assert decide_miner(done) == Wait()
+
+
+def test_a_later_juror_leaves_proposing_to_the_first_for_a_while() -> None:
+    assert decide_miner(merging(juror=True, computed=OURS, order=2)) == Wait()
+    late = merging(juror=True, computed=OURS, order=2, phase_for_s=2 * PROPOSE_STAGGER_S)
+    assert decide_miner(late) == ProposeMerge(OURS)
+
+
+def test_no_other_root_than_ones_own_is_acknowledged() -> None:
+    false_one = merging(juror=True, computed=OURS, candidates=(OTHER,), acknowledged=False)
+    assert decide_miner(false_one) == ProposeMerge(OURS)
+    both = merging(juror=True, computed=OURS, candidates=(OTHER, OURS))
+    assert decide_miner(both) == Acknowledge(1, OURS)
+    assert decide_miner(merging(Phase.ACKNOWLEDGE, juror=True, computed=OURS, candidates=(OTHER,))) == Wait()
+
+
+def test_others_merge_only_if_no_juror_does() -> None:
+    assert decide_miner(merging(order=4)) == Wait()
+    assert decide_miner(merging(order=4, phase_for_s=4 * PROPOSE_STAGGER_S)) == ComputeMerge()
+    assert decide_miner(merging(order=4, phase_for_s=60.0, candidates=(OURS,))) == Wait()
+
+
+def test_a_contribution_that_is_missing_is_not_asked_for_in_a_hurry() -> None:
+    assert decide_miner(merging(juror=True, compute=False)) == Wait()
+
+
+def test_a_round_without_attested_units_merges_nothing() -> None:
+    assert decide_miner(merging(wanted=False, juror=True)) == Wait()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(Phase),
+    st.integers(0, 3),
+    st.frozensets(st.integers(0, 2)),
+    st.frozensets(st.integers(0, 2)),
+    st.booleans(),
+)
+def test_no_unit_is_ever_committed_twice_or_untrained(
+    phase: Phase, units: int, ready: frozenset[int], committed: frozenset[int], due: bool
+) -> None:
+    action = decide_miner(MinerFacts(round=facts(phase, due=due), units=units, ready=ready, committed=committed))
+    if isinstance(action, (Commit, Train)):
+        assert phase == Phase.TRAIN
+        assert not due
+        assert action.index < units
+        assert action.index not in committed
+        assert (action.index in ready) == isinstance(action, Commit)
