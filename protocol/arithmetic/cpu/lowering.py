@@ -599,8 +599,8 @@ class Lowering:
         if a.shape[-1] == 0:
             return views.repeated(shape, 0.0, DType.FLOAT32)
         batch = prod(shape[:-2])
-        left = self._matrix(a, batch)
-        right = self._matrix(b, batch, unit_rows=by_rows)
+        left = self._matrix(a, unit="terms" if by_rows else "any")
+        right = self._matrix(b, unit="rows" if by_rows else "any")
         out = self._product_output(value, op)
         digits = op.attributes[0]
         if batch == 1 and not by_rows:
@@ -612,27 +612,36 @@ class Lowering:
         self.result.items.append(item)
         return out
 
-    def _matrix(self, x: View, batch: int, *, unit_rows: bool = False) -> Matrix:
-        """The operand as a matrix a kernel can read, copied only if neither dimension is contiguous."""
+    def _matrix(self, x: View, *, unit: str = "any") -> Matrix:
+        """The operand as a matrix a kernel can read; copied only if the dimension wanted contiguous is not.
+
+        unit  "terms", "rows" or "any" of the two
+        """
+        found = self._as_matrix(x, unit)
+        if found is None:
+            swapped = (*range(len(x.dims) - 2), len(x.dims) - 1, len(x.dims) - 2)
+            copy = (
+                views.permute(self._in_memory(views.permute(x, swapped)), swapped)
+                if unit == "rows"
+                else self._in_memory(x)
+            )
+            found = self._as_matrix(copy, unit)
+            assert found is not None
+        return found
+
+    @staticmethod
+    def _as_matrix(x: View, unit: str) -> Matrix | None:
         rows, terms = x.shape[-2:]
-        for attempt in (x, None):
-            view = attempt
-            if view is None:
-                order = (*range(len(x.dims) - 2), len(x.dims) - 1, len(x.dims) - 2)
-                if unit_rows:
-                    view = views.permute(self._in_memory(views.permute(x, order)), order)
-                else:
-                    view = self._in_memory(x)
-            if view.buffer is None:
-                continue
-            r, t = views.single(view.dims[-2]), views.single(view.dims[-1])
-            if r is None or t is None:
-                continue
-            if (t[1] == 1 or terms == 1) and not unit_rows:
-                return Matrix(view=view, rows=rows, terms=terms, unit_terms=True, stride=r[1])
-            if r[1] == 1 or rows == 1:
-                return Matrix(view=view, rows=rows, terms=terms, unit_terms=False, stride=t[1])
-        raise AssertionError(f"no layout for {x}")
+        if x.buffer is None:
+            return None
+        r, t = views.single(x.dims[-2]), views.single(x.dims[-1])
+        if r is None or t is None:
+            return None
+        if (t[1] == 1 or terms == 1) and unit != "rows":
+            return Matrix(view=x, rows=rows, terms=terms, unit_terms=True, stride=r[1])
+        if (r[1] == 1 or rows == 1) and unit != "terms":
+            return Matrix(view=x, rows=rows, terms=terms, unit_terms=False, stride=t[1])
+        return None
 
     def _packed(self, matrix: Matrix, digits: int) -> Packed:
         key = ("pack", matrix.view.key(), matrix.unit_terms, digits)
