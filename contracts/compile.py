@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Compile the contracts into chain/artifacts/, or check that what is committed is what the sources give.
+
+    python contracts/compile.py            write chain/artifacts/*.json
+    python contracts/compile.py --check    exit 1 and say which artifact differs
+
+Needs Node.js and `npm ci` in contracts/. Running the network needs neither: the artifacts are committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent
+ARTIFACTS = ROOT.parent / "chain" / "artifacts"
+COMPILER = ROOT / "solc.cjs"
+CONTRACTS = ("Run", "RunLens", "Token", "PrevrandaoBeacon", "ScriptedBeacon")
+MAX_CODE_BYTES = 24_576
+MAX_CREATION_BYTES = 49_152
+SETTINGS: dict[str, Any] = {
+    "viaIR": True,
+    # One run: the smallest code. Run is near the limit of 24 KiB, and its gas is storage, not arithmetic.
+    "optimizer": {"enabled": True, "runs": 1},
+    "evmVersion": "cancun",
+    # No hash of sources or paths in the code: the same sources give the same bytes anywhere.
+    "metadata": {"bytecodeHash": "none", "appendCBOR": False},
+}
+OUTPUTS = [
+    "abi",
+    "evm.bytecode.object",
+    "evm.deployedBytecode.object",
+    "evm.deployedBytecode.immutableReferences",
+]
+_IMPORT = re.compile(r'^import\s+(?:[^"]*?from\s+)?"([^"]+)";', re.MULTILINE)
+
+
+class CompileError(Exception):
+    """The compiler, or what it needs, refused; the message says what to do."""
+
+
+def read_sources(entries: tuple[str, ...]) -> dict[str, str]:
+    """Sources by the name they are imported under, the entries and everything they import."""
+    sources: dict[str, str] = {}
+    waiting = [f"contracts/{name}.sol" for name in entries]
+    while waiting:
+        name = waiting.pop()
+        if name in sources:
+            continue
+        path = ROOT / "node_modules" / name if name.startswith("@") else ROOT / name
+        if not path.is_file():
+            raise CompileError(f"{path} is missing: run `npm ci` in {ROOT}")
+        sources[name] = path.read_text()
+        for target in _IMPORT.findall(sources[name]):
+            waiting.append(_resolve(name, target))
+    return dict(sorted(sources.items()))
+
+
+def _resolve(importer: str, target: str) -> str:
+    if not target.startswith("."):
+        return target
+    parts = importer.split("/")[:-1]
+    for part in target.split("/"):
+        if part == "..":
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return "/".join(parts)
+
+
+def compile_sources(sources: dict[str, str], outputs: list[str]) -> dict[str, Any]:
+    """The compiler's standard JSON output. Raises CompileError for errors, and for warnings, lest one get used to them."""
+    if shutil.which("node") is None:
+        raise CompileError("Node.js is missing: install it (version 20 or newer), then run `npm ci` in contracts/")
+    request = {
+        "language": "Solidity",
+        "sources": {name: {"content": text} for name, text in sources.items()},
+        "settings": {**SETTINGS, "outputSelection": {"*": {"*": outputs}}},
+    }
+    command = ["node", str(COMPILER)]
+    done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CompileError(f"the compiler did not run (is `npm ci` done in contracts/?): {done.stderr.strip()[-800:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    problems = [problem["formattedMessage"] for problem in answer.get("errors", []) if problem["severity"] != "info"]
+    if problems:
+        raise CompileError("\n".join(problems))
+    return answer
+
+
+def compiler_version() -> str:
+    done = subprocess.run(["node", str(COMPILER), "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.strip().rsplit("Version: ", 1)[1]
+
+
+def build() -> dict[str, str]:
+    """Artifact text by contract name."""
+    sources = read_sources(CONTRACTS)
+    answer = compile_sources(sources, OUTPUTS)
+    # One hash for all: an artifact is stale as soon as any source is.
+    digest = hashlib.sha256(json.dumps([sources, SETTINGS], sort_keys=True).encode()).hexdigest()
+    version = compiler_version()
+    texts = {}
+    for name in CONTRACTS:
+        output = answer["contracts"][f"contracts/{name}.sol"][name]
+        code, creation = output["evm"]["deployedBytecode"], output["evm"]["bytecode"]["object"]
+        for what, size, limit in (
+            ("code", len(code["object"]) // 2, MAX_CODE_BYTES),
+            ("creation code", len(creation) // 2, MAX_CREATION_BYTES),
+        ):
+            if size > limit:
+                raise CompileError(f"{name}: {what} of {size} bytes, the limit is {limit}")
+        artifact = {
+            "contractName": name,
+            "abi": output["abi"],
+            "bytecode": f"0x{creation}",
+            "deployedBytecode": f"0x{code['object']}",
+            "immutableReferences": code["immutableReferences"],
+            "compiler": {"version": version, "settings": SETTINGS},
+            "sourceHash": digest,
+        }
+        texts[name] = json.dumps(artifact, indent=1, sort_keys=True) + "\n"
+    return texts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    check = parser.parse_args().check
+    try:
+        texts = build()
+    except CompileError as error:
+        print(error, file=sys.stderr)
+        return 1
+    stale = []
+    for name, text in texts.items():
+        path = ARTIFACTS / f"{name}.json"
+        if not check:
+            path.write_text(text)
+        elif not path.is_file() or path.read_text() != text:
+            stale.append(name)
+        code, creation = (len(json.loads(text)[key]) // 2 - 1 for key in ("deployedBytecode", "bytecode"))
+        print(f"{name:18} {code:6} bytes of {MAX_CODE_BYTES}, creation {creation:6} of {MAX_CREATION_BYTES}")
+    if stale:
+        print(f"differ from the sources: {', '.join(stale)}; run contracts/compile.py and commit", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IBeacon} from "../interfaces/IBeacon.sol";
+import {Cid, IRun, Parameters} from "../interfaces/IRun.sol";
+import {IRunLens} from "../interfaces/IRunLens.sol";
+import {DrawLib} from "./libraries/DrawLib.sol";
+import {ErrorsLib} from "./libraries/ErrorsLib.sol";
+import {IRunState} from "./run/IRunState.sol";
+import {Candidate, Entry, Member, Round, Unit} from "./run/Types.sol";
+
+/// @title Answers about any run
+contract RunLens is IRunLens {
+    /// @dev As `RunStorage.BEACON_WINDOW`.
+    uint256 private constant BEACON_WINDOW = 256;
+
+    /// @inheritdoc IRunLens
+    function parameters(address run) external view returns (Parameters memory) {
+        return _parameters(run);
+    }
+
+    /// @inheritdoc IRunLens
+    function current(address run) external view returns (Current memory c) {
+        c.round = IRunState(run).currentRound();
+        Round memory r = IRunState(run).rounds(c.round);
+        c.phase = r.phase;
+        c.until = r.until;
+        if (c.phase == IRun.Phase.Waiting) return c;
+        if (c.phase != IRun.Phase.Seed && c.phase != IRun.Phase.Draw) {
+            c.due = block.number > c.until;
+        } else if (block.number >= c.until) {
+            (, bool known) = IBeacon(_parameters(run).beacon).valueAt(c.until);
+            c.due = known || block.number == c.until || block.number > c.until + BEACON_WINDOW;
+        }
+    }
+
+    /// @inheritdoc IRunLens
+    function getRound(address run, uint64 round) external view returns (RoundView memory v) {
+        Parameters memory p = _parameters(run);
+        Round memory r = _round(run, round);
+        v.phase = r.phase;
+        v.seed = r.seed;
+        v.drawSeed = r.drawSeed;
+        v.stateRoot = r.stateRoot;
+        v.state = Cid(r.stateCodec, r.stateDigest);
+        v.miners = r.miners;
+        v.verifiers = r.verifiers;
+        v.units = r.units;
+        v.committed = r.committed;
+        v.opened = r.opened;
+        v.attested = r.attested;
+        v.assignments = r.assignments;
+        v.seals = r.seals;
+        v.reveals = r.reveals;
+        v.jurors = r.jurors;
+        v.candidates = r.candidates;
+        v.merged = r.merged;
+        v.accepted = r.accepted;
+        v.judgedAt = r.judgedAt;
+        v.heldUntil = _heldUntil(p, r);
+        v.endedAt = r.endedAt;
+        v.matureAt = _matureAt(p, r);
+    }
+
+    /// @inheritdoc IRunLens
+    function getState(address run, uint64 round) external view returns (bytes32 stateRoot, Cid memory cid) {
+        Round memory r = _round(run, round);
+        return (r.stateRoot, Cid(r.stateCodec, r.stateDigest));
+    }
+
+    /// @inheritdoc IRunLens
+    function unitIdOf(address run, uint64 round, address miner, uint8 index) external view returns (bytes32) {
+        return keccak256(abi.encode(block.chainid, run, round, miner, index));
+    }
+
+    /// @inheritdoc IRunLens
+    function getUnit(address run, bytes32 unitId) external view returns (UnitView memory) {
+        return _view(run, unitId);
+    }
+
+    /// @inheritdoc IRunLens
+    function getUnits(address run, uint64 round) external view returns (UnitView[] memory units) {
+        units = new UnitView[](_round(run, round).committed);
+        for (uint256 place = 0; place < units.length; ++place) units[place] = _view(run, IRunState(run).unitIds(round, place));
+    }
+
+    /// @inheritdoc IRunLens
+    function mergeSet(address run, uint64 round) external view returns (bytes32[] memory unitIds) {
+        Round memory r = _round(run, round);
+        bytes32[] memory sorted = new bytes32[](r.attested);
+        uint256 filled = 0;
+        for (uint256 place = 0; place < r.committed; ++place) {
+            bytes32 unitId = IRunState(run).unitIds(round, place);
+            if (IRunState(run).units(unitId).status != IRun.Status.Attested) continue;
+            uint256 slot = filled++;
+            for (; slot > 0 && sorted[slot - 1] > unitId; --slot) sorted[slot] = sorted[slot - 1];
+            sorted[slot] = unitId;
+        }
+        uint256 most = _parameters(run).maxMerge;
+        unitIds = new bytes32[](filled < most ? filled : most);
+        for (uint256 i = 0; i < unitIds.length; ++i) unitIds[i] = sorted[i];
+    }
+
+    /// @inheritdoc IRunLens
+    function assignedVerifiers(address run, bytes32 unitId) external view returns (address[] memory) {
+        return _verifiers(run, IRunState(run).units(unitId).verifierIds);
+    }
+
+    /// @inheritdoc IRunLens
+    function assignedSegments(address run, bytes32 unitId, address verifier) external view returns (uint8[] memory) {
+        Unit memory unit = IRunState(run).units(unitId);
+        uint256 id = IRunState(run).members(verifier).id;
+        if (DrawLib.placeOf(unit.verifierIds, id) == DrawLib.NOT_THERE) revert ErrorsLib.NotAssigned(unitId, verifier);
+        return _segments(_parameters(run), IRunState(run).rounds(unit.round).drawSeed, unitId, verifier);
+    }
+
+    /// @inheritdoc IRunLens
+    function assignmentsOf(address run, uint64 round, address verifier) external view returns (Assignment[] memory assignments) {
+        Round memory r = _round(run, round);
+        Parameters memory p = _parameters(run);
+        uint256 id = IRunState(run).members(verifier).id;
+        assignments = new Assignment[](r.committed);
+        uint256 found = 0;
+        for (uint256 place = 0; place < r.committed; ++place) {
+            bytes32 unitId = IRunState(run).unitIds(round, place);
+            Unit memory unit = IRunState(run).units(unitId);
+            uint256 v = DrawLib.placeOf(unit.verifierIds, id);
+            if (v == DrawLib.NOT_THERE) continue;
+            assignments[found++] = Assignment({
+                unitId: unitId,
+                segments: _segments(p, r.drawSeed, unitId, verifier),
+                isSealed: unit.sealedMask >> v & 1 == 1,
+                isRevealed: unit.revealedMask >> v & 1 == 1
+            });
+        }
+        assembly ("memory-safe") {
+            mstore(assignments, found)
+        }
+    }
+
+    /// @inheritdoc IRunLens
+    function unitsOf(address run, address miner) external view returns (uint8) {
+        uint64 round = IRunState(run).currentRound();
+        IRun.Phase phase = IRunState(run).rounds(round).phase;
+        Member memory member = IRunState(run).members(miner);
+        if (phase == IRun.Phase.Waiting || phase == IRun.Phase.Seed) return 0;
+        if (member.role != IRun.Role.Miner || member.joinedRound > round) return 0;
+        return IRunState(run).frozenUnits(member.seat);
+    }
+
+    /// @inheritdoc IRunLens
+    function jury(address run) external view returns (address[] memory jurors) {
+        Round memory r = IRunState(run).rounds(IRunState(run).currentRound());
+        jurors = new address[](r.jurors);
+        uint256 filled = 0;
+        for (uint256 seat = 0; filled < jurors.length; ++seat) {
+            if (r.jury >> seat & 1 == 1) jurors[filled++] = IRunState(run).verifierSeats(seat).account;
+        }
+    }
+
+    /// @inheritdoc IRunLens
+    function acknowledgedBy(address run, uint64 round, address juror) external view returns (uint8) {
+        return IRunState(run).entries(round, juror).acknowledged;
+    }
+
+    /// @inheritdoc IRunLens
+    function candidates(address run, uint64 round) external view returns (CandidateView[] memory views) {
+        views = new CandidateView[](_round(run, round).candidates);
+        for (uint256 i = 0; i < views.length; ++i) {
+            Candidate memory c = IRunState(run).candidates(round, i);
+            views[i] = CandidateView(c.proposer, c.stateRoot, Cid(c.codec, c.digest), c.acknowledgements);
+        }
+    }
+
+    /// @inheritdoc IRunLens
+    function memberOf(address run, address account) external view returns (MemberView memory v) {
+        Member memory member = IRunState(run).members(account);
+        v.account = account;
+        v.role = member.role;
+        v.leaving = member.leaving;
+        v.units = member.units;
+        v.joinedRound = member.joinedRound;
+        v.deposit = member.deposit;
+        v.locked = member.locked;
+        v.exitAt = member.exitAt;
+        v.endpoint = IRunState(run).endpoints(account);
+    }
+
+    /// @inheritdoc IRunLens
+    function participants(address run) external view returns (Participant[] memory all) {
+        Round memory r = IRunState(run).rounds(IRunState(run).currentRound());
+        (uint256 miners, uint256 verifiers) = IRunState(run).seatCounts();
+        all = new Participant[](miners + verifiers);
+        for (uint256 i = 0; i < all.length; ++i) {
+            bool isMiner = i < miners;
+            uint256 seat = isMiner ? i : i - miners;
+            Participant memory p = all[i];
+            p.account = isMiner ? IRunState(run).minerSeats(seat).account : IRunState(run).verifierSeats(seat).account;
+            Member memory member = IRunState(run).members(p.account);
+            p.role = member.role;
+            p.leaving = member.leaving;
+            p.endpoint = IRunState(run).endpoints(p.account);
+            // Seats taken since the round was frozen play from the next one.
+            if (isMiner && seat < r.miners) p.frozen = IRunState(run).frozenUnits(seat);
+            else if (!isMiner && seat < r.verifiers) p.frozen = IRunState(run).frozenSlots(seat);
+        }
+    }
+
+    /// @inheritdoc IRunLens
+    function claimable(address run, address account, uint64 from, uint64 to) external view returns (Claimable[] memory found) {
+        Parameters memory p = _parameters(run);
+        uint64 currentRound = IRunState(run).currentRound();
+        if (to > currentRound + 1) to = currentRound + 1;
+        if (from > to) from = to;
+        found = new Claimable[](to - from);
+        uint256 count = 0;
+        for (uint64 round = from; round < to; ++round) {
+            Entry memory entry = IRunState(run).entries(round, account);
+            uint256 tokens = IRunState(run).rewardOf(round, account);
+            if (entry.bonds == 0 && entry.held == 0 && tokens == 0) continue;
+            Round memory r = IRunState(run).rounds(round);
+            Claimable memory c = found[count++];
+            c.round = round;
+            c.tokens = tokens;
+            c.bonds = entry.bonds;
+            c.held = entry.held;
+            c.matureAt = _matureAt(p, r);
+            c.heldUntil = _heldUntil(p, r);
+            bool isMature = c.matureAt != 0 && block.number >= c.matureAt && (tokens != 0 || c.bonds != 0);
+            c.claimableNow = isMature || (c.held != 0 && block.number >= c.heldUntil);
+        }
+        assembly ("memory-safe") {
+            mstore(found, count)
+        }
+    }
+
+    function _round(address run, uint64 round) private view returns (Round memory) {
+        uint64 currentRound = IRunState(run).currentRound();
+        if (round > currentRound) revert ErrorsLib.UnknownRound(round, currentRound);
+        return IRunState(run).rounds(round);
+    }
+
+    function _segments(Parameters memory p, bytes32 drawSeed, bytes32 unitId, address verifier)
+        private
+        pure
+        returns (uint8[] memory)
+    {
+        return DrawLib.segments(drawSeed, unitId, verifier, p.segments, p.segmentsPerVerifier);
+    }
+
+    /// @dev A static struct's encoding, after one zero byte, is the code of an account the run deployed.
+    function _parameters(address run) private view returns (Parameters memory) {
+        address account = IRunState(run).parametersAt();
+        bytes memory encoded = new bytes(account.code.length - 1);
+        assembly ("memory-safe") {
+            extcodecopy(account, add(encoded, 32), 1, mload(encoded))
+        }
+        return abi.decode(encoded, (Parameters));
+    }
+
+    function _matureAt(Parameters memory p, Round memory r) private pure returns (uint64) {
+        return r.endedAt == 0 ? 0 : uint64(r.endedAt) + p.maturityBlocks;
+    }
+
+    function _heldUntil(Parameters memory p, Round memory r) private pure returns (uint64) {
+        return r.judgedAt == 0 ? 0 : uint64(r.judgedAt) + p.holdBlocks;
+    }
+
+    function _view(address run, bytes32 unitId) private view returns (UnitView memory v) {
+        Unit memory unit = IRunState(run).units(unitId);
+        v.unitId = unitId;
+        v.round = unit.round;
+        v.miner = unit.miner;
+        v.index = unit.index;
+        v.status = unit.status;
+        v.opened = unit.opened;
+        v.root = unit.root;
+        v.contribution = unit.contribution;
+        v.cid = Cid(unit.codec, unit.digest);
+        v.verifiers = _verifiers(run, unit.verifierIds);
+        v.sealedMask = unit.sealedMask;
+        v.revealedMask = unit.revealedMask;
+        v.agreedMask = unit.agreedMask;
+    }
+
+    function _verifiers(address run, uint256 ids) private view returns (address[] memory verifiers) {
+        uint256 count = 0;
+        while (ids >> (32 * count) != 0) ++count;
+        verifiers = new address[](count);
+        for (uint256 i = 0; i < count; ++i) verifiers[i] = IRunState(run).accountOf(uint32(ids >> (32 * i)));
+    }
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {ErrorsLib} from "./ErrorsLib.sol";
+
+/// @title Constant data kept as the code of an account
+library CodeLib {
+    /// @notice Deploy an account whose code is a zero byte (so that a call to it stops) and `data`, of less than 24 KiB.
+    function store(bytes memory data) internal returns (address account) {
+        // PUSH2 size, DUP1, PUSH1 10, 0, CODECOPY, 0, RETURN: return whatever follows these ten bytes.
+        bytes memory creation = abi.encodePacked(hex"61", uint16(data.length + 1), hex"80600a3d393df300", data);
+        assembly ("memory-safe") {
+            account := create(0, add(creation, 32), mload(creation))
+        }
+        if (account == address(0)) revert ErrorsLib.DeploymentFailed();
+    }
+}

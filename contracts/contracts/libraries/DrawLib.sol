@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+/// @title Draws: pure functions of a seed
+/// @dev word(seed, item, i) = keccak256(abi.encode(seed, item, i)); reduced modulo small numbers, a bias below 2^-200.
+library DrawLib {
+    uint256 internal constant NOT_THERE = type(uint256).max;
+    bytes32 internal constant LOT = keccak256("cupel lot");
+    bytes32 internal constant JURY = keccak256("cupel jury");
+
+    function word(bytes32 seed, bytes32 item, uint256 i) internal pure returns (uint256) {
+        return uint256(keccak256(abi.encode(seed, item, i)));
+    }
+
+    /// @notice Draw `take` of the units of all miners, uniformly without replacement.
+    /// @param asked Units per miner; `total` is their sum, at least `take`. Consumed.
+    /// @return drawn Units drawn per miner.
+    function lot(bytes32 seed, uint256[] memory asked, uint256 total, uint256 take)
+        internal
+        pure
+        returns (uint256[] memory drawn)
+    {
+        drawn = new uint256[](asked.length);
+        for (uint256 i = 0; i < take; ++i) {
+            uint256 place = _place(asked, word(seed, LOT, i) % (total - i));
+            --asked[place];
+            ++drawn[place];
+        }
+    }
+
+    /// @notice Draw `take` distinct places, each draw weighted by the weights that are left; all of them when fewer weigh anything.
+    /// @return places Positions in `weights`, in the order drawn. `weights` is the same afterwards.
+    function weighted(bytes32 seed, bytes32 item, uint256[] memory weights, uint256 take)
+        internal
+        pure
+        returns (uint256[] memory places)
+    {
+        uint256 total = 0;
+        uint256 positive = 0;
+        for (uint256 i = 0; i < weights.length; ++i) {
+            total += weights[i];
+            if (weights[i] != 0) ++positive;
+        }
+        if (take > positive) take = positive;
+        places = new uint256[](take);
+        uint256[] memory taken = new uint256[](take);
+        for (uint256 i = 0; i < take; ++i) {
+            uint256 place = _place(weights, word(seed, item, i) % total);
+            places[i] = place;
+            taken[i] = weights[place];
+            total -= taken[i];
+            weights[place] = 0;
+        }
+        for (uint256 i = 0; i < take; ++i) weights[places[i]] = taken[i];
+    }
+
+    /// @notice Draw `take` distinct numbers below `n`, ascending; all when n is no more than that.
+    function distinct(bytes32 seed, bytes32 item, uint256 n, uint256 take) internal pure returns (uint8[] memory drawn) {
+        if (take > n) take = n;
+        drawn = new uint8[](take);
+        // Fisher-Yates on a bitmap: the i-th draw picks among the n - i numbers not drawn yet, counted from below.
+        uint256 bitmap = 0;
+        for (uint256 i = 0; i < take; ++i) {
+            uint256 rank = word(seed, item, i) % (n - i);
+            uint256 number = 0;
+            while (true) {
+                if (bitmap >> number & 1 == 0) {
+                    if (rank == 0) break;
+                    --rank;
+                }
+                ++number;
+            }
+            bitmap |= 1 << number;
+        }
+        uint256 filled = 0;
+        for (uint256 number = 0; filled < take; ++number) {
+            if (bitmap >> number & 1 == 1) drawn[filled++] = uint8(number);
+        }
+    }
+
+    /// @notice Segments of a unit drawn for a verifier, ascending.
+    function segments(bytes32 seed, bytes32 unitId, address verifier, uint256 n, uint256 take)
+        internal
+        pure
+        returns (uint8[] memory)
+    {
+        return distinct(seed, keccak256(abi.encode(unitId, verifier)), n, take);
+    }
+
+    /// @notice Place of a member's id among a unit's verifiers, packed 32 bits each; NOT_THERE if absent.
+    function placeOf(uint256 ids, uint256 id) internal pure returns (uint256) {
+        if (id == 0) return NOT_THERE;
+        for (uint256 v = 0; ids >> (32 * v) != 0; ++v) {
+            if (uint32(ids >> (32 * v)) == id) return v;
+        }
+        return NOT_THERE;
+    }
+
+    function _place(uint256[] memory weights, uint256 x) private pure returns (uint256 place) {
+        while (x >= weights[place]) {
+            x -= weights[place];
+            ++place;
+        }
+    }
+}

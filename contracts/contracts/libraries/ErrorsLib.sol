@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+/// @title Every reason the contracts refuse something, with the numbers that disagree
+library ErrorsLib {
+    // Deployment
+    error ParameterOutOfRange(string name, uint256 value, uint256 low, uint256 high);
+    error DeploymentFailed();
+    error UnknownCodec(uint8 codec);
+
+    // Membership
+    error NotAMember(address account);
+    error AlreadyMember(address account, uint8 role);
+    error AlreadyLeaving(address account);
+    error SeatsTaken(uint256 seats);
+    error UnitsOutOfRange(uint256 units, uint256 maximum);
+    error DepositTooSmall(uint256 deposit, uint256 needed);
+    error EndpointTooLong(uint256 length, uint256 maximum);
+    error StillSeated(address account);
+    error WithdrawalTooEarly(uint256 height, uint256 exitAt);
+    error NothingToWithdraw(address account, uint256 locked);
+    error TransferFailed(address account, uint256 amount);
+    error NotEnoughFree(uint256 free, uint256 needed);
+
+    // Rounds
+    error WrongRound(uint64 round, uint64 current);
+    error WrongPhase(uint8 phase, uint8 expected);
+    error UnknownRound(uint64 round, uint64 current);
+
+    // Units
+    error IndexNotDrawn(uint8 index, uint8 drawn);
+    error AlreadyCommitted(bytes32 unitId);
+    error EmptyRoot();
+    error UnknownUnit(bytes32 unitId);
+    error NotAssigned(bytes32 unitId, address verifier);
+    error AlreadySealed(bytes32 unitId, address verifier);
+    error EmptySeal(bytes32 unitId);
+    error NotSealed(bytes32 unitId, address verifier);
+    error AlreadyRevealed(bytes32 unitId, address verifier);
+    error SealMismatch(bytes32 unitId, bytes32 posted, bytes32 revealed);
+    error AnswersMismatch(bytes32 unitId, uint256 got, uint256 expected);
+    error LengthsDiffer(uint256 first, uint256 second);
+    error AlreadyOpened(bytes32 unitId);
+    error SegmentsNotAscending(uint8 segment, uint8 previous);
+    error SegmentOutOfRange(uint8 segment, uint8 segments);
+    error SegmentNotOpened(uint8 segment);
+    error LeafNotInTree(uint256 leafIndex, bytes32 leaf, bytes32 root);
+    error ContributionMismatch(bytes32 contribution, bytes32 endRoot);
+
+    // Merge
+    error AlreadyProposed(bytes32 stateRoot, uint8 candidate);
+    error OneCandidateEach(address proposer);
+    error UnknownCandidate(uint8 candidate, uint8 candidates);
+    error CandidateMismatch(bytes32 named, bytes32 stands);
+    error NotAJuror(address account);
+    error AlreadyAcknowledged(address juror, uint8 candidate);
+    error AlreadyAccepted(uint8 candidate);
+
+    // Claims
+    error NothingToClaim(uint64 round, address account);
+    error ClaimTooEarly(uint64 round, uint256 height, uint256 claimableAt);
+
+    // Token and beacon
+    error NotTheRun(address caller, address run);
+    error HeaderMismatch(uint256 height, bytes32 expected, bytes32 got);
+    error HeightOutOfReach(uint256 height, uint256 current);
+}

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {IRun, Parameters} from "../../interfaces/IRun.sol";
+import {DrawLib} from "../libraries/DrawLib.sol";
+import {EventsLib} from "../libraries/EventsLib.sol";
+import {RunStorage} from "./RunStorage.sol";
+import {Candidate, Entry, Member, Round, Seat, Unit} from "./Types.sol";
+
+/// @title The phases of a round and what moves them
+/// @dev A phase whose actions are over is left in the next transaction, whoever sends it: `until` decides, not the sender.
+abstract contract Rounds is RunStorage {
+    /// @inheritdoc IRun
+    function advance() external returns (bool moved) {
+        moved = _advance();
+        uint256 amount = burnOwed;
+        if (amount == 0) return moved;
+        burnOwed = 0;
+        // Last, and to an address nobody has a key of. Should it refuse, the wei stays owed and locked here.
+        (bool sent,) = BURN_ADDRESS.call{value: amount}("");
+        if (!sent) burnOwed = amount;
+    }
+
+    /// @dev Bounded: Seed and Draw restart the clock from this block, so that no more than one round's worth of phases can be due.
+    function _advance() internal returns (bool moved) {
+        while (_step()) moved = true;
+    }
+
+    function _step() private returns (bool) {
+        uint64 round = currentRound;
+        Round storage r = rounds[round];
+        Phase phase = r.phase;
+        if (phase == Phase.Waiting) return _tryToOpen(block.number);
+        if (phase == Phase.Seed) return _seed(round, r);
+        if (phase == Phase.Draw) return _draw(round, r);
+        uint40 until = r.until;
+        if (block.number <= until) return false;
+        if (phase == Phase.Train) {
+            if (r.committed == 0) return _end(round, r, until);
+            r.phase = Phase.Draw;
+            r.until = until + BEACON_DELAY;
+        } else if (phase == Phase.Seal) {
+            r.phase = Phase.Open;
+            r.until = until + OPEN_BLOCKS;
+        } else if (phase == Phase.Open) {
+            _judge(round, r, until);
+            if (r.attested == 0) return _end(round, r, until);
+            r.phase = Phase.Merge;
+            r.until = until + MERGE_BLOCKS;
+        } else if (phase == Phase.Merge && !r.merged && r.candidates != 0) {
+            r.phase = Phase.Acknowledge;
+            r.until = until + ACKNOWLEDGE_BLOCKS;
+        } else {
+            return _end(round, r, until);
+        }
+        return true;
+    }
+
+    /// @dev End the phase once everybody has acted: what comes next starts from this block, in the next transaction to come later.
+    function _endPhaseHere(Round storage r) internal {
+        r.until = uint40(block.number);
+    }
+
+    // ---------------------------------------------------------------- Waiting: who plays is frozen
+
+    /// @dev Freeze members, units and slots, if enough are there. `height` is when the last round ended, or now.
+    function _tryToOpen(uint256 height) internal returns (bool) {
+        uint64 round = currentRound;
+        _sweep(round, minerSeats);
+        _sweep(round, verifierSeats);
+        uint256 miners = minerSeats.length;
+        uint256 verifiers = verifierSeats.length;
+        if (miners < LEAST_MINERS || verifiers < LEAST_VERIFIERS) return false;
+
+        uint256 active = 0;
+        for (uint256 i = 0; i < miners; ++i) {
+            Member storage member = members[minerSeats[i].account];
+            uint256 covered = _free(member) / UNIT_BOND;
+            uint8 units = covered < member.units ? uint8(covered) : member.units;
+            frozenUnits[i] = units;
+            if (units != 0) ++active;
+        }
+        if (active < LEAST_MINERS) return false;
+        active = 0;
+        for (uint256 i = 0; i < verifiers; ++i) {
+            uint256 slots = _free(members[verifierSeats[i].account]) / SLOT_STAKE;
+            frozenSlots[i] = slots > type(uint16).max ? type(uint16).max : uint16(slots);
+            if (slots != 0) ++active;
+        }
+        if (active < LEAST_VERIFIERS) return false;
+
+        Round storage r = rounds[round];
+        r.phase = Phase.Seed;
+        r.miners = uint8(miners);
+        r.verifiers = uint8(verifiers);
+        r.until = uint40(height + BEACON_DELAY);
+        emit EventsLib.RoundOpened(round, r.stateRoot, miners, verifiers, r.until);
+        return true;
+    }
+
+    /// @dev Free the seats of members that leave or whose deposit no longer covers one unit or slot.
+    function _sweep(uint64 round, Seat[] storage seats) private {
+        uint256 i = 0;
+        while (i < seats.length) {
+            address account = seats[i].account;
+            Member storage member = members[account];
+            uint96 needed = member.role == Role.Miner ? UNIT_BOND : SLOT_STAKE;
+            if (!member.leaving && member.deposit >= needed) {
+                ++i;
+                continue;
+            }
+            uint256 exitAt = block.number;
+            if (member.joinedRound < round) exitAt = rounds[round - 1].endedAt + EXIT_BLOCKS;
+            member.role = Role.None;
+            member.leaving = false;
+            member.silentRounds = 0;
+            member.exitAt = uint40(exitAt);
+            uint256 last = seats.length - 1;
+            if (i != last) {
+                seats[i] = seats[last];
+                members[seats[i].account].seat = uint8(i);
+            }
+            seats.pop();
+            emit EventsLib.SeatFreed(account, exitAt);
+        }
+    }
+
+    // ---------------------------------------------------------------- Seed and Draw: the beacon
+
+    /// @dev The awaited value, mixed with round and kind so that one word never serves twice. A value missed for good moves
+    /// the awaited height on by multiples of BEACON_WINDOW, to the only one of them that can still be proved.
+    function _beaconValue(uint64 round, Round storage r, uint256 kind) private returns (bytes32 mixed, bool known) {
+        uint256 height = r.until;
+        if (block.number < height) return (0, false);
+        bytes32 value;
+        (value, known) = _recordedValue(height);
+        if (!known && block.number > height + BEACON_WINDOW) {
+            uint256 next = height + (block.number - height - 1) / BEACON_WINDOW * BEACON_WINDOW;
+            r.until = uint40(next);
+            emit EventsLib.BeaconMissed(round, height, next);
+            (value, known) = _recordedValue(next);
+        }
+        mixed = keccak256(abi.encode(value, round, kind));
+    }
+
+    function _recordedValue(uint256 height) private returns (bytes32 value, bool known) {
+        if (block.number == height) BEACON.record();
+        return BEACON.valueAt(height);
+    }
+
+    function _seed(uint64 round, Round storage r) private returns (bool) {
+        (bytes32 seed, bool known) = _beaconValue(round, r, 0);
+        if (!known) return false;
+        r.seed = seed;
+        r.units = uint8(_drawUnits(seed, r.miners));
+        r.phase = Phase.Train;
+        r.until = uint40(block.number + TRAIN_BLOCKS);
+        emit EventsLib.Seeded(round, seed, r.units, r.until);
+        return true;
+    }
+
+    /// @dev More units than the round takes: drawn by lot. A miner's drawn units are its first indices.
+    function _drawUnits(bytes32 seed, uint256 miners) private returns (uint256 total) {
+        uint256[] memory asked = new uint256[](miners);
+        for (uint256 i = 0; i < miners; ++i) {
+            asked[i] = frozenUnits[i];
+            total += asked[i];
+        }
+        if (total <= UNITS) return total;
+        uint256[] memory drawn = DrawLib.lot(seed, asked, total, UNITS);
+        for (uint256 i = 0; i < miners; ++i) frozenUnits[i] = uint8(drawn[i]);
+        return UNITS;
+    }
+
+    function _draw(uint64 round, Round storage r) private returns (bool) {
+        (bytes32 seed, bool known) = _beaconValue(round, r, 1);
+        if (!known) return false;
+        uint256 verifiers = r.verifiers;
+        uint256[] memory slots = new uint256[](verifiers);
+        for (uint256 i = 0; i < verifiers; ++i) slots[i] = frozenSlots[i];
+
+        uint256 assignments = 0;
+        uint256 committed = r.committed;
+        for (uint256 place = 0; place < committed; ++place) {
+            bytes32 unitId = unitIds[round][place];
+            uint256[] memory seats = DrawLib.weighted(seed, unitId, slots, VERIFIERS_PER_UNIT);
+            uint256 ids = 0;
+            for (uint256 v = 0; v < seats.length; ++v) ids |= uint256(verifierSeats[seats[v]].id) << (32 * v);
+            units[unitId].verifierIds = ids;
+            assignments += seats.length;
+        }
+        uint256[] memory jurors = DrawLib.weighted(seed, DrawLib.JURY, slots, JURY_TARGET);
+        uint256 jury = 0;
+        for (uint256 j = 0; j < jurors.length; ++j) jury |= 1 << jurors[j];
+
+        r.drawSeed = seed;
+        r.assignments = uint16(assignments);
+        r.jury = uint64(jury);
+        r.jurors = uint8(jurors.length);
+        r.phase = Phase.Seal;
+        r.until = uint40(block.number + SEAL_BLOCKS);
+        emit EventsLib.Drawn(round, seed, assignments, r.until);
+        return true;
+    }
+
+    // ---------------------------------------------------------------- Open: judgement
+
+    function _judge(uint64 round, Round storage r, uint40 height) private {
+        uint256 committed = r.committed;
+        uint8 attested = 0;
+        r.judgedAt = height;
+        for (uint256 place = 0; place < committed; ++place) {
+            bytes32 unitId = unitIds[round][place];
+            Status status = _judgeUnit(round, unitId, height + HOLD_BLOCKS);
+            if (status == Status.Attested) ++attested;
+        }
+        r.attested = attested;
+    }
+
+    function _judgeUnit(uint64 round, bytes32 unitId, uint256 heldUntil) private returns (Status status) {
+        Unit storage unit = units[unitId];
+        uint256 revealed = unit.revealedMask;
+        uint256 agreed = unit.agreedMask;
+        uint256 verifiers = unit.verifierIds;
+        status = _verdict(unit.opened, verifiers, revealed, agreed);
+        unit.status = status;
+
+        address miner = unit.miner;
+        Entry storage mined = entries[round][miner];
+        if (status == Status.Rejected) {
+            // Out of the unit's own bond, which covers it: a miner cannot have withdrawn the fee.
+            Member storage member = members[miner];
+            member.deposit -= UNAVAILABLE_FEE;
+            member.locked -= UNAVAILABLE_FEE;
+            mined.bonds -= UNAVAILABLE_FEE;
+            burnOwed += UNAVAILABLE_FEE;
+            emit EventsLib.Burned(round, miner, UNAVAILABLE_FEE);
+        } else if (status == Status.Disputed) {
+            mined.bonds -= UNIT_BOND;
+            mined.held += UNIT_BOND;
+            emit EventsLib.Held(round, miner, UNIT_BOND, heldUntil);
+        } else if (status == Status.Attested) {
+            ++mined.attestedUnits;
+        }
+        emit EventsLib.Judged(round, unitId, miner, uint8(status));
+
+        uint256 sealedMask = unit.sealedMask;
+        for (uint256 v = 0; verifiers >> (32 * v) != 0; ++v) {
+            address verifier = accountOf[uint32(verifiers >> (32 * v))];
+            if (sealedMask >> v & 1 == 0) _burnFree(round, verifier, SEAL_FEE);
+            else if (revealed >> v & 1 == 0) _burnFree(round, verifier, SLOT_STAKE);
+            else if (status == Status.Disputed) _hold(round, verifier, heldUntil);
+            else if (status == Status.Attested) ++entries[round][verifier].attestations;
+        }
+    }
+
+    function _verdict(bool opened, uint256 verifiers, uint256 revealed, uint256 agreed) private view returns (Status) {
+        if (!opened) return Status.Rejected;
+        if (revealed != agreed) return Status.Disputed;
+        uint256 assigned = 0;
+        uint256 attestations = 0;
+        for (; verifiers >> (32 * assigned) != 0; ++assigned) attestations += agreed >> assigned & 1;
+        uint256 needed = assigned < QUORUM ? assigned : QUORUM;
+        return attestations >= needed ? Status.Attested : Status.Unverified;
+    }
+
+    /// @dev Hold a slot stake of one that answered about a disputed unit, or what is free of it.
+    function _hold(uint64 round, address account, uint256 heldUntil) private {
+        Member storage member = members[account];
+        uint96 free = _free(member);
+        uint96 amount = free < SLOT_STAKE ? free : SLOT_STAKE;
+        member.locked += amount;
+        entries[round][account].held += amount;
+        emit EventsLib.Held(round, account, amount, heldUntil);
+    }
+
+    // ---------------------------------------------------------------- End
+
+    /// @dev The next state, and the next round opened at once if enough members are there. `height` is the last block of the round.
+    function _end(uint64 round, Round storage r, uint40 height) private returns (bool) {
+        Round storage next = rounds[round + 1];
+        if (r.merged) {
+            Candidate storage chosen = candidates[round][r.accepted];
+            next.stateRoot = chosen.stateRoot;
+            next.stateCodec = chosen.codec;
+            next.stateDigest = chosen.digest;
+        } else {
+            next.stateRoot = r.stateRoot;
+            next.stateCodec = r.stateCodec;
+            next.stateDigest = r.stateDigest;
+        }
+        r.phase = Phase.Ended;
+        r.endedAt = height;
+        _countSilence(round, r.miners);
+        currentRound = round + 1;
+        emit EventsLib.RoundEnded(round, r.merged, next.stateRoot, height);
+        _tryToOpen(height);
+        return true;
+    }
+
+    function _countSilence(uint64 round, uint256 miners) private {
+        for (uint256 i = 0; i < miners; ++i) {
+            if (frozenUnits[i] == 0) continue;
+            address account = minerSeats[i].account;
+            Member storage member = members[account];
+            if (entries[round][account].committedMask != 0) {
+                if (member.silentRounds != 0) member.silentRounds = 0;
+            } else if (++member.silentRounds == SILENT_ROUNDS) {
+                member.leaving = true;
+            }
+        }
+    }
+}

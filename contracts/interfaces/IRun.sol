@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+/// @notice A CIDv1 over SHA-256: version 1 and multihash 0x12 0x20 are implied.
+/// @param codec 0x55 (raw) or 0x70 (dag-pb).
+/// @param digest The 32 bytes of the multihash.
+struct Cid {
+    uint8 codec;
+    bytes32 digest;
+}
+
+/// @notice Everything a run is deployed with; nothing of it can change. Amounts in wei, clocks in blocks.
+struct Parameters {
+    // Model
+    bytes32 programsRoot; // Merkle root over the program roots: step, evaluate, sample, genesis, merge 1...maxMerge
+    bytes32 dataRoot; // Merkle root over the shards' tensor roots
+    bytes32 genesisRoot; // state root S_0
+    Cid genesis; // where S_0 can be fetched; it can also be computed from the genesis program
+    Cid manifest; // programs, shards, tokenizer and training configuration
+    // Work
+    uint8 segments; // n, per unit
+    uint32 segmentSteps; // S; a unit is n S steps
+    uint8 maxUnitsPerMiner;
+    uint8 maxUnits; // per round; above, units are drawn by lot
+    uint8 maxMerge; // units averaged at most
+    // Seats
+    uint8 minMiners; // with units; fewer, and no round opens
+    uint8 maxMiners;
+    uint8 minVerifiers; // with slots; fewer, and no round opens
+    uint8 maxVerifiers;
+    // Checking
+    uint8 verifiersPerUnit; // V
+    uint8 segmentsPerVerifier; // k
+    uint8 quorum; // q
+    uint8 juryTarget; // J
+    // Money
+    uint96 unitBond;
+    uint96 slotStake;
+    uint96 unavailableFee; // at most unitBond
+    uint96 sealFee; // at most slotStake
+    uint96 mergeBond;
+    // Clocks
+    uint32 beaconDelay;
+    uint32 trainBlocks;
+    uint32 sealBlocks;
+    uint32 openBlocks;
+    uint32 mergeBlocks;
+    uint32 acknowledgeBlocks;
+    uint32 maturityBlocks;
+    uint32 holdBlocks;
+    uint32 exitBlocks;
+    // Reward
+    uint128 initialReward; // R0, in the token's smallest unit
+    uint32 halvingRounds;
+    uint16 workTarget; // committed units for a full reward
+    uint16 verifierShareBps;
+    uint16 mergeShareBps;
+    // Randomness
+    address beacon;
+}
+
+/// @title One run: one model lineage, one token, and the rounds that train it
+/// @notice Every registered miner and verifier plays rounds: seed, train, draw, seal, open, merge. Nobody is privileged: the only
+/// rights are those a deposit or a draw gives. docs/design/round.md is the specification.
+/// @dev Warning: every action first moves the phases that are due, so its gas depends on what is due. Estimate with a margin, or
+/// call `advance` in a transaction of its own when `current().due` is true.
+/// @dev Warning: heights count blocks of the chain the contract is on (`block.number`).
+interface IRun {
+    enum Role {
+        None,
+        Miner,
+        Verifier
+    }
+
+    /// @notice Waiting: too few members to open the round. Ended: only past rounds.
+    enum Phase {
+        Waiting,
+        Seed,
+        Train,
+        Draw,
+        Seal,
+        Open,
+        Merge,
+        Acknowledge,
+        Ended
+    }
+
+    /// @notice What became of a unit. None: not committed.
+    enum Status {
+        None,
+        Committed,
+        Rejected,
+        Disputed,
+        Unverified,
+        Attested
+    }
+
+    /// @notice What a verifier says about one segment. `loss` and `gradientNorm` are binary32, their bytes in little-endian order.
+    struct Answer {
+        bytes32 endRoot;
+        bytes4 loss;
+        bytes4 gradientNorm;
+    }
+
+    /// @notice One checkpoint leaf, opened: leaf `segment + 1` of the unit's commitment.
+    struct Opened {
+        uint8 segment;
+        Answer answer;
+        bytes32 salt;
+        bytes32[] proof;
+    }
+
+    // ---------------------------------------------------------------- membership
+
+    /// @notice Take or keep a miner's seat, asking for `units` units a round from the next round on, and add the sent wei to the deposit.
+    /// @dev The whole deposit must cover `units` unit bonds. Bonds stay locked until the round is mature, so a miner that wants all its
+    /// units every round deposits several rounds' bonds; with less it gets fewer units. Calling again changes units and endpoint,
+    /// and takes back a `retire`. A miner that commits none of its units three rounds running loses its seat, not its deposit.
+    function joinMiner(uint8 units, string calldata endpoint) external payable;
+
+    /// @notice Take or keep a verifier's seat, from the next round on, and add the sent wei to the deposit; deposit / slotStake slots.
+    function stake(string calldata endpoint) external payable;
+
+    /// @notice Stop from the next round on. Duties of the current round remain.
+    function retire() external;
+
+    /// @notice Send the unlocked deposit to its owner, once out of the seat and past `exitAt`.
+    function withdraw() external returns (uint256 amount);
+
+    // ---------------------------------------------------------------- round
+
+    /// @notice Move every phase that is due, then send burned wei to 0x...dEaD. Anyone may call; doing nothing is not an error.
+    /// @return moved Whether a phase moved.
+    function advance() external returns (bool moved);
+
+    /// @notice Commit one of the caller's drawn units, 0 <= index < units drawn for it. Locks `unitBond`.
+    /// @param root Root over segments + 2 leaves (docs/design/roots.md).
+    /// @param contribution Root of what the merge averages: the unit's end state.
+    /// @param cid Where the unit's states can be fetched.
+    function commit(uint64 round, uint8 index, bytes32 root, bytes32 contribution, Cid calldata cid) external;
+
+    /// @notice Post seals for units the caller was drawn for; seal = keccak256(abi.encode(unitId, verifier, answers, salt)).
+    function seal(uint64 round, bytes32[] calldata unitIds, bytes32[] calldata seals) external;
+
+    /// @notice Open the caller's unit: leaf 0, the contribution leaf, the last segment and every drawn segment.
+    /// @param leaves Ascending by segment; must hold `segments - 1` and all drawn ones.
+    function open(
+        uint64 round,
+        uint8 index,
+        bytes32[] calldata startProof,
+        Opened[] calldata leaves,
+        bytes32[] calldata contributionProof
+    ) external;
+
+    /// @notice Reveal what was sealed about units, in the order of each one's assigned segments.
+    function reveal(uint64 round, bytes32[] calldata unitIds, Answer[][] calldata answers, bytes32[] calldata salts) external;
+
+    /// @notice Propose the merged state of `mergeSet(round)`. Locks `mergeBond`. One candidate a member; a root stands once.
+    /// @return candidate Its number, from 0.
+    function proposeMerge(uint64 round, bytes32 stateRoot, Cid calldata cid) external returns (uint8 candidate);
+
+    /// @notice As a drawn juror, say once a round: "I hold this state and it is the merge of that set".
+    /// @dev Warning: name the root, not only the number: after a re-org the number may be another candidate's.
+    function acknowledge(uint64 round, uint8 candidate, bytes32 stateRoot) external;
+
+    /// @notice Mint the caller's rewards and unlock its bonds of these rounds, as far as their heights allow.
+    /// @dev Reverts if one of the rounds has nothing for the caller now; ask `claimable` first.
+    function claim(uint64[] calldata rounds_) external returns (uint256 tokens, uint256 bonds);
+
+    // ---------------------------------------------------------------- whereabouts
+
+    /// @notice The ERC-20 this run alone mints.
+    function token() external view returns (address);
+
+    /// @notice The lens this run was deployed with: it answers questions about any run.
+    function lens() external view returns (address);
+
+    /// @notice Account whose code is a zero byte and the ABI encoding of `Parameters`.
+    function parametersAt() external view returns (address);
+
+    /// @notice The round that is played, or awaited.
+    function currentRound() external view returns (uint64);
+
+    /// @notice Tokens an account earned in a round that has ended and has not claimed; 0 before the end.
+    function rewardOf(uint64 round, address account) external view returns (uint256 reward);
+
+    /// @notice Wei burned and not yet sent away by `advance`.
+    function burnOwed() external view returns (uint256);
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {Cid, IRun, Parameters} from "./IRun.sol";
+
+/// @title What a node asks a run: everything on the path of a round without reading events
+/// @notice One lens serves every run. It holds nothing and decides nothing: its answers are a run's public getters, put together. It
+/// stands apart because one contract may have no more than 24 KiB of code. A run names the lens it was deployed with in `lens()`.
+interface IRunLens {
+    /// @notice Where the run stands.
+    /// @param until Height that ends the phase: the last block in which its actions are accepted. In Seed and Draw, the height
+    /// whose beacon value is awaited. In Waiting, 0.
+    /// @param due Whether `advance` would move the run in the block this is asked in.
+    struct Current {
+        uint64 round;
+        IRun.Phase phase;
+        uint64 until;
+        bool due;
+    }
+
+    /// @notice One round. Counters stay after the round has ended.
+    /// @param units Units that may be committed; `committed` of them were.
+    /// @param assignments Pairs of a unit and a verifier; `seals` were sealed, `reveals` of those revealed.
+    /// @param merged Whether a candidate was accepted: `accepted` is its number.
+    /// @param endedAt Height the round ended at, 0 before. Bonds and rewards unlock at `matureAt`.
+    /// @param judgedAt Height of the judgement, 0 before. What a dispute holds is free at `heldUntil`.
+    struct RoundView {
+        IRun.Phase phase;
+        bytes32 seed;
+        bytes32 drawSeed;
+        bytes32 stateRoot;
+        Cid state;
+        uint8 miners;
+        uint8 verifiers;
+        uint8 units;
+        uint8 committed;
+        uint8 opened;
+        uint8 attested;
+        uint16 assignments;
+        uint16 seals;
+        uint16 reveals;
+        uint8 jurors;
+        uint8 candidates;
+        bool merged;
+        uint8 accepted;
+        uint64 judgedAt;
+        uint64 heldUntil;
+        uint64 endedAt;
+        uint64 matureAt;
+    }
+
+    /// @notice One committed unit. Bit v of the masks speaks of `verifiers[v]`.
+    struct UnitView {
+        bytes32 unitId;
+        uint64 round;
+        address miner;
+        uint8 index;
+        IRun.Status status;
+        bool opened;
+        bytes32 root;
+        bytes32 contribution;
+        Cid cid;
+        address[] verifiers;
+        uint8 sealedMask;
+        uint8 revealedMask;
+        uint8 agreedMask;
+    }
+
+    /// @notice One unit a verifier was drawn for. `segments` ascend; answers are given in that order.
+    struct Assignment {
+        bytes32 unitId;
+        uint8[] segments;
+        bool isSealed;
+        bool isRevealed;
+    }
+
+    /// @notice A proposed result of the merge.
+    struct CandidateView {
+        address proposer;
+        bytes32 stateRoot;
+        Cid cid;
+        uint8 acknowledgements;
+    }
+
+    /// @notice A member or former member.
+    /// @param units Units a miner asks for per round.
+    /// @param deposit Wei owned by the member here; `locked` of them back units, merges and disputes.
+    /// @param exitAt Height at which `withdraw` opens; 0 while seated.
+    struct MemberView {
+        address account;
+        IRun.Role role;
+        bool leaving;
+        uint8 units;
+        uint64 joinedRound;
+        uint96 deposit;
+        uint96 locked;
+        uint64 exitAt;
+        string endpoint;
+    }
+
+    /// @notice A seated member and what was frozen for the current round: units drawn for a miner, slots of a verifier.
+    struct Participant {
+        address account;
+        IRun.Role role;
+        bool leaving;
+        uint16 frozen;
+        string endpoint;
+    }
+
+    /// @notice What an account has in one round.
+    /// @param tokens Reward, minted by `claim` from `matureAt` on; 0 once claimed.
+    /// @param bonds Wei unlocked by `claim` from `matureAt` on.
+    /// @param held Wei unlocked by `claim` from `heldUntil` on.
+    /// @param claimableNow Whether `claim` would do something in this block.
+    struct Claimable {
+        uint64 round;
+        uint256 tokens;
+        uint96 bonds;
+        uint96 held;
+        uint64 matureAt;
+        uint64 heldUntil;
+        bool claimableNow;
+    }
+
+
+    /// @notice What the run was deployed with.
+    function parameters(address run) external view returns (Parameters memory);
+
+    function current(address run) external view returns (Current memory);
+
+    function getRound(address run, uint64 round) external view returns (RoundView memory);
+
+    /// @notice Root and CID of the state a round starts from; also of the next round's as soon as it is known.
+    function getState(address run, uint64 round) external view returns (bytes32 stateRoot, Cid memory cid);
+
+    /// @notice keccak256(abi.encode(chain id, contract, round, miner, index)).
+    function unitIdOf(address run, uint64 round, address miner, uint8 index) external view returns (bytes32);
+
+    function getUnit(address run, bytes32 unitId) external view returns (UnitView memory);
+
+    /// @notice Committed units of a round, in the order of their commits.
+    function getUnits(address run, uint64 round) external view returns (UnitView[] memory);
+
+    /// @notice Attested units of a judged round in unit id order, at most `maxMerge`.
+    function mergeSet(address run, uint64 round) external view returns (bytes32[] memory unitIds);
+
+    function assignedVerifiers(address run, bytes32 unitId) external view returns (address[] memory);
+
+    /// @notice Segments drawn for a verifier of a unit, ascending. Reverts if it was not drawn.
+    function assignedSegments(address run, bytes32 unitId, address verifier) external view returns (uint8[] memory);
+
+    /// @notice Everything `verifier` was drawn for in `round`.
+    function assignmentsOf(address run, uint64 round, address verifier) external view returns (Assignment[] memory);
+
+    /// @notice Units drawn for `miner` in the current round (indices 0 to that less 1); 0 before the seed.
+    function unitsOf(address run, address miner) external view returns (uint8);
+
+    /// @notice The current round's jury; empty before the draw.
+    function jury(address run) external view returns (address[] memory);
+
+    /// @notice Number + 1 of the candidate a juror acknowledged in a round; 0 if none.
+    function acknowledgedBy(address run, uint64 round, address juror) external view returns (uint8);
+
+    function candidates(address run, uint64 round) external view returns (CandidateView[] memory);
+
+    function memberOf(address run, address account) external view returns (MemberView memory);
+
+    /// @notice All seats, miners first.
+    function participants(address run) external view returns (Participant[] memory);
+
+    /// @notice The account's entries of rounds `from` <= r < `to` that still hold something.
+    function claimable(address run, address account, uint64 from, uint64 to) external view returns (Claimable[] memory);
+}
