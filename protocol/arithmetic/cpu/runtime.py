@@ -23,12 +23,15 @@ _MAX_THREADS = 256
 class CompiledGraph:
     """A graph as machine code. One caller at a time; every call gives the same bits, whatever the thread count."""
 
-    def __init__(self, graph: Graph, *, threads: int = 1, instruction_set: str | None = None) -> None:
+    def __init__(
+        self, graph: Graph, *, threads: int = 1, instruction_set: str | None = None, clocked: bool = False
+    ) -> None:
+        """`clocked` code calls the symbol cupel_tick after each kernel, with the kernel's number."""
         if not 1 <= threads <= _MAX_THREADS:
             raise UsageError(f"threads must lie in 1..{_MAX_THREADS}, not {threads}")
         self.graph, self.threads = graph, threads
         self.instruction_set = instruction_sets.choose(instruction_set)
-        self.plan = build(graph, self.instruction_set, threads, native.triple())
+        self.plan = build(graph, self.instruction_set, threads, native.triple(), clocked=clocked)
         self.native = native.Native(self.plan.ir, self.plan.entries, self.instruction_set)
         self._memory = torch.zeros(self.plan.arena_bytes + _ALIGN, dtype=torch.uint8)
         self._arena = -(-self._memory.data_ptr() // _ALIGN) * _ALIGN
