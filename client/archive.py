@@ -1,9 +1,9 @@
 """What a run leaves on disk: enough to show and to repeat it without any network.
 
-    run.json        the run file: where the run is
-    parameters.json the contract's parameters, as the chain said them
-    rounds.jsonl    one line per ended round, oldest first
-    archive/        blockstore: manifests, programs, shards, the states rounds started from, unit descriptions
+run.json        the run file: where the run is
+parameters.json the contract's parameters, as the chain said them
+rounds.jsonl    one line per ended round, oldest first
+data/           manifests, programs, shards, the states rounds started from, unit descriptions
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cupel.chain.run_values import Parameters, Status
+from cupel.chain.run_values import Parameters
 from cupel.network.ipfs import BlockStore
 from cupel.protocol.errors import UsageError
 
@@ -81,15 +81,16 @@ class RunArchive:
 
     @property
     def blocks(self) -> Path:
-        return self.folder / "archive"
+        return self.folder / "data" / "blockstore"
 
     @property
     def _rounds(self) -> Path:
         return self.folder / "rounds.jsonl"
 
     def open_store(self) -> BlockStore:
+        """The blocks, for reading."""
         self.check()
-        return BlockStore(self.blocks)
+        return BlockStore(self.blocks, read_only=True)
 
     def check(self) -> None:
         if not self.run_file.is_file() or not self.blocks.is_dir():
@@ -139,10 +140,8 @@ def find_unit(summary: RoundSummary, wanted: str) -> UnitSummary:
         if prefix and (u.unit.hex().startswith(prefix) or u.miner.lower().removeprefix("0x").startswith(prefix))
     ]
     if len(found) != 1:
-        listed = "\n".join(f"  {i}  0x{u.unit.hex()}  {Status[u.status].name.lower()}" for i, u in enumerate(summary.units))
-        raise UsageError(
-            f"{len(found) or 'no'} units of round {summary.round} match {wanted!r}; name one by number or by id:\n{listed}"
-        )
+        listed = "\n".join(f"  {i}  0x{u.unit.hex()}  {u.status.lower()}" for i, u in enumerate(summary.units))
+        raise UsageError(f"{len(found) or 'no'} units of round {summary.round} match {wanted!r}; name one:\n{listed}")
     return found[0]
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cupel.archive import RoundSummary, RunArchive
-from cupel.chain.run_file import read_run_file
+from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Status
 from cupel.node.log import plain
 from cupel.node.records import ClaimRecord, History, OutcomeRecord, UnitRecord, VerdictRecord
@@ -35,8 +35,10 @@ def status(folder: Path, number: int | None, as_json: bool) -> None:
         click.echo(json.dumps([plain(dataclasses.asdict(one)) for one in rounds], indent=2))
         return
     console = Console()
-    run = read_run_file(archive.run_file)
-    console.print(f"Run {run.run} on chain {run.chain_id}, {len(list(archive.rounds()))} rounds ended", highlight=False)
+    run = RunFile.read(archive.run_file)
+    console.print(
+        f"Run {run.contract} on chain {run.chain_id}, {len(list(archive.rounds()))} rounds ended", highlight=False
+    )
     if number is None:
         _print_rounds(console, rounds)
         _print_nodes(console, folder)
@@ -68,7 +70,15 @@ def _print_nodes(console: Console, folder: Path) -> None:
     if not histories:
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("process", "units trained", "accepted", "not accepted", "segments replayed", "units rejected", "CUP claimed"):
+    for column in (
+        "process",
+        "units trained",
+        "accepted",
+        "not accepted",
+        "segments replayed",
+        "units rejected",
+        "CUP claimed",
+    ):
         table.add_column(column, justify="left" if column == "process" else "right")
     for path in histories:
         records = list(History(path))

@@ -20,7 +20,12 @@ ENTRY_POINTS = {
     "verifier": "cupel.verifier.main",
 }
 # One compute thread each: seven processes share the machine, and idle workers of a thread pool would spin on it.
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "0"}
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "0",
+}
 
 
 class ProcessDied(CupelError):
@@ -72,7 +77,9 @@ class ManagedProcess:
         """Raise ProcessDied with the end of its log if it is gone."""
         if not self.is_running():
             tail = self.log.read_text(errors="replace").splitlines()[-5:]
-            raise ProcessDied(f"{self.name} ended with code {self._child.returncode}; {self.log} ends:\n" + "\n".join(tail))
+            raise ProcessDied(
+                f"{self.name} ended with code {self._child.returncode}; {self.log} ends:\n" + "\n".join(tail)
+            )
 
     def read_stat(self) -> Mapping[str, Any]:
         """Fields of the newest stat line in the log; empty before the first."""

@@ -81,7 +81,14 @@ def print_report(report: Report, console: Console) -> None:
         return report.names.get(address.lower(), address)
 
     table = Table(title="Rounds", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column, side in (("round", "right"), ("held-out loss", "right"), ("committed", "right"), ("merged", "right"), ("left out", "left"), ("state root", "left")):
+    for column, side in (
+        ("round", "right"),
+        ("held-out loss", "right"),
+        ("committed", "right"),
+        ("merged", "right"),
+        ("left out", "left"),
+        ("state root", "left"),
+    ):
         table.add_column(column, justify=side)  # type: ignore[arg-type]
     table.add_row("-", f"{report.genesis_loss:.4f}", "", "", "", "genesis")
     for r in rounds:
@@ -102,11 +109,15 @@ def print_report(report: Report, console: Console) -> None:
     for address in report.liars:
         units = [(r, u) for r in rounds for u in r.units if u.miner.lower() == address.lower()]
         caught = [(r, u) for r, u in units if u.status != Status.ATTESTED.name]
-        console.print(f"  {name(address)} faked a step in every segment: {len(units)} units, {len(caught)} left out", highlight=False)
+        console.print(
+            f"  {name(address)} faked a step in every segment: {len(units)} units, {len(caught)} left out",
+            highlight=False,
+        )
         for r, u in units:
             against = [name(v.verifier) for v in u.verdicts if v.did_reveal and not v.agreed]
             silent = [name(v.verifier) for v in u.verdicts if not v.did_reveal]
-            line = f"  round {r.round}, unit 0x{u.unit.hex()[:8]}…: {u.status.lower()}, rejected by {', '.join(against) or 'nobody'}"
+            line = f"  round {r.round}, unit 0x{u.unit.hex()[:8]}…: {u.status.lower()}"
+            line += f", rejected by {', '.join(against) or 'nobody'}"
             console.print(line + (f"; no answer from {', '.join(silent)}" if silent else ""), highlight=False)
     console.print()
 
@@ -123,7 +134,9 @@ def print_report(report: Report, console: Console) -> None:
             f"{b.locked_wei / WEI_PER_ETH:.3f} ETH",
         )
     console.print(money, highlight=False)
-    console.print(f"Supply {report.supply / TOKEN_UNITS:.2f} CUP, minted only by rounds that are final.", highlight=False)
+    console.print(
+        f"Supply {report.supply / TOKEN_UNITS:.2f} CUP, minted only by rounds that are final.", highlight=False
+    )
     console.print()
 
     last = rounds[-1]
@@ -141,4 +154,6 @@ def print_report(report: Report, console: Console) -> None:
     where = "" if str(report.folder) == "cupel-demo" else f" --dir {report.folder}"
     console.print(f"  cupel demo{where} --rounds {len(rounds)}       train on from here", highlight=False)
     console.print(f"  cupel status{where}                show the run from disk", highlight=False)
-    console.print(f"  cupel replay{where} --round {last.round} --unit {honest}   repeat a unit, bit for bit", highlight=False)
+    console.print(
+        f"  cupel replay{where} --round {last.round} --unit {honest}   repeat a unit, bit for bit", highlight=False
+    )

@@ -85,7 +85,9 @@ class View:
             mark = "[green]✓[/green]" if unit.status == Status.ATTESTED.name else "[red]✗[/red]"
             word = "" if unit.status == Status.ATTESTED.name else f" {unit.status.lower()}"
             parts.append(f"{mark} {self.name_of(unit.miner)}{word}")
-        merged = f"merged {sum(u.status == Status.ATTESTED.name for u in summary.units)}" if summary.merged else "not merged"
+        merged = (
+            f"merged {sum(u.status == Status.ATTESTED.name for u in summary.units)}" if summary.merged else "not merged"
+        )
         return (
             f"[bold]round {summary.round}[/bold] {merged}, held-out loss [bold]{summary.held_out_loss:.4f}[/bold]"
             f"  {'  '.join(parts)}  state 0x{summary.end_root.hex()[:8]}…  {summary.seconds:.0f} s"

@@ -1,0 +1,181 @@
+"""Before the first round: text into shards, programs, a chain, keys, and the run's contracts."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cupel.archive import RunArchive
+from cupel.chain.client import ChainClient
+from cupel.chain.keys import LocalSigner, find_keystore, load_account, make_key, read_password_file, save_keystore
+from cupel.chain.run_contract import deploy_run
+from cupel.chain.run_file import RunFile
+from cupel.chain.run_values import Parameters
+from cupel.demo.settings import DemoSettings
+from cupel.network.data import BuildOptions, DataDirectory, build_data
+from cupel.network.ipfs import BlockStore
+from cupel.network.states import encode_state
+from cupel.node.manifest import RunManifest
+from cupel.protocol import merkle
+from cupel.protocol.training.programs import RunConfig, RunPrograms
+from cupel.protocol.types import Seed, Wei
+
+ETHER = 10**18
+TOKEN = 10**18
+KEY_SCRYPT_N = 1 << 12
+"""Keys of the demo guard nothing; the usual work factor would cost each process a second and 256 MiB."""
+SHARD_TOKENS = 65_536
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Party:
+    """One process that plays."""
+
+    name: str
+    program: str
+    """`miner` or `verifier`."""
+    signer: LocalSigner
+    keystore: Path
+    lies: bool = False
+
+
+def build_text(settings: DemoSettings, say: Say) -> DataDirectory:
+    """Shards of the text, made once per folder."""
+    folder = settings.folder / "data"
+    if not (folder / "manifest.json").exists():
+        source = settings.text or (Path(sysconfig.get_paths()["stdlib"]),)
+        say(f"Reading {', '.join(map(str, source))} ...")
+        options = BuildOptions(
+            vocabulary=RunConfig.demo().model.vocabulary,
+            shard_tokens=SHARD_TOKENS,
+            held_out=0.03,
+            licence="PSF-2.0" if not settings.text else "not stated",
+            include=() if settings.text else ("*.py",),
+            exclude=() if settings.text else ("site-packages/*", "test/*", "*/test/*", "*/tests/*", "idlelib/*"),
+        )
+        build_data(source, folder, options)
+    data = DataDirectory(folder)
+    tokens = data.manifest.training_tokens
+    say(
+        f"Text: {data.manifest.totals.files} files, {data.manifest.totals.text_bytes / 1e6:.1f} MB, "
+        f"{tokens / 1e6:.1f} M tokens in {len(data.manifest.training)} shards, held out {len(data.manifest.held_out)}"
+    )
+    return data
+
+
+def make_parties(settings: DemoSettings) -> tuple[LocalSigner, list[Party], Path]:
+    """The deployer's key, the parties' and the password file; made once per folder."""
+    keys = settings.folder / "keys"
+    password_file = keys / "password"
+    if not password_file.exists():
+        keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        password_file.touch(mode=0o600)
+        password_file.write_text(secrets.token_urlsafe(24) + "\n")
+    password = read_password_file(password_file)
+
+    def key_of(name: str) -> tuple[LocalSigner, Path]:
+        folder = keys / name
+        if not folder.exists():
+            save_keystore(make_key(), password, folder, scrypt_n=KEY_SCRYPT_N, now=datetime.datetime.now(datetime.UTC))
+        path = find_keystore(folder, None)
+        return load_account(path, password), path
+
+    parties = []
+    for program, count in (("miner", settings.miners), ("verifier", settings.verifiers)):
+        for i in range(1, count + 1):
+            signer, path = key_of(f"{program}-{i}")
+            lies = program == "miner" and i > settings.miners - settings.liars
+            parties.append(Party(name=f"{program}-{i}", program=program, signer=signer, keystore=path, lies=lies))
+    return key_of("deployer")[0], parties, password_file
+
+
+def make_programs(archive: RunArchive, data: DataDirectory, say: Say) -> RunPrograms:
+    """Trace everything the run computes and store it, with the run's manifest, beside the data."""
+    say("Tracing the model, its training step, merge and sampling to Programs ...")
+    programs = RunPrograms.build(RunConfig.demo())
+    with BlockStore(archive.blocks) as store:
+        cids = {
+            name: store.add_bytes(content, pin=f"run/programs/{name}") for name, content in programs.to_files().items()
+        }
+        manifest = RunManifest(programs=cids, data=data.manifest_cid, genesis_seed=Seed(bytes(32)))
+        store.add_bytes(manifest.to_bytes(), pin="run/manifest")
+    parameters = sum(t.elements for name, t in programs.step.inputs.items() if name.startswith("0.weights."))
+    say(
+        f"Programs: {parameters / 1e3:.0f} k parameters, {len(programs.step.operations)} operations a training step, "
+        f"root 0x{programs.root.hex()[:8]}…"
+    )
+    return programs
+
+
+def make_parameters(
+    settings: DemoSettings, archive: RunArchive, data: DataDirectory, programs: RunPrograms
+) -> Parameters:
+    """Everything the contract fixes. Clocks are caps: a phase ends as soon as all have acted."""
+    genesis = programs.run_genesis(Seed(bytes(32)), backend=settings.backend)
+    with BlockStore(archive.blocks) as store:
+        genesis_cid = store.add_bytes(encode_state(genesis), pin="state/0")
+        manifest_cid = store.pins()["run/manifest"]
+    minute = max(8, round(60 / settings.block_time_s))
+    return Parameters(
+        programs_root=programs.root,
+        data_root=data.manifest.root,
+        genesis_root=merkle.state_root(genesis),
+        genesis=genesis_cid,
+        manifest=manifest_cid,
+        segments=settings.segments,
+        segment_steps=settings.segment_steps,
+        max_units_per_miner=4,
+        max_units=16,
+        max_merge=programs.config.max_merge,
+        min_miners=settings.miners,
+        max_miners=16,
+        min_verifiers=settings.verifiers,
+        max_verifiers=16,
+        verifiers_per_unit=min(settings.verifiers_per_unit, settings.verifiers),
+        segments_per_verifier=min(settings.segments_per_verifier, settings.segments),
+        quorum=min(settings.verifiers_per_unit, settings.verifiers),
+        jury_target=settings.verifiers,
+        unit_bond=Wei(ETHER),
+        slot_stake=Wei(ETHER),
+        unavailable_fee=Wei(ETHER // 2),
+        seal_fee=Wei(ETHER // 20),
+        merge_bond=Wei(ETHER // 10),
+        beacon_delay=1,
+        train_blocks=3 * minute,
+        seal_blocks=3 * minute,
+        open_blocks=minute,
+        merge_blocks=minute,
+        acknowledge_blocks=minute,
+        maturity_blocks=max(1, minute // 2),
+        hold_blocks=minute,
+        exit_blocks=minute,
+        initial_reward=60 * TOKEN,
+        halving_rounds=4,
+        work_target=settings.miners,
+        verifier_share_bps=2500,
+        merge_share_bps=500,
+    )
+
+
+def deploy(
+    settings: DemoSettings,
+    archive: RunArchive,
+    data: DataDirectory,
+    programs: RunPrograms,
+    client: ChainClient,
+    source: str,
+    say: Say,
+) -> RunFile:
+    """A new run on the chain, and the folder's files about it."""
+    parameters = make_parameters(settings, archive, data, programs)
+    deployment = deploy_run(client, parameters)
+    run = RunFile.of(client.chain_id, deployment, (source,))
+    archive.write_parameters(parameters)
+    run.write(archive.run_file)
+    say(f"Contracts: run {run.contract}, token {run.token}, deployed in block {run.deploy_block}")
+    return run
