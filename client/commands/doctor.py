@@ -12,7 +12,8 @@ import click
 import torch
 
 from cupel.protocol import arithmetic
-from cupel.protocol.arithmetic import cpu, self_test
+from cupel.protocol.arithmetic import cpu
+from cupel.protocol.arithmetic.engines import self_test
 from cupel.protocol.errors import BackendUnfit
 
 
