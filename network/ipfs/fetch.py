@@ -220,7 +220,7 @@ class _Attempt:
             self._fetcher.note(peer, failed=False)
             self._store.put_checked(cid, block)
             return block
-        raise NobodyServed(cid, dict(self._failures))
+        raise NobodyServed(cid, dict(self._failures), late=self._deadline() <= time.monotonic())
 
     def _ask(self, peer: str, cid: ParsedCid) -> bytes:
         block = self._fetcher.client.get(
@@ -285,13 +285,15 @@ class _Attempt:
         self._fetcher.note(failure.peer, failed=True)
 
     def _left_s(self, cid: ParsedCid) -> float:
-        allowed = self._timeout_s
-        if allowed is None:
-            allowed = self._limits.file_timeout_s + (self._walk.size or 0) / self._limits.bytes_per_second
-        left = self._began + allowed - time.monotonic()
+        left = self._deadline() - time.monotonic()
         if left <= 0:
             raise NobodyServed(cid, dict(self._failures), late=True)
         return left
+
+    def _deadline(self) -> float:
+        if self._timeout_s is not None:
+            return self._began + self._timeout_s
+        return self._began + self._limits.file_timeout_s + (self._walk.size or 0) / self._limits.bytes_per_second
 
 
 def _blaming_archive(peer: str, blocks: Iterator[tuple[ParsedCid, bytes]]) -> Iterator[tuple[ParsedCid, bytes]]:

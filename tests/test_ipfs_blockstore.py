@@ -1,0 +1,243 @@
+"""Blocks on disk: whole or absent, kept while pinned, written by one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cupel.network.ipfs import CHUNK_BYTES, MAX_BLOCK_BYTES, BlockMissing, BlockStore, Codec, ParsedCid, cid_of
+from cupel.network.ipfs.unixfs import build_file
+from cupel.protocol.errors import MalformedBlock, MalformedInput, UsageError
+
+DATA = os.urandom(3 * CHUNK_BYTES + 17)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlockStore:
+    return BlockStore(tmp_path / "store")
+
+
+def path_of(store: BlockStore, cid: str) -> Path:
+    (path,) = store.directory.glob(f"blocks/*/{cid}")
+    return path
+
+
+def leaf(index: int) -> str:
+    return cid_of(DATA[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES])
+
+
+def test_a_file_comes_back_under_its_cid(store: BlockStore, tmp_path: Path) -> None:
+    cid = store.add_bytes(DATA)
+    assert cid == cid_of(DATA)
+    assert store.read(cid) == store.read_buffer(cid) == DATA
+    (tmp_path / "copy").write_bytes(DATA)
+    assert store.add_file(tmp_path / "copy") == cid
+    store.write_to(cid, tmp_path / "written")
+    assert (tmp_path / "written").read_bytes() == DATA
+    assert store.usage().blocks == 5
+    assert store.usage().size_bytes == len(DATA) + (store.block_size(cid) or 0)
+    assert {str(one) for one in store} == {cid, *(leaf(i) for i in range(4))}
+
+
+def test_a_file_of_one_chunk_and_an_empty_one_are_single_blocks(store: BlockStore) -> None:
+    for data in (b"", b"x", bytes(CHUNK_BYTES)):
+        assert store.read(store.add_bytes(data)) == data
+    assert store.usage().blocks == 3
+
+
+def test_a_damaged_block_counts_as_absent_and_is_reported(store: BlockStore, caplog: pytest.LogCaptureFixture) -> None:
+    cid = store.add_bytes(DATA)
+    path = path_of(store, leaf(1))
+    spoilt = bytearray(path.read_bytes())
+    spoilt[1000] ^= 1
+    path.write_bytes(spoilt)
+    assert store.get(leaf(1)) is None
+    assert not store.has(leaf(1))
+    assert store.damaged == {leaf(1)}
+    assert "damaged block" in caplog.text
+    with pytest.raises(BlockMissing, match=leaf(1)):
+        store.read(cid)
+    store.add_bytes(DATA)
+    assert store.read(cid) == DATA, "adding it again repairs it"
+
+
+def test_a_block_cut_short_counts_as_absent(store: BlockStore) -> None:
+    store.add_bytes(DATA)
+    path = path_of(store, leaf(0))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert store.get(leaf(0)) is None
+
+
+def test_a_file_longer_than_asked_for_is_refused(store: BlockStore) -> None:
+    for data in (DATA, b"four"):
+        cid = store.add_bytes(data)
+        with pytest.raises(MalformedBlock, match="at most"):
+            store.read(cid, max_bytes=len(data) - 1)
+        assert store.read(cid, max_bytes=len(data)) == data
+
+
+def test_a_block_that_is_not_the_one_named_is_not_stored(store: BlockStore) -> None:
+    with pytest.raises(MalformedBlock):
+        store.put_checked(cid_of(b"one"), b"two")
+    with pytest.raises(MalformedBlock):
+        store.put(bytes(MAX_BLOCK_BYTES + 1))
+    assert store.usage().blocks == 0
+
+
+def test_a_file_that_fails_half_way_appears_nowhere(store: BlockStore, tmp_path: Path) -> None:
+    cid = store.add_bytes(DATA)
+    path_of(store, leaf(2)).unlink()
+    with pytest.raises(BlockMissing):
+        store.write_to(cid, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
+
+
+def test_what_a_dead_writer_left_unfinished_is_cleared(tmp_path: Path) -> None:
+    BlockStore(tmp_path).close()
+    (tmp_path / "temporary" / ".unfinished-x").write_bytes(b"half")
+    with BlockStore(tmp_path) as store:
+        assert list((tmp_path / "temporary").iterdir()) == []
+        assert store.usage().blocks == 0
+
+
+# Pins and garbage
+
+
+def test_garbage_is_what_no_pin_reaches(store: BlockStore) -> None:
+    shared = DATA[:CHUNK_BYTES]
+    kept = store.add_bytes(DATA, pin="kept")
+    other = store.add_bytes(shared + bytes(100), pin="other")
+    store.add_bytes(b"loose")
+    assert store.collect_garbage().blocks == 1
+    store.unpin("other")
+    freed = store.collect_garbage()
+    assert freed.blocks == 2, "the shared leaf stays"
+    assert store.get(other) is None
+    assert store.read(kept) == DATA
+    store.unpin("kept")
+    store.collect_garbage()
+    assert store.usage().blocks == store.usage().size_bytes == 0
+
+
+def test_a_name_moved_to_another_root_lets_the_first_go(store: BlockStore) -> None:
+    first = store.add_bytes(b"first", pin="head")
+    second = store.add_bytes(b"second", pin="head")
+    store.collect_garbage()
+    assert store.get(first) is None
+    assert store.get(second) == b"second"
+
+
+def test_a_root_pinned_under_two_names_needs_both_to_go(store: BlockStore) -> None:
+    cid = store.add_bytes(b"data", pin="a")
+    store.pin(cid, "b")
+    store.unpin("a")
+    assert store.collect_garbage().blocks == 0
+    store.unpin("b")
+    assert store.collect_garbage().blocks == 1
+
+
+def test_pins_outlive_the_process(store: BlockStore) -> None:
+    cid = store.add_bytes(DATA, pin="state 3")
+    store.close()
+    with BlockStore(store.directory) as again:
+        assert again.pins() == {"state 3": cid}
+        assert again.collect_garbage().blocks == 0
+
+
+def test_many_pins_change_at_once_or_not_at_all(store: BlockStore) -> None:
+    cid = store.add_bytes(b"data", pin="old")
+    with pytest.raises(MalformedInput):
+        store.change_pins({"new": cid, "bad": "not a cid", "old": None})
+    assert store.pins() == {"old": cid}
+    store.change_pins({"new": cid, "old": None})
+    assert store.pins() == {"new": cid}
+    with pytest.raises(UsageError, match="no pin named"):
+        store.unpin("old")
+
+
+def test_nothing_is_deleted_while_a_pinned_tree_has_a_hole(store: BlockStore) -> None:
+    cid = store.add_bytes(DATA, pin="kept")
+    path_of(store, cid).unlink()
+    with pytest.raises(BlockMissing, match=cid):
+        store.collect_garbage()
+    assert store.usage().blocks == 4
+
+
+def test_damaged_pins_are_not_taken_for_none(store: BlockStore) -> None:
+    store.add_bytes(DATA, pin="kept")
+    (store.directory / "pins.json").write_text("{")
+    with pytest.raises(MalformedInput, match=r"pins.json"):
+        store.collect_garbage()
+    assert store.usage().blocks == 5
+
+
+def test_collection_waits_for_files_being_added(store: BlockStore) -> None:
+    collected = threading.Event()
+
+    def collect() -> None:
+        store.collect_garbage()
+        collected.set()
+
+    with store.no_collection():
+        cid = store.add_bytes(DATA)
+        thread = threading.Thread(target=collect)
+        thread.start()
+        assert not collected.wait(0.2)
+        with store.no_collection():  # a waiting collector must not shut out who is inside already
+            assert store.read(cid) == DATA
+            store.pin(cid, "kept")
+    assert collected.wait(10)
+    thread.join()
+    assert store.read(cid) == DATA
+    with store.no_collection(), pytest.raises(AssertionError, match="cannot collect"):
+        store.collect_garbage()
+
+
+# Several threads and processes
+
+
+def test_threads_may_write_the_same_blocks_at_once(store: BlockStore) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: store.add_bytes(DATA), range(16))) == {cid_of(DATA)}
+        assert all(pool.map(lambda _: store.read(cid_of(DATA)) == DATA, range(16)))
+    assert store.usage().blocks == 5
+    assert list((store.directory / "temporary").iterdir()) == []
+
+
+def test_a_second_writer_is_refused_until_the_first_closes(store: BlockStore) -> None:
+    program = "import sys; from cupel.network.ipfs import BlockStore; BlockStore(sys.argv[1])"
+    second = [sys.executable, "-c", program, str(store.directory)]
+    refused = subprocess.run(second, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode != 0
+    assert "another process writes to this blockstore" in refused.stderr
+    store.close()
+    assert subprocess.run(second, timeout=60, check=False).returncode == 0
+
+
+def test_a_reader_needs_no_lock_and_cannot_write(store: BlockStore) -> None:
+    cid = store.add_bytes(DATA)
+    reader = BlockStore(store.directory, read_only=True)
+    assert reader.read(cid) == DATA
+    later = store.add_bytes(b"later")
+    assert reader.get(later) == b"later"
+    for forbidden in (lambda: reader.put(b"x"), lambda: reader.pin(cid, "x"), reader.collect_garbage):
+        with pytest.raises(UsageError, match="reading only"):
+            forbidden()
+
+
+def test_a_directory_without_blocks_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no blockstore"):
+        BlockStore(tmp_path, read_only=True)
+
+
+def test_nodes_keep_their_codec(store: BlockStore) -> None:
+    blocks: dict[ParsedCid, bytes] = {}
+    root = build_file([b"a", b"b"], blocks.__setitem__)
+    assert store.put(blocks[root], Codec.DAG_PB) == root.text
+    assert store.get(ParsedCid.of(blocks[root], Codec.RAW)) is None
