@@ -115,7 +115,7 @@ def cast(f: Function, x: Value, source: DType, target: DType, rounding: int) -> 
 
 
 def quantize(f: Function, x: Value, e: Value, digits: int, plane: int) -> Value:
-    """QUANTIZE for any e: in binary64, where x 2^shift is exact for |shift| <= 400 and every larger shift ends alike."""
+    """QUANTIZE for any e, in binary64: x 2^shift is exact for |shift| <= 400, and every larger shift ends alike."""
     w = digit_width(digits)
     wide = e.cast("sext", "i64")
     shift = f.const(wide.kind, w) - wide
@@ -190,9 +190,7 @@ def _extreme(f: Function, name: str, args: list[Value], dtype: DType, dirty: lis
             order_key(canonical(a) if d else a, nan_first_of_lowest=not biggest)
             for a, d in zip(args, dirty, strict=True)
         ]
-        return from_order_key(
-            f.intrinsic("smax" if biggest else "smin", *keys), nan_first_of_lowest=not biggest
-        )
+        return from_order_key(f.intrinsic("smax" if biggest else "smin", *keys), nan_first_of_lowest=not biggest)
     sign = "u" if dtype in UNSIGNED else "s"
     return f.intrinsic(sign + ("max" if biggest else "min"), *args)
 

@@ -258,7 +258,10 @@ def _settle(module: Module, isa: InstructionSet) -> str:
         return name
     floats = vector(isa.width, "float")
     f = Function(
-        module, name, [("i32", "opcode"), (floats, "x"), (floats, "y"), (vector(isa.width, "i1"), "open")], result=floats
+        module,
+        name,
+        [("i32", "opcode"), (floats, "x"), (floats, "y"), (vector(isa.width, "i1"), "undecided")],
+        result=floats,
     )
     opcode, x, y, undecided = f.arguments
     bits = x.as_bits()

@@ -60,9 +60,6 @@ def _literal(kind: str, value: int | float) -> str:
     return "<" + ", ".join([f"{element} {text}"] * lanes) + ">"
 
 
-Operand = "Value | int | float"
-
-
 class Value:
     """An SSA value or a constant. Integer `>>` is arithmetic; `lshr` is the other."""
 
@@ -295,15 +292,11 @@ class Function:
         name = f"llvm.masked.load.{_suffix(kind)}.p0"
         if _masked_alignment_is_an_attribute():
             self.module.declarations.add(f"declare {kind} @{name}(ptr, {mask.kind}, {kind})")
-            return self.emit(
-                kind,
-                f"call {kind} @{name}(ptr align {align} {pointer.name}, {mask.kind} {mask.name}, {kind} zeroinitializer)",
-            )
+            arguments = f"ptr align {align} {pointer.name}, {mask.kind} {mask.name}, {kind} zeroinitializer"
+            return self.emit(kind, f"call {kind} @{name}({arguments})")
         self.module.declarations.add(f"declare {kind} @{name}(ptr, i32, {mask.kind}, {kind})")
-        return self.emit(
-            kind,
-            f"call {kind} @{name}(ptr {pointer.name}, i32 {align}, {mask.kind} {mask.name}, {kind} zeroinitializer)",
-        )
+        arguments = f"ptr {pointer.name}, i32 {align}, {mask.kind} {mask.name}, {kind} zeroinitializer"
+        return self.emit(kind, f"call {kind} @{name}({arguments})")
 
     def masked_store(self, value: Value, pointer: Value, mask: Value, *, align: int) -> None:
         kind = value.kind

@@ -200,9 +200,7 @@ def scan(module: Module, isa: InstructionSet, name: str, dtype: DType) -> str:
     full = f"{name}_{dtype.name.lower()}"
     if full in module.functions:
         return full
-    f = Function(
-        module, full, [("ptr", "x"), ("ptr", "out"), ("i64", "length"), ("i64", "low"), ("i64", "high")]
-    )
+    f = Function(module, full, [("ptr", "x"), ("ptr", "out"), ("i64", "length"), ("i64", "low"), ("i64", "high")])
     x, out, length, low, high = f.arguments
     element = ew.MEMORY[dtype]
 
@@ -231,9 +229,7 @@ def scan(module: Module, isa: InstructionSet, name: str, dtype: DType) -> str:
     return full
 
 
-def scatter(
-    module: Module, dtype: DType, loops: tuple[tuple[int, int], ...], limit: int, stride: int
-) -> str:
+def scatter(module: Module, dtype: DType, loops: tuple[tuple[int, int], ...], limit: int, stride: int) -> str:
     """out[base + index * stride] = source in row-major order of the index; outside 0..limit dropped. One thread."""
     element = ew.MEMORY[dtype]
     shape = "_".join(f"{n}x{s}" for n, s in loops)

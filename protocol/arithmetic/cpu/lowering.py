@@ -6,6 +6,7 @@ own (products, column sums, index-add...), or a step back into Python for the fe
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -24,8 +25,6 @@ from cupel.protocol.arithmetic.operations import (
     TensorType,
     planes,
 )
-
-_WINDOW_ELEMENTS = 1 << 16
 
 
 @dataclass(eq=False, slots=True)
@@ -274,10 +273,10 @@ class Lowering:
     def _unpadded(self, value: int) -> int:
         """Through a PAD of zeros after the last dimension."""
         op = self._producer(value)
-        if op is not None and op.opcode == Opcode.PAD and not any(op.attributes):
-            if op.result.shape[:-1] == self.graph.type_of(op.operands[0]).shape[:-1]:
-                return op.operands[0]
-        return value
+        if op is None or op.opcode != Opcode.PAD or any(op.attributes):
+            return value
+        source = op.operands[0]
+        return source if op.result.shape[:-1] == self.graph.type_of(source).shape[:-1] else value
 
     def _source(self, values: Sequence[int], exponent: int, digits: int, opcode: Opcode) -> tuple[int, ...] | None:
         """Operands before the exponent, if these planes are exactly their quantisation under EXPONENT's own result."""
@@ -306,7 +305,8 @@ class Lowering:
 
     def _sources_of_dot_rows(self, op: Operation) -> tuple[int, ...] | None:
         digits = op.attributes[0]
-        left = self._source([self._unpadded(v) for v in op.operands[1::2]], op.operands[0], digits, Opcode.QUANTIZE_SCALED)
+        quantised = [self._unpadded(v) for v in op.operands[1::2]]
+        left = self._source(quantised, op.operands[0], digits, Opcode.QUANTIZE_SCALED)
         if left is None:
             return None
         rank = len(op.result.shape)
@@ -369,8 +369,12 @@ class Lowering:
 
     def _python(self, op: Operation, args: Sequence[View]) -> View:
         out = self.fresh(op.result.shape, op.result.dtype)
-        reads = tuple(self.copy_to(a, self.fresh(a.shape, a.dtype)) if a.buffer is None and a.elements else
-                      (a if a.elements == 0 else self.materialised(a)) for a in args)
+        reads = tuple(
+            self.copy_to(a, self.fresh(a.shape, a.dtype))
+            if a.buffer is None and a.elements
+            else (a if a.elements == 0 else self.materialised(a))
+            for a in args
+        )
         self.result.items.append(Python(op, reads, (out,)))
         return out
 
@@ -407,7 +411,7 @@ class Lowering:
         dtype = op.result.dtype
         number: int | float = fill
         if dtype == DType.FLOAT32:
-            number = torch.tensor(fill - (1 << 32) if fill >> 31 else fill, dtype=torch.int32).view(torch.float32).item()
+            number = struct.unpack("<f", struct.pack("<I", fill))[0]
         filled = views.repeated(op.result.shape, number, dtype)
         if args[0].elements == 0:
             return filled
@@ -556,9 +560,7 @@ class Lowering:
         if index.elements:
             dim = op.attributes[0]
             target = views.contiguous(op.result.shape)
-            base = tuple(
-                ((n, 0),) if d == dim else ((n, target[d][0][1]),) for d, n in enumerate(index.shape)
-            )
+            base = tuple(((n, 0),) if d == dim else ((n, target[d][0][1]),) for d, n in enumerate(index.shape))
             self.result.items.append(
                 Call(
                     "scatter",
@@ -649,9 +651,7 @@ class Lowering:
             panel = self.panel_rows
             rows = -(-matrix.rows // panel) * panel
             size = packed_bytes(matrix.rows, matrix.terms, panel) * planes(digits)
-            quantised = View(
-                (((size // 2, 1),),), DType.INT16, self.buffer(size // 2, DType.INT16)
-            )
+            quantised = View((((size // 2, 1),),), DType.INT16, self.buffer(size // 2, DType.INT16))
             scales = View((((rows, 1),),), DType.INT64, self.buffer(rows, DType.INT64))
             self.result.items.append(Call("pack", (matrix.view,), (quantised, scales), detail=(matrix, digits)))
             self.packs[key] = Packed(quantised, scales)
@@ -700,9 +700,7 @@ def narrow(view: View, shape: Sequence[int]) -> View:
     if view.buffer is None:
         assert view.number is not None
         return views.repeated(shape, view.number, view.dtype)
-    return view.with_dims(
-        ((1, 0),) if size == 1 else dim for dim, size in zip(view.dims, shape, strict=True)
-    )
+    return view.with_dims(((1, 0),) if size == 1 else dim for dim, size in zip(view.dims, shape, strict=True))
 
 
 def packed_bytes(rows: int, terms: int, panel: int) -> int:

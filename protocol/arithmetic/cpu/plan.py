@@ -142,15 +142,13 @@ class _Builder:
                 for item in group.items:
                     for buffers in buffers_of(item):
                         written.update(b for b in buffers if b.place[0] == "arena")
-        spans = sorted(
-            ((min(uses[b]), max(uses[b]), b) for b in written), key=lambda s: (-s[2].size_bytes, s[0], s[1])
-        )
+        spans = sorted(((min(uses[b]), max(uses[b]), b) for b in written), key=lambda s: (-s[2].size_bytes, s[0], s[1]))
         placed: list[tuple[int, int, int, int]] = []
         top = 0
         for first, last, buffer in spans:
             size = -(-(buffer.size_bytes + _ALIGN) // _ALIGN) * _ALIGN
             at = 0
-            for start, end in sorted((o, o + n) for f, l, o, n in placed if f <= last and first <= l):
+            for start, end in sorted((o, o + n) for begin, stop, o, n in placed if begin <= last and first <= stop):
                 if at + size <= start:
                     break
                 at = max(at, end)
@@ -271,9 +269,8 @@ class _Builder:
             count, columns, stride = item.numbers
             name = kernels.column_sum(module, isa, large=count > _LARGE_SUM)
             low, high = self._range(columns, 64)
-            f.call(
-                "void", name, [self._of(item.reads[0]), self._of(item.writes[0]), f.i64(count), f.i64(stride), low, high]
-            )
+            pointers = [self._of(item.reads[0]), self._of(item.writes[0])]
+            f.call("void", name, [*pointers, f.i64(count), f.i64(stride), low, high])
         elif item.name == "index_add":
             count, height, width = item.numbers
             name = kernels.index_add(module, isa, large=count + 1 > _LARGE_SUM)
@@ -316,9 +313,7 @@ class _Builder:
         plane = f.i64(packed_bytes(matrix.rows, matrix.terms, isa.columns))
         packed, scales = (self._of(v) for v in item.writes)
         numbers = [f.i64(n) for n in (matrix.stride, matrix.rows, matrix.terms)]
-        f.call(
-            "void", name, [self._of(item.reads[0]), *numbers, packed, plane, scales, low, high, self._scratch()]
-        )
+        f.call("void", name, [self._of(item.reads[0]), *numbers, packed, plane, scales, low, high, self._scratch()])
 
     def _product(self, item: Call) -> None:
         f, isa = self.f, self.isa
@@ -359,7 +354,8 @@ class _Builder:
         f = self.f
         assert isinstance(item.detail, tuple)
         left, right, count, _, _ = item.detail
-        assert isinstance(left, Matrix) and isinstance(right, Matrix)
+        assert isinstance(left, Matrix)
+        assert isinstance(right, Matrix)
         out = item.writes[0]
         name = products.batch(self.module, self.isa, self._batch(item))
         offsets = torch.tensor([_offsets(v) for v in (left.view, right.view, out)], dtype=torch.int64).reshape(-1)
@@ -425,4 +421,3 @@ def _offsets(view: View) -> list[int]:
         for size, stride in dim:
             result = [o + i * stride for o in result for i in range(size)]
     return result
-

@@ -1,9 +1,9 @@
 """Exact products: floats quantised straight into packed panels, int16 pairs multiplied and added, one rounding.
 
-A panel holds `columns` rows of an operand, pairs of terms together: [pair][row][2]. Left and right operands have the same
-layout, so quantising never transposes in memory and an operand serves on either side. A tile of `rows` by
-`columns` results keeps int32 sums in registers. With two digits a pair adds up to 2^27, so every 15 pairs
-the sums' upper bits move to a second tile in memory; the two are exact together to 2^46 and beyond.
+A panel holds `columns` rows of an operand, pairs of terms together: [pair][row][2]. Left and right operands have the
+same layout, whichever of their dimensions is contiguous, so nothing is ever transposed in memory. A tile of `rows` by
+`columns` results keeps int32 sums in registers. With two digits a pair adds up to 2^27, so every 15 pairs the sums'
+upper bits move to a second tile in memory; the two are exact together beyond 2^46.
 
 Scales are powers of two in binary64, NaN for a row that holds a NaN or an infinity, so that
 NaN reaches exactly the results it should.
@@ -276,7 +276,7 @@ def pack_terms_contiguous(module: Module, isa: InstructionSet, digits: int) -> s
 
 
 def pack_weighted(module: Module, isa: InstructionSet, digits: int) -> str:
-    """As pack_terms_contiguous, of the reals x 2^g, the powers given as doubles (0 for zero rows, NaN for not finite)."""
+    """As pack_terms_contiguous, of the reals x 2^g; `weights` are the 2^g: 0 for a zero row, NaN for one not finite."""
     name = f"pack_weighted_{digits}"
     if name in module.functions:
         return name
@@ -302,7 +302,7 @@ def pack_weighted(module: Module, isa: InstructionSet, digits: int) -> str:
 
             def update(k: Value, mask: Value | None, pointer: Value = pointer) -> None:
                 bits = weighted(lanes, pointer, k, mask).as_bits() & 0x7FFFFFFFFFFFFFFF
-                largest.set(f.intrinsic("umax", largest.get(), bits))  # noqa: B023 - emitted within this iteration
+                largest.set(f.intrinsic("umax", largest.get(), bits))
 
             whole = terms & -lanes
             with f.loop(0, whole, lanes) as k:
@@ -351,13 +351,11 @@ def pack_by_term(module: Module, isa: InstructionSet, digits: int) -> str:
         s1, s2 = quantiser.scales(exponent)
         f.store(s1, scratch.offset("float", k << 1), align=4)
         f.store(s2, scratch.offset("float", (k << 1) + 1), align=4)
-        power = ((exponent.cast("sext", "i64") + 1023) << 52)
+        power = (exponent.cast("sext", "i64") + 1023) << 52
         weight = finite.select(magnitude.compare("eq", 0).select(0, power), _NAN64).cast("bitcast", "double")
         f.store(weight, weights.offset("double", k), align=8)
     with f.loop(0, panels) as panel:
-        f.store(
-            f.const(vector(n, "double"), 2.0 ** -digit_width(digits)), scales.offset("double", panel * n), align=8
-        )
+        f.store(f.const(vector(n, "double"), 2.0 ** -digit_width(digits)), scales.offset("double", panel * n), align=8)
         source = x.offset("float", panel * n)
         target = packed.offset("i32", panel * pairs * n)
         left = rows - panel * n
@@ -400,8 +398,7 @@ def _pair_product(f: Function, isa: InstructionSet, sums: Value, a: Value, b: Va
         kind = sums.kind
         return f.emit(
             kind,
-            f'call {kind} asm "vpdpwssd $2, $1, $0", "=v,v,v,0"'
-            f"({kind} {a.name}, {kind} {b.name}, {kind} {sums.name})",
+            f'call {kind} asm "vpdpwssd $2, $1, $0", "=v,v,v,0"({kind} {a.name}, {kind} {b.name}, {kind} {sums.name})',
         )
     halves = vector(2 * isa.lanes, "i16")
     x, y = a.bitcast(halves), b.bitcast(halves)
@@ -472,7 +469,8 @@ class _Product:
                 else:
                     self._tile(left, right, f.i64(0), pairs)
                 target = c.offset("float", row * stride + panel * n)
-                self._finish(a_scales.offset("double", row), b_scales.offset("double", panel * n), target, height, width)
+                row_scales, column_scales = a_scales.offset("double", row), b_scales.offset("double", panel * n)
+                self._finish(row_scales, column_scales, target, height, width)
 
     def _tile(self, left: Value, right: Value, start: Value, stop: Value) -> None:
         """Pairs start..stop of one tile into the low (and high) tile."""
@@ -495,12 +493,14 @@ class _Product:
         if not self.spill:
             steps(start, stop)
         else:
+            # All stretches but the last, which is never empty, leave their upper halves in the high tile.
+            limit = _PAIRS_IN_REGISTERS[self.digits]
+            spilled = start + (stop - start - 1).binary("sdiv", limit) * limit
             for r in range(isa.rows):
                 for v in range(self.vectors):
                     f.store(f.const(self.kind, 0), self._place(self.high_tile, r, v), align=4, volatile=True)
-            limit = _PAIRS_IN_REGISTERS[self.digits]
-            with f.loop(start, stop, limit) as first:
-                steps(first, f.minimum(first + limit, stop))
+            with f.loop(start, spilled, limit) as first:
+                steps(first, first + limit)
                 for r in range(isa.rows):
                     for v in range(self.vectors):
                         # Volatile, or LLVM would keep the upper halves in registers it needs for the sums.
@@ -509,6 +509,7 @@ class _Product:
                         above = f.load(self.kind, place, align=4, volatile=True)
                         f.store(above + (value >> 15), place, align=4, volatile=True)
                         sums[r][v].set(value & 32767)
+            steps(spilled, stop)
         for r in range(isa.rows):
             for v in range(self.vectors):
                 f.store(sums[r][v].get(), self._place(self.low_tile, r, v), align=4)
@@ -557,7 +558,7 @@ class _Product:
                     y = f.load(self.kind, self.low_tile.offset("i32", cell), align=4).cast("sitofp", "double")
                     if self.spill:
                         high = f.load(self.kind, self.high_tile.offset("i32", cell), align=4).cast("sitofp", "double")
-                        y = high * 32768.0 + y
+                        y = f.intrinsic("fma", high, f.const(doubles, 32768.0), y) if isa.fma else high * 32768.0 + y
                 b = f.load(doubles, b_scales.offset("double", v * isa.lanes), align=8)
                 # Powers of two: nothing rounds before the conversion. A NaN scale has binary32's NaN as its upper half.
                 values.append((y * (scale * b)).cast("fptrunc", "float"))
@@ -648,11 +649,8 @@ def batch(module: Module, isa: InstructionSet, shape: Batch) -> str:
                 by_term,
                 [y, b_stride, columns, terms, part["b"], b_plane, part["weights"], part["b_scales"], part["pack"]],
             )
-            f.call(
-                "void",
-                weighted,
-                [x, a_stride, rows, part["weights"], terms, part["a"], a_plane, part["a_scales"], zero, a_panels, part["pack"]],
-            )
+            left = [part["weights"], terms, part["a"], a_plane, part["a_scales"], zero, a_panels, part["pack"]]
+            f.call("void", weighted, [x, a_stride, rows, *left])
         else:
             f.call(
                 "void",

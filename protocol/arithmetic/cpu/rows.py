@@ -152,7 +152,9 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
         args: list[tuple[str, object]] = []
         for a in item.args:
             if a.buffer is None:
-                args.append(("number", repr(a.number)))
+                assert a.number is not None
+                exact = a.number if a.dtype == DType.FLOAT32 else int(a.number)
+                args.append(("number", repr(exact)))
             elif a.buffer in group.made:
                 args.append(("step", numbered[a.buffer]))
             else:
@@ -258,13 +260,11 @@ class _Emitter:
         return passes
 
     def emit(self) -> None:
-        f, spec = self.f, self.spec
-        if not spec.loops:
-            has_rows = any(s.is_row for s in spec.steps)
+        if not self.spec.loops:
+            has_rows = any(s.is_row for s in self.spec.steps)
             self._row([], self.low if not has_rows else None)
             return
         self._loops(0, [])
-        del f
 
     def _loops(self, depth: int, indices: list[Value]) -> None:
         if depth == len(self.spec.loops):
@@ -277,7 +277,7 @@ class _Emitter:
 
     def _row(self, indices: list[Value], cut: Value | None) -> None:
         """One row; with `cut`, the only row, of which columns low..high are this thread's."""
-        f, spec = self.f, self.spec
+        spec = self.spec
         self.bases = []
         for access in spec.accesses:
             pointer = self.pointers[access.pointer]
@@ -301,9 +301,7 @@ class _Emitter:
             read = any(("access", i) in s.args for s in spec.steps)
             if access.inner == 0 and read and i not in lookups:
                 self.row_loads[i] = self._load_scalar(i, None)
-        stages = 1 + max(
-            s.level + (known_after(s.name, s.dtypes[0]) if s.is_reduce else 0) for s in spec.steps
-        )
+        stages = 1 + max(s.level + (known_after(s.name, s.dtypes[0]) if s.is_reduce else 0) for s in spec.steps)
         for stage in range(stages):
             self._row_results(stage)
             self._columns(stage, cut)
@@ -360,7 +358,7 @@ class _Emitter:
         return value.cast("trunc", "i1") if access.dtype == DType.BOOL else value
 
     def _load(self, i: int, lanes: int, column: Value, mask: Value | None) -> Value:
-        f, access = self.f, self.spec.accesses[i]
+        access = self.spec.accesses[i]
         if access.inner == 0:
             value = self.row_loads[i]
             return value.splat(lanes) if lanes else value
@@ -371,10 +369,15 @@ class _Emitter:
         if access.inner == 1:
             pointer = self.bases[i].offset(element, column)
             align = access.dtype.size_bytes
-            value = f.load(kind, pointer, align=align) if mask is None else f.masked_load(kind, pointer, mask, align=align)
+            value = self._vector(kind, pointer, mask, align)
         else:
             value = self._strided(i, lanes, column, mask, kind)
         return value.cast("trunc", "i1") if access.dtype == DType.BOOL else value
+
+    def _vector(self, kind: str, pointer: Value, mask: Value | None, align: int) -> Value:
+        if mask is None:
+            return self.f.load(kind, pointer, align=align)
+        return self.f.masked_load(kind, pointer, mask, align=align)
 
     def _strided(self, i: int, lanes: int, column: Value, mask: Value | None, kind: str) -> Value:
         f, access = self.f, self.spec.accesses[i]
@@ -420,7 +423,7 @@ class _Emitter:
     # Values
 
     def _number(self, text: str, dtype: DType, lanes: int) -> Value:
-        number = float(text) if dtype == DType.FLOAT32 else int(text == "True") if text in ("True", "False") else int(text)
+        number: int | float = float(text) if dtype == DType.FLOAT32 else int(text)
         return self.f.const(vector(lanes, ew.ELEMENT[dtype]), number)
 
     def _argument(
@@ -456,9 +459,7 @@ class _Emitter:
         kind, which = step.args[position]
         return kind == "step" and self.dirty[int(str(which))]
 
-    def _compute(
-        self, n: int, lanes: int, column: Value, mask: Value | None, cache: dict[object, Value]
-    ) -> Value:
+    def _compute(self, n: int, lanes: int, column: Value, mask: Value | None, cache: dict[object, Value]) -> Value:
         step = self.spec.steps[n]
         if step.name == "lookup":
             return self._lookup(step, lanes, column, mask, cache)
@@ -466,10 +467,8 @@ class _Emitter:
         dirty = [self._is_dirty(step, i) for i in range(len(args))]
         return ew.apply(self.f, self.isa, step.name, step.attributes, args, step.dtypes[-1], step.result, dirty)
 
-    def _lookup(
-        self, step: Step, lanes: int, column: Value, mask: Value | None, cache: dict[object, Value]
-    ) -> Value:
-        """x[index along one dimension]; 0 outside. Reads element 0 there instead, so nothing out of bounds is touched."""
+    def _lookup(self, step: Step, lanes: int, column: Value, mask: Value | None, cache: dict[object, Value]) -> Value:
+        """x[index along one dimension]; 0 outside, where element 0 is read instead."""
         f = self.f
         limit, stride = step.attributes
         _, which = step.args[0]
@@ -488,7 +487,7 @@ class _Emitter:
             pointer = self.bases[which].offset(element, inside.select(index, 0) * stride).offset(element, column)
             whole = vector(lanes, element)
             align = access.dtype.size_bytes
-            value = f.load(whole, pointer, align=align) if mask is None else f.masked_load(whole, pointer, mask, align=align)
+            value = self._vector(whole, pointer, mask, align)
             value = inside.splat(lanes).select(value, f.const(whole, 0))
             return value.cast("trunc", "i1") if is_bool else value
         index = self._argument(step, 1, lanes, column, mask, cache)
@@ -639,7 +638,8 @@ class _Emitter:
 
     def _prepare_sum(self, n: int) -> None:
         f = self.f
-        exponent, special = kernels.sum_parameters(f, self._total(n, "negative", "umax"), self._total(n, "positive", "smax"))
+        largest, signed = self._total(n, "negative", "umax"), self._total(n, "positive", "smax")
+        exponent, special = kernels.sum_parameters(f, largest, signed)
         self.scales[n] = (kernels.sum_scale(f, exponent), special)
 
     def _finish(self, n: int) -> Value:

@@ -158,5 +158,3 @@ def compile_graph(graph: Graph, *, threads: int = 1, instruction_set: str | None
     Raises           UsageError: that set is unknown or this processor lacks it
     """
     return CompiledGraph(graph, threads=threads, instruction_set=instruction_set)
-
-

@@ -1,7 +1,7 @@
 """Strided views: how RESHAPE, PERMUTE, EXPAND and SLICE cost nothing.
 
-A dimension is a list of factors (size, stride), outermost first, so that reshaping a permuted tensor often stays a view: [B, T, H, D]
-seen as [B T, H D] has a first dimension of factors B and T. Strides count elements; 0 repeats.
+A dimension is a list of factors (size, stride), outermost first, so that reshaping a permuted tensor often stays a
+view: [B, T, H, D] seen as [B T, H D] has a first dimension of factors B and T. Strides count elements; 0 repeats.
 """
 
 from __future__ import annotations
