@@ -294,6 +294,8 @@ class Caller:
             used, refund = compute_gas_used(transaction, computation)
         except ValidationError as error:
             raise CannotCall(_explain_refusal(error, state, request)) from error
+        except VMError as error:
+            raise CannotCall(str(error)) from error  # refused before it began, as code too long to deploy
         finally:
             state.revert(snapshot)
         return computation, used, refund
