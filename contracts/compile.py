@@ -76,7 +76,7 @@ def _resolve(importer: str, target: str) -> str:
 
 
 def compile_sources(sources: dict[str, str], outputs: list[str]) -> dict[str, Any]:
-    """The compiler's standard JSON output. Raises CompileError for errors, and for warnings, lest one get used to them."""
+    """The compiler's standard JSON output. Raises CompileError for errors and for warnings."""
     if shutil.which("node") is None:
         raise CompileError("Node.js is missing: install it (version 20 or newer), then run `npm ci` in contracts/")
     request = {

@@ -182,7 +182,7 @@ contract RunLens is IRunLens {
         v.joinedRound = member.joinedRound;
         v.deposit = member.deposit;
         v.locked = member.locked;
-        v.exitAt = member.exitAt;
+        if (member.role == IRun.Role.None) v.exitAt = member.exitAt;
         v.endpoint = IRunState(run).endpoints(account);
     }
 

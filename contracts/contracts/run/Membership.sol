@@ -86,7 +86,6 @@ abstract contract Membership is Rounds {
             revert ErrorsLib.AlreadyMember(msg.sender, uint8(member.role));
         }
         member.leaving = false;
-        member.exitAt = 0;
         member.deposit += SafeCast.toUint96(msg.value);
         endpoints[msg.sender] = endpoint;
     }

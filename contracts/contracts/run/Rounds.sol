@@ -18,7 +18,7 @@ abstract contract Rounds is RunStorage {
         burnOwed = 0;
         // Last, and to an address nobody has a key of. Should it refuse, the wei stays owed and locked here.
         (bool sent,) = BURN_ADDRESS.call{value: amount}("");
-        if (!sent) burnOwed = amount;
+        if (!sent) burnOwed += amount;
     }
 
     /// @dev Bounded: Seed and Draw restart the clock from this block, so that no more than one round's worth of phases can be due.
@@ -47,7 +47,7 @@ abstract contract Rounds is RunStorage {
             if (r.attested == 0) return _end(round, r, until);
             r.phase = Phase.Merge;
             r.until = until + MERGE_BLOCKS;
-        } else if (phase == Phase.Merge && !r.merged && r.candidates != 0) {
+        } else if (phase == Phase.Merge && !r.merged && r.candidates != 0 && r.acknowledged != r.jurors) {
             r.phase = Phase.Acknowledge;
             r.until = until + ACKNOWLEDGE_BLOCKS;
         } else {
@@ -109,7 +109,8 @@ abstract contract Rounds is RunStorage {
                 ++i;
                 continue;
             }
-            uint256 exitAt = block.number;
+            // Never earlier than what an earlier seat owes: else sitting down for a moment would cut the delay short.
+            uint256 exitAt = member.exitAt;
             if (member.joinedRound < round) exitAt = rounds[round - 1].endedAt + EXIT_BLOCKS;
             member.role = Role.None;
             member.leaving = false;
@@ -261,7 +262,7 @@ abstract contract Rounds is RunStorage {
         uint256 attestations = 0;
         for (; verifiers >> (32 * assigned) != 0; ++assigned) attestations += agreed >> assigned & 1;
         uint256 needed = assigned < QUORUM ? assigned : QUORUM;
-        return attestations >= needed ? Status.Attested : Status.Unverified;
+        return attestations != 0 && attestations >= needed ? Status.Attested : Status.Unverified;
     }
 
     /// @dev Hold a slot stake of one that answered about a disputed unit, or what is free of it.

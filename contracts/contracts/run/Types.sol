@@ -6,7 +6,7 @@ import {IRun} from "../../interfaces/IRun.sol";
 // What a run stores. Every struct is static, so that a public mapping's getter and an interface that returns the struct
 // have one encoding: the lens reads whole structs.
 
-/// @dev `joinedRound` is the first round the member plays; `exitAt` the height `withdraw` opens at, 0 while seated.
+/// @dev `joinedRound` is the first round the member plays; `exitAt` the height `withdraw` opens at once out of the seat.
 struct Member {
     uint96 deposit;
     uint96 locked;
