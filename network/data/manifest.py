@@ -131,8 +131,8 @@ class DataManifest:
             raise MalformedInput(f"data manifest: {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
         try:
             manifest = _from_table(json.loads(data))
-        except RecursionError:
-            raise MalformedInput("data manifest: nested too deeply") from None
+        except (RecursionError, MalformedInput) as error:
+            raise MalformedInput(f"data manifest: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise MalformedInput(f"data manifest: not one of {FORMAT}, version {VERSION} ({error!r:.200})") from None
         if manifest.to_bytes() != data:
