@@ -77,7 +77,7 @@ def tensor_leaves(tensor: torch.Tensor) -> list[bytes]:
     leaves: list[bytes] = []
     # The domain byte goes before each leaf in a buffer that stays in cache: hashing then reads one run of memory.
     prefixed = np.zeros((min(whole, _LEAVES_AT_ONCE), 1 + LEAF_BYTES), dtype=np.uint8)
-    runs = memoryview(prefixed.reshape(-1))
+    runs = prefixed.reshape(-1).data
     for start in range(0, whole, _LEAVES_AT_ONCE):
         stop = min(start + _LEAVES_AT_ONCE, whole)
         prefixed[: stop - start, 1:] = data[start * LEAF_BYTES : stop * LEAF_BYTES].reshape(-1, LEAF_BYTES)

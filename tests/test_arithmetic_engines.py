@@ -179,6 +179,13 @@ def test_a_sum_longer_than_float64_is_rounded_once(engine: Run) -> None:
     assert engine(graph, [x])[0].tolist() == [2.0**24 + 2]
 
 
+def test_terms_count_to_thirty_bits_below_the_largest(engine: Run) -> None:
+    # 2^-24 makes a tie; 2^-29, the last bit that counts beside 1, decides it, and 2^-30 rounds to an even 0.
+    rows = torch.tensor([[1.0, 2.0**-24, 2.0**-29], [1.0, 2.0**-24, 2.0**-30]])
+    graph = graph_of([rows], lambda b, v: b.sum(v, [1]))
+    assert engine(graph, [rows])[0].tolist() == [1 + 2.0**-23, 1.0]
+
+
 def test_a_product_longer_than_float64_is_rounded_once(engine: Run) -> None:
     # The same integer: 2^15 products of 2^19 by 2^19, one of 2^19 by 2^10, one of 1 by 1.
     a, b = torch.ones(1, (1 << 15) + 2), torch.ones((1 << 15) + 2, 1)
@@ -278,14 +285,17 @@ def test_large_products_take_no_shortcut(engine: Run) -> None:
 @pytest.mark.parametrize("digits", [1, 2, 3])
 def test_planes_that_no_quantisation_makes_still_have_one_answer(digits: int) -> None:
     """Only the interpreted engines take such operands: a compiled graph may rely on where they come from."""
-    words = cases.Words(91)
-    planes = [cases.tensor_of(words.integers(2 * 300, DType.INT16), DType.INT16, (2, 300)) for _ in range(4)]
+    terms = 1 << 14  # with three digits the sums pass 2^63
+    planes = [torch.full((2, terms), n, dtype=torch.int16) for n in (32767, 32767, -32768, 32767)]
+    planes[0][1] = -32768
+    planes[0][0, 3], planes[1][1, 3] = 1, 5
     planes = planes[: 4 if digits == 3 else 2]
     exponents = [torch.tensor([3, 2**31 - 2], dtype=torch.int32), torch.tensor([-(2**31), 1], dtype=torch.int32)]
-    operands = [*exponents, *planes]
-    operation = Operation(Opcode.DOT, tuple(range(len(operands))), TensorType(F32, (2, 2)), (digits,))
-    expected = reference.evaluate(operation, operands)
-    check_same("dot", expected, torch_backend.evaluate(operation, operands))
+    for e in (exponents, [t.clamp(-60, 60) for t in exponents]):
+        operands = [*e, *planes]
+        operation = Operation(Opcode.DOT, tuple(range(len(operands))), TensorType(F32, (2, 2)), (digits,))
+        expected = reference.evaluate(operation, operands)
+        check_same("dot", expected, torch_backend.evaluate(operation, operands))
 
 
 # Indexing
@@ -303,6 +313,14 @@ def test_index_add_in_any_order(engine: Run, rows: int) -> None:
     order = torch.randperm(400, generator=torch.Generator().manual_seed(4))
     shuffled = engine(graph, [x, index[order].contiguous(), source[order].contiguous()])[0]
     assert torch.equal(bits(shuffled), bits(engine(graph, inputs)[0]))
+
+
+def test_a_cell_where_nothing_lands_is_the_sum_of_one(engine: Run) -> None:
+    x = torch.tensor([[-0.0, 2.0**-149, float("nan"), -float("inf")], [-0.0, 1.0, 1.0, 1.0]])
+    inputs = [x, torch.tensor([1, 9]), torch.tensor([[-0.0, 1.0, 1.0, 1.0], [5.0, 5.0, 5.0, 5.0]])]
+    graph = graph_of(inputs, lambda b, v, i, s: b.apply(Opcode.INDEX_ADD, [v, i, s], v.type))
+    check(engine, graph, inputs)
+    assert bits(engine(graph, inputs)[0])[:, 0].tolist() == [0, 0]
 
 
 def test_of_several_sources_for_one_cell_the_last_wins(engine: Run) -> None:

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cupel.protocol.arithmetic import binary32, cases, functions, reference
+from cupel.protocol.arithmetic import binary32, cases, exact_functions, functions, reference
 from cupel.protocol.arithmetic.operations import DType, Opcode, Operation, Rounding, TensorType
 from cupel.protocol.errors import MalformedProgram
 
@@ -105,6 +105,16 @@ def test_functions_where_the_result_is_exact() -> None:
 def test_sin_and_cos_of_the_largest_number() -> None:
     for opcode, bits in product((Opcode.SIN, Opcode.COS), (0x7F7FFFFF, 0x7F000000, 0xFF7FFFFF)):
         assert reference.exact(opcode, bits) == nearest(opcode, bits)
+
+
+def test_too_low_a_precision_is_noticed_and_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact_functions, "_START_BITS", 24)
+    decided = exact_functions.exact.__wrapped__
+    for opcode, hard in cases.HARD_ARGUMENTS.items():
+        for bits in (*hard, 0x3F9E0419, 0x4111C5A1, 0x00000001, 0x00800003):
+            assert decided(opcode, bits) == nearest(opcode, bits), (opcode.name, hex(bits))
+    for opcode, bits in product((Opcode.SIN, Opcode.COS), (0x7F7FFFFF, 0x7E123457, 0xFF7FFFFF, 0x5B000001)):
+        assert decided(opcode, bits) == nearest(opcode, bits), (opcode.name, hex(bits))
 
 
 IEEE = {Opcode.ADD: np.add, Opcode.SUB: np.subtract, Opcode.MUL: np.multiply, Opcode.DIV: np.divide}
