@@ -44,20 +44,22 @@ def _suffix(kind: str) -> str:
     return (f"v{lanes}" if lanes else "") + _SUFFIX.get(element, element)
 
 
-@functools.cache
 def _literal(kind: str, value: int | float) -> str:
-    lanes, element = split_type(kind)
+    element = split_type(kind)[1]
     if element in ("float", "double"):
-        text = f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
-    elif element == "i1":
-        text = "true" if value else "false"
-    else:
-        bits = int(element[1:])
-        wrapped = int(value) & ((1 << bits) - 1)
-        text = str(wrapped - (1 << bits) if wrapped >> (bits - 1) else wrapped)
-    if not lanes:
-        return text
-    return "<" + ", ".join([f"{element} {text}"] * lanes) + ">"
+        # By bit pattern, because 0.0 == -0.0 to a dictionary.
+        return _repeat(kind, f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}")
+    if element == "i1":
+        return _repeat(kind, "true" if value else "false")
+    bits = int(element[1:])
+    wrapped = int(value) & ((1 << bits) - 1)
+    return _repeat(kind, str(wrapped - (1 << bits) if wrapped >> (bits - 1) else wrapped))
+
+
+@functools.cache
+def _repeat(kind: str, text: str) -> str:
+    lanes, element = split_type(kind)
+    return "<" + ", ".join([f"{element} {text}"] * lanes) + ">" if lanes else text
 
 
 class Value:

@@ -20,7 +20,7 @@ Entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
 _Exact = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)
 
 failures: list[BaseException] = []
-"""What the callback raised: native code cannot pass it on, so the run that follows does."""
+"""What the callback ever raised. Native code cannot pass it on, so every run under way then does."""
 
 
 @functools.lru_cache(maxsize=1 << 16)

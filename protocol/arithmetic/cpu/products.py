@@ -522,8 +522,8 @@ class _Product:
         f, isa = self.f, self.isa
         wide = vector(isa.lanes, "i64")
         cells = isa.rows * isa.columns
-        with f.loop(0, cells, isa.lanes) as i:
-            f.store(f.const(wide, 0), self.sums.offset("i64", i), align=8)
+        with f.loop(0, cells, isa.lanes) as cell:
+            f.store(f.const(wide, 0), self.sums.offset("i64", cell), align=8)
         a_plane, b_plane = f.arguments[9], f.arguments[10]
         count = planes(self.digits)
         for i in range(count):

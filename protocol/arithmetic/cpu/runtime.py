@@ -65,14 +65,15 @@ class CompiledGraph:
                 raise MalformedTensor("out must be contiguous CPU tensors")
         tensors = [*held, *outputs]
         self._table[1 : 1 + len(tensors)] = [t.data_ptr() for t in tensors]
+        failed_before = len(native.failures)
         done = 0
         for step in self.plan.python_steps:
             self._native(done)
             done = step.after + 1
             self._python(step, held, outputs)
         self._native(done)
-        if native.failures:
-            raise native.failures.pop()
+        if len(native.failures) > failed_before:
+            raise native.failures[-1]
         return outputs
 
     @staticmethod
