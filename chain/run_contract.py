@@ -1,6 +1,7 @@
 """The run's contract, its lens and its token as typed methods; `deploy_run` makes new ones.
 
-Every function, view and event of the shipped ABIs is here and nothing else (a test compares). Functions send a
+Every function, view and event of the shipped ABIs is here and nothing else (a test compares), but for the getters of
+`Run`'s storage, which the lens reads. Functions send a
 transaction and wait until it is in; views answer as of `at`, a height or a tag: `pending` asks about the next block.
 What is refused raises `ContractReverted` with the name of `ErrorsLib.sol`'s error. docs/design/round.md says what the
 contract does.
@@ -47,6 +48,26 @@ At = Height | int | str
 E_ = TypeVar("E_", bound=Event)
 
 
+STORAGE_GETTERS = frozenset(
+    {
+        "accountOf",
+        "candidates",
+        "endpoints",
+        "entries",
+        "frozenSlots",
+        "frozenUnits",
+        "members",
+        "minerSeats",
+        "rounds",
+        "seatCounts",
+        "unitIds",
+        "units",
+        "verifierSeats",
+    }
+)
+"""Views of `Run` that are its raw storage (`IRunState.sol`), for the lens; nodes ask the lens."""
+
+
 class _Contract:
     """A contract at an address."""
 
@@ -78,8 +99,12 @@ class RunContract:
     def _lens(self) -> _Contract:
         return _Contract(self._client, self.lens(), load_abi("RunLens"))
 
+    def _look(self, at: At, function: str, *arguments: Any) -> Any:
+        """An answer of the lens about this run."""
+        return self._lens._ask(at, function, self.address, *arguments)
+
     def _read(self, kind: Any, at: At, function: str, *arguments: Any) -> Any:
-        return make_reader(kind)(self._lens._ask(at, function, *arguments))
+        return make_reader(kind)(self._look(at, function, *arguments))
 
     # Membership
 
@@ -91,9 +116,9 @@ class RunContract:
         """Take or keep a verifier's seat from the next round on, adding to the deposit."""
         return self._run._send("stake", endpoint, value_wei=deposit_wei)
 
-    def leave(self) -> Receipt:
-        """Stop from the next round on."""
-        return self._run._send("leave")
+    def retire(self) -> Receipt:
+        """Stop from the next round on; duties of the current one remain."""
+        return self._run._send("retire")
 
     def withdraw(self) -> Receipt:
         """Take the unlocked deposit home, once out of the seat."""
@@ -159,6 +184,17 @@ class RunContract:
         """Address of the contract that answers questions."""
         return Address(self._run._ask(at, "lens"))
 
+    def parameters_at(self, *, at: At = "latest") -> Address:
+        """The account whose code, after a zero byte, is the ABI encoding of the parameters."""
+        return Address(self._run._ask(at, "parametersAt"))
+
+    def current_round(self, *, at: At = "latest") -> RoundIndex:
+        return RoundIndex(self._run._ask(at, "currentRound"))
+
+    def reward_of(self, round_: RoundIndex | int, account: Address, *, at: At = "latest") -> int:
+        """What an account's part in a round earns, in the token's smallest unit; 0 until the round has ended."""
+        return int(self._run._ask(at, "rewardOf", round_, account))
+
     def parameters(self, *, at: At = "latest") -> Parameters:
         parameters: Parameters = self._read(Parameters, at, "parameters")
         return parameters
@@ -174,12 +210,12 @@ class RunContract:
 
     def get_state(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[Root, Cid | None]:
         """Root and CID of the state a round starts from; of the next round's as soon as it is known."""
-        root, cid = self._lens._ask(at, "getState", round_)
+        root, cid = self._look(at, "getState", round_)
         return Root(root), make_reader(Cid | None)(cid)
 
     def unit_id_of(self, round_: RoundIndex | int, miner: Address, index: int, *, at: At = "latest") -> UnitId:
         """`cupel.protocol.hashing.unit_id` computes the same without asking."""
-        return UnitId(self._lens._ask(at, "unitIdOf", round_, miner, index))
+        return UnitId(self._look(at, "unitIdOf", round_, miner, index))
 
     def get_unit(self, unit_id: UnitId, *, at: At = "latest") -> UnitView:
         unit: UnitView = self._read(UnitView, at, "getUnit", unit_id)
@@ -192,14 +228,14 @@ class RunContract:
 
     def merge_set(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[UnitId, ...]:
         """Attested units of a judged round in unit id order."""
-        return tuple(UnitId(one) for one in self._lens._ask(at, "mergeSet", round_))
+        return tuple(UnitId(one) for one in self._look(at, "mergeSet", round_))
 
     def assigned_verifiers(self, unit_id: UnitId, *, at: At = "latest") -> tuple[Address, ...]:
-        return tuple(Address(one) for one in self._lens._ask(at, "assignedVerifiers", unit_id))
+        return tuple(Address(one) for one in self._look(at, "assignedVerifiers", unit_id))
 
     def assigned_segments(self, unit_id: UnitId, verifier: Address, *, at: At = "latest") -> tuple[SegmentIndex, ...]:
         """Segments drawn for a verifier of a unit, ascending."""
-        return tuple(SegmentIndex(one) for one in self._lens._ask(at, "assignedSegments", unit_id, verifier))
+        return tuple(SegmentIndex(one) for one in self._look(at, "assignedSegments", unit_id, verifier))
 
     def assignments_of(
         self, round_: RoundIndex | int, verifier: Address, *, at: At = "latest"
@@ -210,15 +246,15 @@ class RunContract:
 
     def units_of(self, miner: Address, *, at: At = "latest") -> int:
         """Units drawn for a miner in the current round; 0 before the seed."""
-        return int(self._lens._ask(at, "unitsOf", miner))
+        return int(self._look(at, "unitsOf", miner))
 
     def jury(self, *, at: At = "latest") -> tuple[Address, ...]:
         """The current round's jury; empty before the draw."""
-        return tuple(Address(one) for one in self._lens._ask(at, "jury"))
+        return tuple(Address(one) for one in self._look(at, "jury"))
 
     def acknowledged_by(self, round_: RoundIndex | int, juror: Address, *, at: At = "latest") -> int | None:
         """The candidate a juror acknowledged in a round."""
-        number = int(self._lens._ask(at, "acknowledgedBy", round_, juror))
+        number = int(self._look(at, "acknowledgedBy", round_, juror))
         return number - 1 if number else None
 
     def candidates(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[CandidateView, ...]:
@@ -324,7 +360,7 @@ class TokenContract(_Contract):
 
 
 class BeaconContract(_Contract):
-    """Randomness of fixed heights."""
+    """Randomness of fixed heights; `record_header` is `PrevrandaoBeacon`'s alone."""
 
     def __init__(self, client: ChainClient, address: Address) -> None:
         super().__init__(client, address, load_abi("PrevrandaoBeacon"))
@@ -356,6 +392,7 @@ class Deployment:
     """Where a new run is."""
 
     run: Address
+    lens: Address
     token: Address
     beacon: Address
     block: Height
@@ -367,21 +404,27 @@ def deploy_run(
     parameters: Parameters,
     *,
     beacon: Address | None = None,
+    lens: Address | None = None,
     token_name: str = "Cupel",
     token_symbol: str = "CUP",
 ) -> Deployment:
-    """Create a run with its token. `beacon` None, and none in the parameters: a new `PrevrandaoBeacon` first.
+    """Create a run with its token.
+
+    beacon   None, and none in the parameters: a new `PrevrandaoBeacon` first
+    lens     None: a new one first; it knows nothing of its own and serves any number of runs
 
     Raises   ContractReverted: ParameterOutOfRange says which parameter and its bounds
     """
     chosen = beacon or (parameters.beacon if parameters.beacon != ZERO_ADDRESS else None)
     if chosen is None:
         chosen, _ = client.deploy(load_abi("PrevrandaoBeacon").bind_deployment())
+    if lens is None:
+        lens, _ = client.deploy(load_abi("RunLens").bind_deployment())
     final = dataclasses.replace(parameters, beacon=chosen)
-    call = load_abi("Run").bind_deployment(write_value(final, Parameters), token_name, token_symbol)
+    call = load_abi("Run").bind_deployment(write_value(final, Parameters), lens, token_name, token_symbol)
     address, receipt = client.deploy(call)
     token = RunContract(client, address).token()
-    return Deployment(run=address, token=token, beacon=chosen, block=receipt.block_number)
+    return Deployment(run=address, lens=lens, token=token, beacon=chosen, block=receipt.block_number)
 
 
 def deploy_scripted_beacon(client: ChainClient, seed: bytes) -> Address:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eth.abc import BlockHeaderAPI, SignedTransactionAPI
@@ -25,6 +25,8 @@ from cupel.chain.node.execution import (
     GAS_LIMIT,
     BlockBuilder,
     Caller,
+    CallFailed,
+    CallRequest,
     make_accounts,
     make_block,
     make_genesis_header,
@@ -38,6 +40,9 @@ DEFAULT_CHAIN_ID = 31_337
 """By custom the identifier of chains that run on one machine; no public network uses it."""
 SUGGESTED_TIP_WEI = 1_000_000
 """What eth_maxPriorityFeePerGas answers. Any tip enters: blocks are rarely full, and tips go to nobody."""
+
+MAX_REMEMBERED_ANSWERS = 4_096
+"""Answers kept of one state."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +67,8 @@ class View:
     accounts: AccountDB
     pending: NewBlock | None = None
     """The block itself where it is not stored yet."""
+    answers: dict[CallRequest, bytes | CallFailed] = field(default_factory=dict)
+    """What calls on this very state gave: many processes ask the same of every new block."""
 
 
 class EmbeddedChain:
@@ -224,6 +231,20 @@ class EmbeddedChain:
         overlay.written.update(new.nodes)
         header = new.block.header
         return View(header=header, overlay=overlay, accounts=make_accounts(overlay, header.state_root), pending=new)
+
+    def call(self, view: View, request: CallRequest) -> bytes:
+        """What a request returns on a state. Raises CallFailed, CannotCall."""
+        answer = view.answers.get(request)
+        if answer is None:
+            try:
+                answer = self.make_caller(view).call(request)
+            except CallFailed as failed:
+                answer = failed
+            if len(view.answers) < MAX_REMEMBERED_ANSWERS:
+                view.answers[request] = answer
+        if isinstance(answer, CallFailed):
+            raise answer.with_traceback(None)
+        return answer
 
     def make_caller(self, view: View) -> Caller:
         number = view.header.block_number

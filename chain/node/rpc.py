@@ -204,7 +204,7 @@ class Rpc:
 
     def _call(self, request: Json, tag: Json = "latest") -> Json:
         parsed = parse_call(request, self._chain.chain_id)
-        return format_data(self._chain.make_caller(self._get_view(tag)).call(parsed))
+        return format_data(self._chain.call(self._get_view(tag), parsed))
 
     def _estimate_gas(self, request: Json, tag: Json = "latest") -> Json:
         parsed = parse_call(request, self._chain.chain_id)
