@@ -23,6 +23,7 @@ from cupel.chain.errors import (
     TransactionRejected,
     WrongChain,
 )
+from cupel.chain.headers import encode_header
 from cupel.chain.keys import Signer
 from cupel.chain.transport import RpcFault, Transport
 from cupel.chain.values import Block, Log, Receipt
@@ -147,6 +148,13 @@ class ChainClient:
         """A block by number or tag (`latest`, `finalized`, ...); None if there is none yet."""
         answer = self._request("eth_getBlockByNumber", hex(number) if isinstance(number, int) else number, False)
         return None if answer is None else _parse_block(answer)
+
+    def get_header(self, number: Height | int) -> bytes:
+        """A block's header in RLP, as its hash covers it. Raises Unavailable, MalformedInput."""
+        answer = self._request("eth_getBlockByNumber", hex(number), False)
+        if answer is None:
+            raise Unavailable(f"{self.url} has no block {number}")
+        return encode_header(answer)
 
     def wait_for_block(self, height: Height | int, *, timeout_s: float | None = None) -> Block:
         """The newest block, once it is `height` or later. Raises Unavailable after `timeout_s`."""

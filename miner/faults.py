@@ -18,16 +18,18 @@ def check_chain(fault: str, chain_id: int) -> None:
         )
 
 
-def perturb(step: Step) -> Step:
-    """A step that fakes the result of its first call: one weight is one ulp off, and training goes on from there."""
-    is_done = False
+def perturb(step: Step, segment_steps: int) -> Step:
+    """A step that fakes the last result of a segment: one weight is one ulp off, the smallest lie there is.
+
+    The last, because an ulp in an earlier one is mostly rounded away before the segment ends: then nothing is wrong.
+    """
+    done = 0
 
     def perturbed(state: State, tokens: torch.Tensor) -> Stepped:
-        nonlocal is_done
-        stepped = step(state, tokens)
-        if is_done:
+        nonlocal done
+        stepped, done = step(state, tokens), done + 1
+        if done < segment_steps:
             return stepped
-        is_done = True
         return Stepped(_one_ulp_off(stepped.state), stepped.loss, stepped.gradient_norm)
 
     return perturbed

@@ -115,8 +115,9 @@ class Miner(Participant):
             state = self.session.states.get("own checkpoint", work.cids[-1], last, self._pin(work, segment))
         seed = self.keep("seed", lambda: self.contract.get_round(self.current.round).seed)
         load = self.session.run.load_batch(seed, work.unit)
-        step = perturb(self.step) if self.settings.fault == "perturb" else self.step
-        result = train_segment(step, state, load, segment, self.parameters.segment_steps)
+        steps = self.parameters.segment_steps
+        step = perturb(self.step, steps) if self.settings.fault == "perturb" else self.step
+        result = train_segment(step, state, load, segment, steps)
         answer = answer_of(result)
         cid = self.session.states.put(result.state, self._pin(work, segment + 1))
         work.answers.append(answer)

@@ -38,6 +38,11 @@ class Advance:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordBeacon:
+    """Prove the awaited beacon value, which nobody recorded in its own block, by that block's header."""
+
+
+@dataclass(frozen=True, slots=True)
 class FetchStart:
     """Get hold of the state the round starts from, before it is needed."""
 
@@ -95,8 +100,8 @@ class Acknowledge:
 
 
 MergeAction = ComputeMerge | ProposeMerge | Acknowledge
-MinerAction = Wait | Join | Claim | Advance | FetchStart | Train | Commit | Open | MergeAction
-VerifierAction = Wait | Join | Claim | Advance | FetchStart | Replay | Seal | Reveal | MergeAction
+MinerAction = Wait | Join | Claim | Advance | RecordBeacon | FetchStart | Train | Commit | Open | MergeAction
+VerifierAction = Wait | Join | Claim | Advance | RecordBeacon | FetchStart | Replay | Seal | Reveal | MergeAction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +132,10 @@ class Facts:
     phase_for_s: float
     """Seconds since this node first saw the round in this phase."""
     due: bool
+    """Whether the phase is over in the next block, so that somebody has to move it."""
     due_for_s: float
+    beacon_missed: bool = False
+    """Whether the beacon value that the phase waits for was not recorded in its own block."""
     rank: int
     """Place in the order of moving due phases, different for each party and rotating with the rounds."""
     member: bool
@@ -209,11 +217,13 @@ def decide_verifier(facts: VerifierFacts) -> VerifierAction:
     return rest
 
 
-def _decide_common(facts: Facts) -> Join | Advance | Wait | None:
+def _decide_common(facts: Facts) -> Join | Advance | RecordBeacon | Wait | None:
     if not facts.member:
         return Join()
     if facts.due:
-        return Advance() if facts.due_for_s >= facts.rank * ADVANCE_STAGGER_S else Wait()
+        if facts.due_for_s < facts.rank * ADVANCE_STAGGER_S:
+            return Wait()
+        return RecordBeacon() if facts.beacon_missed else Advance()
     return None
 
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from cupel.chain.errors import ChainUnreachable
+from cupel.chain.run_contract import BeaconContract
 from cupel.chain.run_values import Claimable, Current, Phase, Role, RoundView, UnitView
+from cupel.chain.run_values import Participant as Seated
 from cupel.network.ipfs.blockstore import BlockMissing
 from cupel.node.decisions import (
     Acknowledge,
@@ -25,6 +27,7 @@ from cupel.node.decisions import (
     Join,
     MergeFacts,
     ProposeMerge,
+    RecordBeacon,
     Wait,
 )
 from cupel.node.descriptions import MAX_DESCRIPTION_BYTES, UnitDescription
@@ -37,8 +40,8 @@ from cupel.protocol.types import Cid, Height, Root, RoundIndex, UnitId
 
 POLL_S = 0.25
 """Pause between looks at the chain's height."""
-ASLEEP_S = 2.0
-"""Pause before asking again for what nobody served."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
+"""Pauses before trying again what failed: each twice the one before."""
 ROUNDS_KEPT = 2
 """Rounds whose checkpoints are kept; earlier ones can be computed again from the round's start."""
 T = TypeVar("T")
@@ -61,16 +64,19 @@ class Participant(ABC):
         self.session = session
         self.log, self.contract, self.stats = session.log, session.contract, session.stats
         self.parameters = session.run.parameters
-        self.current: Current
         self.height = Height(0)
+        self._seen: Current | None = None
         self.start: NamedState | None = None
-        """State the current round starts from."""
+        """State the current round starts from, or an earlier one where this was not fetched yet."""
+        self._start_root: Root | None = None
         self.step = session.step()
         self._kept: dict[Any, Any] = {}
         self._descriptions: dict[UnitId, UnitDescription] = {}
         self._merged: dict[int, Merged] = {}
+        self._is_due = self._beacon_missed = False
         self._phase_since = self._due_since = time.monotonic()
-        self._asleep_until: dict[object, float] = {}
+        self._asleep: dict[object, tuple[float, float]] = {}
+        """Until when to leave alone what nobody served, and the last pause."""
         self._claims: tuple[Claimable, ...] = ()
         self._claims_from = 0
 
@@ -92,7 +98,7 @@ class Participant(ABC):
                 self.log.warning("trouble, going on", reason=str(trouble))
                 # Whatever the reason, what was known of the chain may be out of date.
                 self.forget()
-                trouble_s = min(max(2 * trouble_s, 0.5), 8.0)
+                trouble_s = min(max(2 * trouble_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                 self.session.stop.wait(trouble_s)
 
     @abstractmethod
@@ -112,19 +118,30 @@ class Participant(ABC):
         height = self.session.chain.head().number
         if height == self.height:
             return
-        before = getattr(self, "current", None)
-        now = self.contract.current()
-        self.height, self.current = height, now
+        before, now = self._seen, self.contract.current()
+        self.height, self._seen = height, now
         if before is None or (before.round, before.phase) != (now.round, now.phase):
             self._phase_since = time.monotonic()
             self.forget()
             self.stats.round, self.stats.phase = now.round, now.phase.name.lower()
-        if before is None or not before.due:
+        was_due, (self._is_due, self._beacon_missed) = self._is_due, self._compute_due(now)
+        if not was_due:
             self._due_since = time.monotonic()
         if before is None or before.round != now.round:
             self._enter_round(None if before is None else before.round)
         self._update_rewards()
         self.session.stat_line.tick()
+
+    def _compute_due(self, current: Current) -> tuple[bool, bool]:
+        """Whether the phase is over in the next block, and whether that is for want of a recorded beacon value."""
+        following = self.height + 1
+        if current.phase == Phase.WAITING:
+            return current.due, False
+        if current.phase not in (Phase.SEED, Phase.DRAW):
+            return following > current.until, False
+        # `advance` records the value of the very block it is in; that of an earlier one has to be proved.
+        missed = following > current.until and not current.due
+        return following >= current.until, missed
 
     def _wait_for_block(self) -> None:
         """Until the chain is higher; a little longer each time it is not, so that slow chains cost little."""
@@ -138,9 +155,16 @@ class Participant(ABC):
 
     def _is_impatient(self) -> bool:
         """Whether time alone may bring something to do: a merge to propose or a phase to move in somebody's stead."""
-        return self.current.due or self.current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE) or bool(self._asleep_until)
+        return self._is_due or self.current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE) or bool(self._asleep)
 
     # What is known
+
+    @property
+    def current(self) -> Current:
+        """Where the run stood when the chain was last looked at."""
+        if self._seen is None:
+            raise AssertionError("the chain has not been looked at yet")
+        return self._seen
 
     def keep(self, name: object, read: Callable[[], T]) -> T:
         """`read()`, asked once until the phase moves or `forget` is called."""
@@ -155,14 +179,14 @@ class Participant(ABC):
 
     def is_asleep(self, name: object) -> bool:
         """Whether fetching this failed so recently that it is not tried yet."""
-        until = self._asleep_until.get(name)
-        if until is not None and time.monotonic() >= until:
-            del self._asleep_until[name]
-            until = None
-        return until is not None
+        until, _ = self._asleep.get(name, (0.0, 0.0))
+        return time.monotonic() < until
 
     def put_to_sleep(self, name: object) -> None:
-        self._asleep_until[name] = time.monotonic() + ASLEEP_S
+        """Leave it alone for a while, longer each time it fails within a round."""
+        _, pause_s = self._asleep.get(name, (0.0, 0.0))
+        pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+        self._asleep[name] = (time.monotonic() + pause_s, pause_s)
 
     def get_units(self) -> tuple[UnitView, ...]:
         """Committed units of the current round."""
@@ -175,14 +199,15 @@ class Participant(ABC):
     def gather(self) -> Facts:
         """What every party knows of the current round."""
         now, current = time.monotonic(), self.current
-        is_merging = current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE) and not current.due
+        is_merging = current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE) and not self._is_due
         root, _ = self.get_start()
         held = self.start is not None and self._start_root == root
         return Facts(
             phase=current.phase,
             phase_for_s=now - self._phase_since,
-            due=current.due,
+            due=self._is_due,
             due_for_s=now - self._due_since,
+            beacon_missed=self._beacon_missed,
             rank=self._rank(),
             member=self.keep("member", lambda: self.contract.member_of(self.session.address).role) != Role.NONE,
             claimable=self._claimable_now(),
@@ -191,8 +216,9 @@ class Participant(ABC):
             start_asleep=self.is_asleep("start"),
         )
 
-    def _seats(self) -> tuple[Any, ...]:
-        return self.keep("seats", self.contract.participants)
+    def _seats(self) -> tuple[Seated, ...]:
+        """Who takes part; also whom to fetch from."""
+        return self.keep("seats", self.session.refresh_participants)
 
     def _rank(self) -> int:
         """This node's turn in moving a due phase; turns rotate with the rounds."""
@@ -235,6 +261,8 @@ class Participant(ABC):
             self._join()
         elif isinstance(action, Advance):
             self.contract.advance()
+        elif isinstance(action, RecordBeacon):
+            self._record_beacon()
         elif isinstance(action, Claim):
             self._claim(action.rounds)
         elif isinstance(action, FetchStart):
@@ -249,6 +277,12 @@ class Participant(ABC):
             raise AssertionError(f"nobody carries out {action}")
         self.forget()
         return True
+
+    def _record_beacon(self) -> None:
+        beacon = BeaconContract(self.session.chain, self.session.run_file.beacon)
+        beacon.record_header(self.session.chain.get_header(self.current.until))
+        self.log.info("beacon recorded", height=self.current.until)
+        self.contract.advance()
 
     def _fetch_start(self) -> None:
         """Hold the round's first state: computed here as a merge, on disk already, or fetched."""
@@ -274,8 +308,6 @@ class Participant(ABC):
         if self.session.states.held(pin) is None:
             self.session.states.put(state, pin)
         self.start, self._start_root = state, root
-
-    _start_root: Root | None = None
 
     def describe(self, unit: UnitView) -> UnitDescription:
         """What a committed unit consists of, checked against the commitment.
@@ -385,12 +417,12 @@ class Participant(ABC):
     # Between rounds
 
     def _enter_round(self, left: RoundIndex | None) -> None:
-        self.session.refresh_participants()
         if left is None:
             return
         for ended in range(left, self.current.round):
             self._close_round(RoundIndex(ended))
         self._descriptions.clear()
+        self._asleep.clear()
         for old in [r for r in self._merged if r < self.current.round - 1]:
             del self._merged[old]
         try:

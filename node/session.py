@@ -16,7 +16,7 @@ from cupel.chain.client import ChainClient
 from cupel.chain.keys import LocalSigner, load_account, read_password_file
 from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
-from cupel.chain.run_values import Parameters
+from cupel.chain.run_values import Parameters, Participant
 from cupel.network.data import DataManifest, ShardSet, load_manifest
 from cupel.network.ipfs.blockstore import BlockStore
 from cupel.network.ipfs.fetch import Fetcher
@@ -192,10 +192,11 @@ class Session:
             self.stop.wait(pause_s)
             pause_s = min(2 * pause_s, 8.0)
 
-    def refresh_participants(self) -> None:
-        """Read the members' endpoints anew."""
+    def refresh_participants(self) -> tuple[Participant, ...]:
+        """Read the run's members anew; they are asked for blocks from now on."""
         seated = self.contract.participants()
         self.participants = tuple(p.endpoint for p in seated if p.account != self.address and p.endpoint)
+        return seated
 
 
 @contextmanager

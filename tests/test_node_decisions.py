@@ -25,6 +25,7 @@ from cupel.node.decisions import (
     MinerFacts,
     Open,
     ProposeMerge,
+    RecordBeacon,
     Replay,
     Reveal,
     Seal,
@@ -70,6 +71,12 @@ def test_only_one_party_moves_a_phase_until_it_fails_to() -> None:
     assert decide_miner(MinerFacts(round=second)) == Wait()
     late = replace(second, due_for_s=ADVANCE_STAGGER_S)
     assert decide_miner(MinerFacts(round=late)) == Advance()
+
+
+def test_a_beacon_value_nobody_recorded_is_proved() -> None:
+    missed = facts(Phase.SEED, due=True, beacon_missed=True)
+    assert decide_miner(MinerFacts(round=missed)) == RecordBeacon()
+    assert decide_verifier(VerifierFacts(round=replace(missed, rank=2))) == Wait()
 
 
 def test_rewards_are_taken_when_there_is_nothing_better_to_do() -> None:
