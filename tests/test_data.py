@@ -255,14 +255,15 @@ def test_any_text_comes_back_from_its_tokens(tokenizer: Tokenizer, text_: str) -
 @given(
     st.lists(st.sampled_from(["a", "def", "'s", " ", "\n", "\n\n", "\t", "9", "\x1c", "\x85", "é", "."]), max_size=60)
 )
-def test_cutting_a_long_text_changes_no_token(tokenizer: Tokenizer, parts: list[str]) -> None:
+def test_cutting_a_long_text_changes_no_word(tokenizer: Tokenizer, parts: list[str]) -> None:
     document = "".join(parts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cupel.network.data.tokenizer._PIECE_CHARACTERS", 3)
         cut = list(pieces(document))
     assert "".join(cut) == document
-    apart = [token for piece in cut for token in tokenizer.encode(piece).ids]
-    assert apart == tokenizer.encode(document).ids
+    # Words, not tokens: a merge that is not in this small vocabulary might hide the difference.
+    apart = [word for piece in cut for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(piece)]
+    assert apart == [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(document)]
 
 
 def test_long_lines_of_code_are_cut(text: Path) -> None:
