@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from cupel.protocol.arithmetic import cases, reference, torch_backend
 from cupel.protocol.arithmetic.builder import GraphBuilder, Value
 from cupel.protocol.arithmetic.cpu import CompiledGraph, compile_graph, isa, native
+from cupel.protocol.arithmetic.cpu.plan import build
 from cupel.protocol.arithmetic.operations import DType, Graph, Opcode, Operation, TensorType
 from cupel.protocol.errors import MalformedTensor, UsageError
 from cupel.protocol.program import trace
@@ -426,6 +427,11 @@ def test_training_steps_equal_their_nodes(
         state = outputs[: len(inputs)]
 
 
+def test_the_same_graph_gives_the_same_code(small_step: tuple[Graph, object, object]) -> None:
+    first, second = (build(small_step[0], isa.choose(), 1, native.triple()).ir for _ in range(2))
+    assert first == second
+
+
 # Calling it
 
 
@@ -482,12 +488,25 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "kernels"
 
 
+def test_a_plan_from_the_cache_has_its_constants_and_python_steps(cache: Path) -> None:
+    x = floats(4, 9)
+
+    def made(g: GraphBuilder, v: Value) -> list[Value]:
+        shifted = g.binary(Opcode.ADD, v, g.constant(torch.arange(9.0)))
+        return [shifted, g.apply(Opcode.SORT, [shifted], TensorType(I64, (4, 9)), (1,))]
+
+    graph = built([x], made)
+    first, second = compile_graph(graph), compile_graph(graph)
+    assert (first.from_cache, second.from_cache) == (False, True)
+    check_equal(second.run([x]), first.run([x]))
+
+
 def test_machine_code_is_kept_and_found_again(cache: Path) -> None:
     first, x = scaled()
-    assert not first.native.from_cache
+    assert not first.from_cache
     assert len(list(cache.iterdir())) == 1
     second, _ = scaled()
-    assert second.native.from_cache
+    assert second.from_cache
     check_equal(second.run([x]), first.run([x]))
 
 
@@ -500,7 +519,7 @@ def test_a_spoilt_cache_entry_is_made_again(cache: Path, spoil: Callable[[bytes]
     good = entry.read_bytes()
     entry.write_bytes(spoil(good))
     again, _ = scaled()
-    assert not again.native.from_cache
+    assert not again.from_cache
     assert entry.read_bytes()[32:] == good[32:]
     check_equal(again.run([x]), first.run([x]))
 

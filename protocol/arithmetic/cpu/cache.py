@@ -1,12 +1,25 @@
-"""Machine code on disk, by the hash of everything that decides it."""
+"""Compiled plans on disk, by the hash of what decides them: graph, processor, LLVM and this package's source.
+
+An entry is one file, SHA-256 of the rest first: a length, JSON of the plan, the constants' bytes, the machine code.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import json
 import os
 import sys
 import tempfile
 from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import torch
+
+from cupel.protocol.arithmetic.cpu.isa import InstructionSet
+from cupel.protocol.arithmetic.cpu.plan import Plan, PythonStep, Slice
+from cupel.protocol.arithmetic.operations import DType, Graph
 
 _HASH_BYTES = 32
 
@@ -21,12 +34,71 @@ def directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cupel"
 
 
-def key(*parts: str) -> str:
+@functools.cache
+def _source() -> bytes:
+    """Hash of this package and of the opcode table: other source may compile the same graph otherwise."""
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part.encode())
+    here = Path(__file__).parent
+    for path in [*sorted(here.glob("*.py")), here.parent / "operations.py"]:
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def key(graph: Graph, isa: InstructionSet, threads: int, triple: str, *, clocked: bool) -> str:
+    digest = hashlib.sha256(_source())
+    versions = (llvmlite.__version__, llvm.llvm_version_info, triple, isa, threads, clocked)
+    digest.update(repr((versions, graph.inputs, graph.outputs)).encode())
+    for op in graph.operations:
+        result = (int(op.result.dtype), op.result.shape)
+        digest.update(repr((int(op.opcode), op.operands, result, op.attributes)).encode())
+    for tensor in graph.constants:
+        digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(_bytes_of(tensor))
     return digest.hexdigest()
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def encode(plan: Plan, code: bytes) -> bytes:
+    def part(slice_: Slice) -> list[object]:
+        return [*slice_.place, slice_.offset_bytes, int(slice_.dtype), list(slice_.shape)]
+
+    header = {
+        "arena_bytes": plan.arena_bytes,
+        "entries": plan.entries,
+        "constants": [[int(DType.of(t.dtype)), t.numel()] for t in plan.constants],
+        "python_steps": [[s.operation, s.after, [part(r) for r in s.reads], part(s.write)] for s in plan.python_steps],
+        "labels": plan.labels,
+    }
+    text = json.dumps(header).encode()
+    return b"".join([len(text).to_bytes(8, "little"), text, *(_bytes_of(t) for t in plan.constants), code])
+
+
+def decode(data: bytes) -> tuple[Plan, bytes]:
+    """What `encode` wrote."""
+
+    def part(values: list[object]) -> Slice:
+        kind, number, offset, dtype, shape = values
+        assert isinstance(shape, list)
+        return Slice((str(kind), int(str(number))), int(str(offset)), DType(dtype), tuple(shape))
+
+    at = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:at])
+    constants = []
+    for number, count in header["constants"]:
+        dtype = DType(number)
+        size = count * dtype.size_bytes
+        # A copy of its own, so that it is aligned and may be written to by nobody else.
+        constants.append(torch.frombuffer(bytearray(data[at : at + size]), dtype=dtype.torch))
+        at += size
+    steps = [
+        PythonStep(operation, after, tuple(part(r) for r in reads), part(write))
+        for operation, after, reads, write in header["python_steps"]
+    ]
+    plan = Plan("", header["arena_bytes"], constants, header["entries"], steps, header["labels"])
+    return plan, data[at:]
 
 
 def load(name: str) -> bytes | None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import time
 
-import llvmlite
 import llvmlite.binding as llvm
 
-from cupel.protocol.arithmetic.cpu import cache
 from cupel.protocol.arithmetic.cpu.functions import EXACT_SYMBOL
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
 from cupel.protocol.arithmetic.operations import Opcode
@@ -74,21 +71,18 @@ def optimised(ir: str, machine: llvm.TargetMachine) -> llvm.ModuleRef:
     return module
 
 
-class Native:
-    """A loaded module. Machine code comes from the cache where it can."""
+def machine_code(ir: str, isa: InstructionSet) -> bytes:
+    """A relocatable object."""
+    machine = target_machine(isa)
+    return bytes(machine.emit_object(optimised(ir, machine)))
 
-    def __init__(self, ir: str, entries: int, isa: InstructionSet) -> None:
-        started = time.perf_counter()
-        version = ".".join(map(str, llvm.llvm_version_info))
-        name = cache.key(ir, isa.name, isa.cpu, isa.features, triple(), llvmlite.__version__, version) + ".o"
+
+class Native:
+    """Loaded machine code."""
+
+    def __init__(self, code: bytes, entries: int, isa: InstructionSet) -> None:
         machine = target_machine(isa)
-        code = cache.load(name)
-        self.from_cache = code is not None
-        if code is None:
-            code = machine.emit_object(optimised(ir, machine))
-            cache.store(name, code)
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(f'target triple = "{triple()}"'), machine)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
         self.entries = [Entry(self._engine.get_function_address(f"cupel_run_{i}")) for i in range(entries)]
-        self.seconds = time.perf_counter() - started

@@ -50,6 +50,7 @@ class Plan:
     """Everything a run needs except machine code."""
 
     ir: str
+    """Empty for a plan from the cache, which brings its machine code."""
     arena_bytes: int
     constants: list[torch.Tensor]
     entries: int
@@ -133,15 +134,16 @@ class _Builder:
 
     def _place(self, uses: dict[Buffer, set[int]]) -> int:
         """Offsets in the arena for buffers that live between groups; the largest are placed first."""
-        written: set[Buffer] = set()
+        # Insertion order, not a set's: the same graph must give the same code every time.
+        written: dict[Buffer, None] = {}
         for at, group in enumerate(self.groups):
             if group.fused:
                 spec_buffers = self.row_kernels[at].buffers
-                written.update(b for b in spec_buffers if b.place[0] == "arena")
+                written.update((b, None) for b in spec_buffers if b.place[0] == "arena")
             else:
                 for item in group.items:
                     for buffers in buffers_of(item):
-                        written.update(b for b in buffers if b.place[0] == "arena")
+                        written.update((b, None) for b in buffers if b.place[0] == "arena")
         spans = sorted(((min(uses[b]), max(uses[b]), b) for b in written), key=lambda s: (-s[2].size_bytes, s[0], s[1]))
         placed: list[tuple[int, int, int, int]] = []
         top = 0

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from cupel.protocol.arithmetic.cpu import cache, native
 from cupel.protocol.arithmetic.cpu import isa as instruction_sets
-from cupel.protocol.arithmetic.cpu import native
 from cupel.protocol.arithmetic.cpu.lowering import evaluate
 from cupel.protocol.arithmetic.cpu.plan import PythonStep, Slice, build, table_slot
 from cupel.protocol.arithmetic.operations import Graph, TensorType
@@ -31,8 +31,16 @@ class CompiledGraph:
             raise UsageError(f"threads must lie in 1..{_MAX_THREADS}, not {threads}")
         self.graph, self.threads = graph, threads
         self.instruction_set = instruction_sets.choose(instruction_set)
-        self.plan = build(graph, self.instruction_set, threads, native.triple(), clocked=clocked)
-        self.native = native.Native(self.plan.ir, self.plan.entries, self.instruction_set)
+        name = cache.key(graph, self.instruction_set, threads, native.triple(), clocked=clocked)
+        stored = cache.load(name)
+        self.from_cache = stored is not None
+        if stored is None:
+            self.plan = build(graph, self.instruction_set, threads, native.triple(), clocked=clocked)
+            code = native.machine_code(self.plan.ir, self.instruction_set)
+            cache.store(name, cache.encode(self.plan, code))
+        else:
+            self.plan, code = cache.decode(stored)
+        self.native = native.Native(code, self.plan.entries, self.instruction_set)
         self._memory = torch.zeros(self.plan.arena_bytes + _ALIGN, dtype=torch.uint8)
         self._arena = -(-self._memory.data_ptr() // _ALIGN) * _ALIGN
         slots = 1 + len(graph.inputs) + len(graph.outputs) + len(self.plan.constants)
