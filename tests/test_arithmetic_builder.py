@@ -98,6 +98,8 @@ def test_an_ill_typed_operation_is_refused_when_it_is_appended(builder: GraphBui
         builder.permute(x, [0, 0])
     with pytest.raises(MalformedProgram, match="does not broadcast"):
         builder.broadcast_to(x, ())
+    with pytest.raises(MalformedProgram, match="a NaN other"):
+        builder.pad(x, [1], [0], fill_bits=0xFFC00000)
     with pytest.raises(MalformedProgram, match="at least one"):
         builder.concat([], 0)
 

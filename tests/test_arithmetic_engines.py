@@ -283,8 +283,7 @@ def test_large_products_take_no_shortcut(engine: Run) -> None:
 
 
 @pytest.mark.parametrize("digits", [1, 2, 3])
-def test_planes_that_no_quantisation_makes_still_have_one_answer(digits: int) -> None:
-    """Only the interpreted engines take such operands: a compiled graph may rely on where they come from."""
+def test_planes_that_no_quantisation_makes_still_have_one_answer(engine: Run, digits: int) -> None:
     terms = 1 << 14  # with three digits the sums pass 2^63
     planes = [torch.full((2, terms), n, dtype=torch.int16) for n in (32767, 32767, -32768, 32767)]
     planes[0][1] = -32768
@@ -294,8 +293,24 @@ def test_planes_that_no_quantisation_makes_still_have_one_answer(digits: int) ->
     for e in (exponents, [t.clamp(-60, 60) for t in exponents]):
         operands = [*e, *planes]
         operation = Operation(Opcode.DOT, tuple(range(len(operands))), TensorType(F32, (2, 2)), (digits,))
-        expected = reference.evaluate(operation, operands)
-        check_same("dot", expected, torch_backend.evaluate(operation, operands))
+        graph = Graph(tuple(TensorType.of(t) for t in operands), (), (operation,), (len(operands),))
+        check(engine, graph, operands)
+
+
+def test_exponents_that_no_row_has_still_have_one_answer(engine: Run) -> None:
+    x = cases.tensor_of(cases.Words(95).ordinary(30), F32, (5, 6))
+    e = torch.tensor([-(2**31), 2**31 - 2, -400, 400, 0], dtype=torch.int32)
+    g = torch.tensor([-(2**31), 2**31 - 2, -400, 400, 129, -150], dtype=torch.int32)
+    int16, int32 = TensorType(DType.INT16, (5, 6)), TensorType(DType.INT32, (5,))
+
+    def build(b: GraphBuilder, x: Value, e: Value, g: Value) -> list[Value]:
+        return [
+            b.apply(Opcode.QUANTIZE, [x, e], int16, (2, 0)),
+            b.apply(Opcode.EXPONENT_SCALED, [x, g], int32),
+            *(b.apply(Opcode.QUANTIZE_SCALED, [x, g, e], int16, (3, plane)) for plane in (0, 1)),
+        ]
+
+    check_built(engine, [x, e, g], build)
 
 
 # Indexing

@@ -379,12 +379,18 @@ def _check_shape(code: Opcode, attrs: Sequence[int], xs: Sequence[TensorType], o
         _attributes(attrs, 1 + rank)
         _need(0 <= attrs[0] < 1 << (8 * x.dtype.size_bytes) and attrs[0] < 1 << 63, "fill does not fit the type")
         _need(x.dtype != DType.BOOL or attrs[0] < 2, "bool is 0 or 1")
+        _need(x.dtype != DType.FLOAT32 or _is_canonical(attrs[0]), "a NaN other than 0x7fc00000")
         _need(
             all(low >= 0 and low + a <= b for low, a, b in zip(attrs[1:], x.shape, out.shape, strict=True)),
             "operand does not fit",
         )
     else:
         raise _Wrong("unknown operation")
+
+
+def _is_canonical(bits: int) -> bool:
+    """Not a binary32 NaN other than the one there is."""
+    return bits & 0x7FFFFFFF <= 0x7F800000 or bits == 0x7FC00000
 
 
 def _check_reduction(code: Opcode, attrs: Sequence[int], xs: Sequence[TensorType], out: TensorType) -> None:
