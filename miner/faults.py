@@ -19,18 +19,18 @@ def check_chain(fault: str, chain_id: int) -> None:
 
 
 def perturb(step: Step, segment_steps: int) -> Step:
-    """A step that fakes the last result of a segment: one weight is one ulp off, the smallest lie there is.
+    """A step that fakes its last result in every segment: one weight is one ulp off, and training goes on from there.
 
-    The last, because an ulp in an earlier one is mostly rounded away before the segment ends: then nothing is wrong.
+    The last, because an ulp earlier on is often rounded away again by the updates that follow: then it was no lie.
     """
     done = 0
 
     def perturbed(state: State, tokens: torch.Tensor) -> Stepped:
         nonlocal done
-        stepped, done = step(state, tokens), done + 1
-        if done < segment_steps:
-            return stepped
-        return Stepped(_one_ulp_off(stepped.state), stepped.loss, stepped.gradient_norm)
+        stepped = step(state, tokens)
+        done += 1
+        is_last = done % segment_steps == 0
+        return Stepped(_one_ulp_off(stepped.state), stepped.loss, stepped.gradient_norm) if is_last else stepped
 
     return perturbed
 
