@@ -48,8 +48,8 @@ def status(folder: Path, number: int | None, as_json: bool) -> None:
 
 def _print_rounds(console: Console, rounds: list[RoundSummary]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("round", "held-out loss", "committed", "attested", "merged", "end state", "CID"):
-        table.add_column(column, justify="left" if column in ("end state", "CID") else "right", no_wrap=column == "CID")
+    for column in ("round", "held-out loss", "committed", "attested", "merged", "end state"):
+        table.add_column(column, justify="left" if column == "end state" else "right")
     for one in rounds:
         attested = sum(u.status == Status.ATTESTED.name for u in one.units)
         table.add_row(
@@ -58,10 +58,12 @@ def _print_rounds(console: Console, rounds: list[RoundSummary]) -> None:
             str(len(one.units)),
             str(attested),
             "yes" if one.merged else "no",
-            f"0x{one.end_root.hex()[:12]}…",
-            one.end_cid,
+            f"0x{one.end_root.hex()[:16]}…",
         )
     console.print(table, highlight=False)
+    if rounds:
+        console.print(f"Model 0x{rounds[-1].end_root.hex()}", highlight=False, soft_wrap=True)
+        console.print(f"  CID {rounds[-1].end_cid}", highlight=False, soft_wrap=True)
 
 
 def _print_nodes(console: Console, folder: Path) -> None:

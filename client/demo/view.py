@@ -63,7 +63,7 @@ class View:
 
     def say(self, message: str) -> None:
         elapsed = time.monotonic() - self._started
-        self._console.print(f"[dim]{elapsed:6.1f} s[/dim]  {message}", highlight=False)
+        self._console.print(f"[dim]{elapsed:6.1f} s[/dim]  {message}", highlight=False, soft_wrap=not self.is_live)
 
     def show(self, picture: Picture) -> None:
         if self.is_live:
