@@ -74,11 +74,11 @@ def _print_nodes(console: Console, folder: Path) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in (
         "process",
-        "units trained",
+        "trained",
         "accepted",
-        "not accepted",
-        "segments replayed",
-        "units rejected",
+        "left out",
+        "replayed",
+        "rejected",
         "CUP claimed",
     ):
         table.add_column(column, justify="left" if column == "process" else "right")
