@@ -139,8 +139,7 @@ HARD_ARGUMENTS: dict[Opcode, tuple[int, ...]] = {
     ),
     Opcode.RSQRT: (0x403A18E3, 0x4009F038, 0x407FFFFE, 0x3FBA2A39, 0x3FD2208F, 0x3FED3230, 0x3F8A5C86),
 }
-"""Arguments whose function value lies closest to a tie between two binary32 numbers, from a scan of all arguments with
-normal results (positive ones where the function is odd or even). float64 does not decide them."""
+"""Arguments whose function value lies closest to a tie between two binary32 numbers (docs/design/arithmetic.md)."""
 
 
 class Words:
