@@ -79,10 +79,9 @@ def encode(plan: Plan, code: bytes) -> bytes:
 def decode(data: bytes) -> tuple[Plan, bytes]:
     """What `encode` wrote."""
 
-    def part(values: list[object]) -> Slice:
+    def part(values: tuple[str, int, int, int, list[int]]) -> Slice:
         kind, number, offset, dtype, shape = values
-        assert isinstance(shape, list)
-        return Slice((str(kind), int(str(number))), int(str(offset)), DType(dtype), tuple(shape))
+        return Slice((kind, number), offset, DType(dtype), tuple(shape))
 
     at = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:at])

@@ -85,6 +85,8 @@ class _Builder:
         self.labels: list[str] = []
 
     def build(self, triple: str) -> Plan:
+        architecture = triple.partition("-")[0]
+        self.machine = {"x86_64": "x86", "amd64": "x86", "arm64": "aarch64"}.get(architecture, architecture)
         uses = self._uses()
         for at, group in enumerate(self.groups):
             if group.fused:
@@ -209,9 +211,30 @@ class _Builder:
         self.table, self.thread, self.sync = self.f.arguments
         self.pointers: dict[tuple[str, int], Value] = {}
         self.arena = self.f.load("ptr", self.table, align=8)
+        self._take_float_control()
 
     def _end(self) -> None:
+        self._give_float_control_back()
         self.f.finish()
+
+    def _take_float_control(self) -> None:
+        """Round to nearest, keep subnormals, whatever the calling thread had set (torch.set_flush_denormal...)."""
+        f = self.f
+        if self.machine == "x86":
+            self.control = f.alloca("i32", 4)
+            wanted = f.alloca("i32", 4)
+            f.call("void", "llvm.x86.sse.stmxcsr", [self.control])
+            f.store(f.const("i32", 0x1F80), wanted, align=4)
+            f.call("void", "llvm.x86.sse.ldmxcsr", [wanted])
+        elif self.machine == "aarch64":
+            self.control = f.call("i64", "llvm.aarch64.get.fpcr", [])
+            f.call("void", "llvm.aarch64.set.fpcr", [f.i64(0)])
+
+    def _give_float_control_back(self) -> None:
+        if self.machine == "x86":
+            self.f.call("void", "llvm.x86.sse.ldmxcsr", [self.control])
+        elif self.machine == "aarch64":
+            self.f.call("void", "llvm.aarch64.set.fpcr", [self.control])
 
     def _pointer(self, place: tuple[str, int], offset_bytes: int = 0) -> Value:
         kind, number = place
