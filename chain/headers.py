@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import rlp
+import rlp  # type: ignore[import-untyped]
 from eth_hash.auto import keccak
 
 from cupel.protocol.errors import MalformedInput

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from decimal import Decimal, InvalidOperation
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,13 +20,10 @@ WEI_PER_ETH = 10**18
 
 def parse_ether(text: str) -> int:
     """Wei of an amount like 1.5. Raises UsageError."""
-    try:
-        wei = Decimal(text) * WEI_PER_ETH
-    except InvalidOperation:
-        raise UsageError(f"{text!r} is not an amount of ETH, like 1.5") from None
-    if not wei.is_finite() or wei < 0 or wei != wei.to_integral_value() or wei >= 1 << 255:
-        raise UsageError(f"{text!r} is not an amount of ETH of at most 18 decimals")
-    return int(wei)
+    match = re.fullmatch(r"([0-9]{1,60})(?:\.([0-9]{1,18}))?", text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is not an amount of ETH, like 1.5, of at most 18 decimals")
+    return int(match[1]) * WEI_PER_ETH + int((match[2] or "").ljust(18, "0"))
 
 
 def parse_fund(text: str) -> tuple[bytes, int]:
