@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cupel.network.states import check_state_root, decode_state, encode_state
 from cupel.protocol import merkle, sampling
 from cupel.protocol.errors import RootMismatch
 from cupel.protocol.training.model import ModelConfig
@@ -23,7 +24,6 @@ from cupel.protocol.training.unit import (
     Commitment,
     LoadBatch,
     answer_of,
-    check_state,
     compute_salt,
     float_bits,
     train_segment,
@@ -117,6 +117,14 @@ def test_any_segment_replayed_alone_gives_the_next_leaf(
     assert len({answer.end_root for answer in answers}) == SEGMENTS
 
 
+def test_a_state_read_back_from_its_file_trains_on_alike(
+    programs: RunPrograms, shards: list[torch.Tensor], unit: tuple[list[Answer], list[NamedState]]
+) -> None:
+    state = decode_state(encode_state(unit[1][1]))
+    result = train_segment(partial(programs.run_step, backend="torch"), state, loader(shards), 1, SEGMENT_STEPS)
+    assert answer_of(result) == unit[0][1]
+
+
 def test_training_leaves_the_start_state_as_it_was(
     programs: RunPrograms, genesis: NamedState, shards: list[torch.Tensor]
 ) -> None:
@@ -133,11 +141,11 @@ def test_another_unit_reads_other_tokens(shards: list[torch.Tensor]) -> None:
 def test_one_flipped_bit_in_a_state_is_refused(unit: tuple[list[Answer], list[NamedState]]) -> None:
     state = {name: tensor.clone() for name, tensor in unit[1][1].items()}
     expected = merkle.state_root(state)
-    check_state("checkpoint 1", state, expected)
+    check_state_root("checkpoint 1", state, expected)
     bits = state["weights.embedding.weight"].view(torch.int32)
     bits[0, 0] ^= 1
     with pytest.raises(RootMismatch, match=r"checkpoint 1: expected root 0x[0-9a-f]{64}, got 0x") as caught:
-        check_state("checkpoint 1", state, expected)
+        check_state_root("checkpoint 1", state, expected)
     assert caught.value.expected == expected
 
 

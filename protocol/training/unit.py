@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 
 from cupel.protocol import merkle
-from cupel.protocol.errors import RootMismatch
 from cupel.protocol.types import Root, Salt, UnitId
 
 State = Mapping[str, torch.Tensor]
@@ -86,13 +85,6 @@ def train_segment(step: Step, start: State, load_batch: LoadBatch, segment: int,
 
 def answer_of(result: SegmentResult) -> Answer:
     return Answer(end_root=merkle.state_root(result.state), loss=result.loss, gradient_norm=result.gradient_norm)
-
-
-def check_state(what: str, state: State, expected: Root) -> None:
-    """Raise RootMismatch unless `state` is the one of that root; nobody replays from anything else."""
-    got = merkle.state_root(state)
-    if got != expected:
-        raise RootMismatch(what, expected=expected, got=got)
 
 
 def compute_salt(derive_secret: DeriveSecret, unit: UnitId, leaf: int) -> Salt:
