@@ -263,6 +263,7 @@ def test_a_program_gives_what_pytorch_gives_and_backends_agree(name: str) -> Non
     assert Program.from_bytes(program.to_bytes()) == program
     got = run(program, args, backend="torch")
     assert same_bits(got, run(program, args, backend="reference")), "torch and reference differ"
+    assert same_bits(got, run(program, args, threads=2)), "torch and this machine's engine differ"
     eager = function(*args)
     assert pytree.tree_structure(got) == pytree.tree_structure(eager)
     for x, y in zip(tensors(got), tensors(eager), strict=True):
