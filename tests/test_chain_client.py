@@ -27,8 +27,10 @@ from cupel.chain.errors import (
     WrongChain,
 )
 from cupel.chain.run_contract import TokenContract
+from cupel.chain.run_values import ZERO_ADDRESS
 from cupel.chain.values import Receipt
 from cupel.protocol.errors import MalformedInput, Unavailable, UsageError
+from cupel.protocol.hashing import keccak256
 from cupel.protocol.types import Address, Height
 
 TOKEN = load_abi("Token")
@@ -273,29 +275,20 @@ def find_anvil() -> str | None:
 ANVIL = find_anvil()
 
 
-@pytest.mark.node
-@pytest.mark.skipif(ANVIL is None, reason="anvil is not installed (npm @foundry-rs/anvil)")
-def test_the_same_client_works_on_anvil() -> None:
+@pytest.fixture(scope="module")
+def anvil() -> Iterator[ChainClient]:
+    """A client of a second, independent implementation, under the same rules."""
+    if ANVIL is None:
+        pytest.skip("anvil is not installed (npm @foundry-rs/anvil)")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [str(ANVIL), "--port", str(port), "--block-time", "1", "--silent", "--hardfork", "prague"]
+    arguments = [ANVIL, "--port", str(port), "--block-time", "1", "--silent", "--hardfork", "prague"]
     process = subprocess.Popen(arguments)
     try:
         client = connect(f"http://127.0.0.1:{port}")
         client._transport.request("anvil_setBalance", KEYS[0].address, hex(100 * ETH))
-        address, _ = client.deploy(TOKEN.bind_deployment("Test", "T"))
-        token = TokenContract(client, address)
-        outcomes = client.send_many([token.bind("mint", KEYS[1].address, amount) for amount in (5, 6)])
-        assert all(isinstance(one, Receipt) for one in outcomes)
-        assert token.balance_of(KEYS[1].address) == 11
-        with pytest.raises(ContractReverted) as caught:
-            token.transfer(KEYS[1].address, 1)
-        assert caught.value.error_name == "ERC20InsufficientBalance"
-        with pytest.raises(ContractReverted) as caught:
-            client.send(token.bind("transfer", KEYS[1].address, 1), gas=100_000)
-        assert caught.value.error_name == "ERC20InsufficientBalance"
-        assert len(list(client.get_logs(address=address, first_block=0))) == 2
+        yield client
     finally:
         process.terminate()
         process.wait()
@@ -309,3 +302,38 @@ def connect(url: str) -> ChainClient:
         except ChainUnreachable:
             if time.monotonic() > deadline:
                 raise
+
+
+@pytest.mark.node
+def test_the_same_client_works_on_anvil(anvil: ChainClient) -> None:
+    address, _ = anvil.deploy(TOKEN.bind_deployment("Test", "T"))
+    token = TokenContract(anvil, address)
+    outcomes = anvil.send_many([token.bind("mint", KEYS[1].address, amount) for amount in (5, 6)])
+    assert all(isinstance(one, Receipt) for one in outcomes)
+    assert token.balance_of(KEYS[1].address) == 11
+    with pytest.raises(ContractReverted) as caught:
+        token.transfer(KEYS[1].address, 1)
+    assert caught.value.error_name == "ERC20InsufficientBalance"
+    with pytest.raises(ContractReverted) as caught:
+        anvil.send(token.bind("transfer", KEYS[1].address, 1), gas=100_000)
+    assert caught.value.error_name == "ERC20InsufficientBalance"
+    assert len(list(anvil.get_logs(address=address, first_block=0))) == 2
+    height = anvil.head().number
+    block = anvil.get_block(height)
+    assert block is not None
+    assert keccak256(anvil.get_header(height)) == block.hash
+
+
+@pytest.mark.node
+def test_transactions_cost_the_same_gas_as_on_anvil(anvil: ChainClient, client: ChainClient) -> None:
+    assert measure_gas(client) == measure_gas(anvil)
+
+
+def measure_gas(client: ChainClient) -> list[int]:
+    """A deployment, a mint, and storage set and cleared, once with calldata long enough for the floor of EIP-7623."""
+    _, deployed = client.deploy(TOKEN.bind_deployment("Test", "T"))
+    minted = TokenContract(client, deployed.contract or ZERO_ADDRESS).mint(KEYS[1].address, 5)
+    probe, _ = client.deploy(PROBE.bind_deployment())
+    one, zero, long = b"\1" * 64, bytes(64), b"\1" * 2000
+    stored = [client.send(bind_probe(probe, 0, data)) for data in (one, one, zero, one, zero + long, one + long)]
+    return [receipt.gas_used for receipt in (deployed, minted, *stored)]
