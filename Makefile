@@ -28,11 +28,13 @@ lint:
 
 types:
 	@VENV=$(VENV) tools/setup.sh dev
-	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/typecheck.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/link_tree.sh
+	@MYPYPATH=build/types $(BIN)/python -m mypy -p cupel
 
 imports:
 	@VENV=$(VENV) tools/setup.sh dev
-	@$(BIN)/lint-imports
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/link_tree.sh
+	@PYTHONPATH=build/types $(BIN)/lint-imports
 
 artifacts:
 	@VENV=$(VENV) tools/setup.sh dev

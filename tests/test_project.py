@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+
 from cupel.cli import COMMANDS, cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,9 +64,7 @@ def test_a_mistyped_command_is_answered_with_what_was_meant() -> None:
 
 
 def test_the_command_page_says_what_help_says() -> None:
-    done = subprocess.run(
-        [sys.executable, "tools/cli_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "tools/cli_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import click
+
 from cupel.cli import cli
-from cupel.miner.main import main as miner
-from cupel.verifier.main import main as verifier
+from cupel.miner.main import miner
+from cupel.verifier.main import verifier
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 

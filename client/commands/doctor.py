@@ -34,7 +34,7 @@ def doctor(speed: bool) -> None:
             click.echo(f"engine {backend}: WRONG. {unfit}")
         else:
             fit[backend] = True
-            kernels = f" ({cpu.isa()} kernels)" if backend == "cpu" else ""
+            kernels = f" ({cpu.isa.choose().name} kernels)" if backend == "cpu" else ""
             click.echo(f"engine {backend}{kernels}: every stored vector reproduced")
     if speed and fit["cpu"]:
         click.echo(_product_speed())

@@ -1,5 +1,5 @@
 #!/bin/sh
-# mypy does not see editable installs through setuptools' finder, so it gets a tree of links laid out as the wheel is.
+# A tree of links laid out as the wheel is, in build/types: tools that read source do not see editable installs.
 set -eu
 cd "$(dirname "$0")/.."
 tree=build/types
@@ -14,4 +14,3 @@ for package, folder in tomllib.load(open("pyproject.toml", "rb"))["tool"]["setup
     if package.count(".") == 1:
         print(package.removeprefix("cupel."), folder)
 PY
-MYPYPATH=$tree python -m mypy -p cupel "$@"
