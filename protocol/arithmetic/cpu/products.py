@@ -27,6 +27,8 @@ _MAGIC64 = 1.5 * 2.0**52
 _NAN64 = 0x7FF8000000000000
 _PAIRS_IN_REGISTERS = {1: 1 << 17, 2: 15, 3: 1000}
 """Pairs of products an int32 holds beside a rest below 2^15: pairs are at most 2^13, 2^27 and 2^21."""
+_UNROLLED = 16
+"""Stretches up to this long are written out."""
 _PAIRS_IN_TILES = 1 << 17
 """Pairs after which two tiles of two digits must be emptied into int64."""
 _ALIGN = 64
@@ -473,46 +475,60 @@ class _Product:
                 self._finish(row_scales, column_scales, target, height, width)
 
     def _tile(self, left: Value, right: Value, start: Value, stop: Value) -> None:
-        """Pairs start..stop of one tile into the low (and high) tile."""
+        """Pairs start..stop, at least one, of one tile into the low (and high) tile."""
         f, isa = self.f, self.isa
         sums = [[f.variable(self.kind, 0) for _ in range(self.vectors)] for _ in range(isa.rows)]
+        cells = [(r, v) for r in range(isa.rows) for v in range(self.vectors)]
 
-        def steps(first: Value, last: Value) -> None:
-            with f.loop(first, last) as pair:
-                place = pair * isa.columns
-                b = [
-                    f.load(self.kind, right.offset("i32", place).offset("i32", v * isa.lanes), align=4)
-                    for v in range(self.vectors)
-                ]
-                source = left.offset("i32", place)
-                for r in range(isa.rows):
-                    a = f.load("i32", source.offset("i32", r), align=4).splat(isa.lanes)
-                    for v in range(self.vectors):
-                        sums[r][v].set(_pair_product(f, isa, sums[r][v].get(), a, b[v]))
+        def step(pair: Value) -> None:
+            place = pair * isa.columns
+            b = [
+                f.load(self.kind, right.offset("i32", place).offset("i32", v * isa.lanes), align=4)
+                for v in range(self.vectors)
+            ]
+            source = left.offset("i32", place)
+            for r in range(isa.rows):
+                a = f.load("i32", source.offset("i32", r), align=4).splat(isa.lanes)
+                for v in range(self.vectors):
+                    sums[r][v].set(_pair_product(f, isa, sums[r][v].get(), a, b[v]))
+
+        def move_up(r: int, v: int, *, first: bool) -> None:
+            # Volatile, or LLVM would keep the upper halves in registers it needs for the sums.
+            place = self._place(self.high_tile, r, v)
+            value = sums[r][v].get()
+            above = value >> 15
+            if not first:
+                above = f.load(self.kind, place, align=4, volatile=True) + above
+            f.store(above, place, align=4, volatile=True)
+            sums[r][v].set(value & 32767)
 
         if not self.spill:
-            steps(start, stop)
+            with f.loop(start, stop) as pair:
+                step(pair)
         else:
-            # All stretches but the last, which is never empty, leave their upper halves in the high tile.
+            # First what does not fill a stretch, then whole stretches; no sum takes in more than `limit` pairs
+            # between two moves, and after the last move there are fewer.
             limit = _PAIRS_IN_REGISTERS[self.digits]
-            spilled = start + (stop - start - 1).binary("sdiv", limit) * limit
-            for r in range(isa.rows):
-                for v in range(self.vectors):
-                    f.store(f.const(self.kind, 0), self._place(self.high_tile, r, v), align=4, volatile=True)
-            with f.loop(start, spilled, limit) as first:
-                steps(first, first + limit)
-                for r in range(isa.rows):
-                    for v in range(self.vectors):
-                        # Volatile, or LLVM would keep the upper halves in registers it needs for the sums.
-                        place = self._place(self.high_tile, r, v)
-                        value = sums[r][v].get()
-                        above = f.load(self.kind, place, align=4, volatile=True)
-                        f.store(above + (value >> 15), place, align=4, volatile=True)
-                        sums[r][v].set(value & 32767)
-            steps(spilled, stop)
-        for r in range(isa.rows):
-            for v in range(self.vectors):
-                f.store(sums[r][v].get(), self._place(self.low_tile, r, v), align=4)
+            head = start + ((stop - start - 1).binary("srem", limit) + 1)
+            with f.loop(start, head) as pair:
+                step(pair)
+            for r, v in cells:
+                move_up(r, v, first=True)
+            with f.loop(head, stop, limit) as first:
+                if limit <= _UNROLLED:
+                    # Sums take turns, so that moving one overlaps with adding to the others.
+                    for u in range(limit):
+                        step(first + u)
+                        for at, (r, v) in enumerate(cells):
+                            if at * limit // len(cells) == u:
+                                move_up(r, v, first=False)
+                else:
+                    with f.loop(first, first + limit) as pair:
+                        step(pair)
+                    for r, v in cells:
+                        move_up(r, v, first=False)
+        for r, v in cells:
+            f.store(sums[r][v].get(), self._place(self.low_tile, r, v), align=4)
 
     def _place(self, tile: Value, r: int, v: int) -> Value:
         return tile.offset("i32", r * self.isa.columns + v * self.isa.lanes)
