@@ -201,6 +201,10 @@ CASES: dict[str, tuple[Function, tuple[Any, ...]]] = {
         ),
         (make((2, 5, 4), 9), torch.eye(5, dtype=torch.bool) | (torch.arange(5) == 1)),
     ),
+    "attention of a row that may see nothing": (
+        lambda q: F.scaled_dot_product_attention(q, q, q, attn_mask=torch.arange(3)[:, None] > torch.arange(3)),
+        (BATCH,),
+    ),
     "attention gradient": (gradient(lambda q: F.scaled_dot_product_attention(q, q, q).square().sum()), (BATCH,)),
     "norms": (
         lambda x, w: (

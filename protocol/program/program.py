@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
+
 from cupel.protocol import merkle
 from cupel.protocol.arithmetic.operations import Graph, Operation, TensorType, check_operation
 from cupel.protocol.errors import MalformedProgram
@@ -33,7 +35,7 @@ class Program:
             )
 
     @property
-    def constants(self) -> tuple[object, ...]:
+    def constants(self) -> tuple[torch.Tensor, ...]:
         return self.graph.constants
 
     @property

@@ -20,6 +20,11 @@ Weights = dict[str, torch.Tensor]
 """Parameter name → float32 tensor, in the order the model registers them."""
 
 
+MAX_LAYERS = 1 << 10
+MAX_SIZE = 1 << 24
+"""Beyond any model in sight; a configuration read from a file cannot ask for more than this."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """Shapes of a GPT; everything a run must know to build its Programs."""
@@ -43,12 +48,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "width", "layers", "heads", "hidden", "context"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"model.{name} is {getattr(self, name)}; it is at least 1")
+            most = MAX_LAYERS if name == "layers" else MAX_SIZE
+            if not 1 <= getattr(self, name) <= most:
+                raise UsageError(f"model.{name} is {getattr(self, name)}; it is from 1 to {most}")
         if self.width % (2 * self.heads):
             raise UsageError(f"model.width {self.width} is no multiple of 2 x {self.heads} heads")
-        if self.rope_base <= 1 or self.norm_epsilon <= 0:
-            raise UsageError("model.rope_base is above 1 and model.norm_epsilon above 0")
+        if not (1 < self.rope_base < math.inf and 0 < self.norm_epsilon < math.inf):
+            raise UsageError("model.rope_base is above 1 and model.norm_epsilon above 0, both finite")
 
     @staticmethod
     def demo() -> ModelConfig:

@@ -21,8 +21,8 @@ from cupel.protocol.training.evaluate import trace_evaluate
 from cupel.protocol.training.generation import trace_sample
 from cupel.protocol.training.genesis import run_genesis, trace_genesis
 from cupel.protocol.training.merge import trace_merge
-from cupel.protocol.training.model import ModelConfig
-from cupel.protocol.training.state import NamedState, example_state, flatten_state, unflatten_state
+from cupel.protocol.training.model import ModelConfig, weight_shapes
+from cupel.protocol.training.state import GROUPS, NamedState, example_state, flatten_state, unflatten_state
 from cupel.protocol.training.step import TrainingConfig, make_training_step
 from cupel.protocol.training.unit import Stepped
 from cupel.protocol.types import Root, Seed
@@ -30,6 +30,7 @@ from cupel.protocol.types import Root, Seed
 VERSION = 1
 SPEC_NAME = "run.json"
 MAX_SPEC_BYTES = 1 << 20
+MAX_MERGE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +45,10 @@ class RunConfig:
     """Tokens the sampling step chooses among."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_merge <= 256:
-            raise UsageError(f"max_merge is {self.max_merge}; it is from 1 to 256")
+        if not 1 <= self.max_merge <= MAX_MERGE:
+            raise UsageError(f"max_merge is {self.max_merge}; it is from 1 to {MAX_MERGE}")
+        if not 1 <= self.top_k <= self.model.vocabulary:
+            raise UsageError(f"top_k is {self.top_k}; it is from 1 to the vocabulary's {self.model.vocabulary}")
 
     @staticmethod
     def demo() -> RunConfig:
@@ -169,8 +172,9 @@ class RunPrograms:
 
     def _check_state_types(self) -> None:
         """Raise MalformedProgram unless every Program reads and writes states of this model."""
-        state = flatten_state(example_state(self.config.model))
-        shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+        weights = {name: (torch.float32, shape) for name, shape in weight_shapes(self.config.model).items()}
+        shapes: dict[str, Any] = {f"{group}.{name}": weights[name] for group in GROUPS for name in weights}
+        shapes["step"] = (torch.int64, ())
 
         def check(which: str, types: Mapping[str, Any], prefix: str, wanted: Mapping[str, Any]) -> None:
             found = {
@@ -182,7 +186,6 @@ class RunPrograms:
                 odd = next(n for n in (*wanted, *found) if found.get(n) != wanted.get(n))
                 raise MalformedProgram(f"{which}: {odd} is {found.get(odd)} where the model says {wanted.get(odd)}")
 
-        weights = {n.removeprefix("weights."): t for n, t in shapes.items() if n.startswith("weights.")}
         check("step reads", self.step.inputs, "0.", shapes)
         check("step writes", self.step.outputs, "0.", shapes)
         check("evaluate reads", self.evaluate.inputs, "0.", weights)
@@ -195,7 +198,7 @@ class RunPrograms:
 
 
 def _canonical_json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def _read_spec(files: Mapping[str, bytes]) -> dict[str, Any]:

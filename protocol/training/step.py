@@ -46,7 +46,8 @@ class TrainingConfig:
             raise UsageError("training.batch is at least 1, and training.total_steps above training.warmup_steps >= 0")
         if not (0 < self.beta1 < 1 and 0 < self.beta2 < 1 and 0 <= self.final_fraction <= 1):
             raise UsageError("training.beta1 and beta2 lie between 0 and 1, final_fraction from 0 to 1")
-        if min(self.learning_rate, self.epsilon, self.clip_norm) <= 0 or self.weight_decay < 0:
+        above_zero = (self.learning_rate, self.epsilon, self.clip_norm)
+        if not (all(0 < value < math.inf for value in above_zero) and 0 <= self.weight_decay < math.inf):
             raise UsageError("training.learning_rate, epsilon and clip_norm are above 0, weight_decay is not below 0")
 
     @staticmethod
