@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ from web3 import Web3
 from web3.exceptions import ContractLogicError
 
 from cupel.chain.node.chain import EmbeddedChain
-from cupel.chain.node.execution import compute_beacon
+from cupel.chain.node.execution import CallRequest, compute_beacon, make_block, make_next_header
+from cupel.chain.node.store import StoredLog
 
 
 @pytest.fixture(scope="module")
@@ -484,6 +486,43 @@ def test_web3_finds_everything_it_expects(chain: ChainProcess, probe: str) -> No
 
 
 # Within the process
+
+
+def test_a_commit_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    chain = EmbeddedChain.create_or_open(tmp_path, chain_id=None, balances={}, timestamp=1)
+    genesis = chain.head
+    header = make_next_header(genesis, 2)
+    log = StoredLog(
+        block_number=1, position=0, transaction_hash=b"t", transaction_position=0, address=b"a", topics=(), data=b""
+    )
+    spoilt = make_block(header, [], [log, log], {b"node": b"value"})  # two logs in one place
+    with pytest.raises(sqlite3.IntegrityError):
+        chain.store.commit(spoilt)
+    assert chain.store.get_head() == genesis
+    with pytest.raises(KeyError):
+        chain.store.get_node(b"node")
+    chain.store.commit(make_block(header, [], [log], {b"node": b"value"}))
+    head = chain.store.get_head()
+    assert head is not None
+    assert (head.number, chain.store.get_node(b"node")) == (1, b"value")
+    chain.close()
+
+
+def test_an_answer_is_remembered_only_while_its_state_is_the_head(tmp_path: Path) -> None:
+    chain = EmbeddedChain.create_or_open(
+        tmp_path, chain_id=None, balances={bytes.fromhex(KEYS[0].address[2:]): ETH}, timestamp=1
+    )
+    chain.submit(bytes.fromhex(make_transfer(KEYS[0], 0, to="", data=PROBE_INIT, gas=300_000, value_wei=0)[2:]))
+    block = asyncio.run(chain.produce(2))
+    probe = chain.store.get_transactions(block.number)[0].created
+    assert probe is not None
+    ask = CallRequest(to=probe, data=b"\2")
+    first = chain.call(chain.get_head_view(), ask)
+    assert chain.call(chain.get_head_view(), ask) is first, "remembered"
+    asyncio.run(chain.produce(3))
+    second = chain.call(chain.get_head_view(), ask)
+    assert int.from_bytes(second[32:64], "big") == int.from_bytes(first[32:64], "big") + 1
+    chain.close()
 
 
 def test_a_transaction_that_can_no_longer_run_leaves_the_pool(tmp_path: Path) -> None:
