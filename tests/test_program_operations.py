@@ -79,6 +79,11 @@ CASES: dict[str, tuple[Function, tuple[Any, ...]]] = {
     "flip and roll": (lambda x: (x.flip(0, 1), x.roll(1, 1)), (X,)),
     "pad": (lambda x: (F.pad(x, (1, 2, 3, 0), value=-1.5), F.pad(x, (-1, 2))), (X,)),
     "pad int": (lambda i: F.pad(i, (1, 0), value=-7), (I64,)),
+    "diagonals": (
+        lambda x: (x[0].diagonal(), x.diagonal(-1, 2, 0), x[0].diagonal(9), torch.diag(x[0, 0]), x[0, :3, :3].trace()),
+        (BATCH,),
+    ),
+    "windows": (lambda x: (x.unfold(1, 2, 1), x.unfold(2, 3, 1), x.unfold(0, 1, 2)), (BATCH,)),
     "triangles": (lambda x: (x.tril(-1), x.triu(1)), (X,)),
     "constructors": (
         lambda x: (torch.full((2, 2), 1.5), torch.zeros_like(x), torch.ones(3), torch.eye(3), x.new_zeros(2)),
@@ -284,6 +289,7 @@ REFUSED: dict[str, tuple[Function, str]] = {
     "aten.atan": (lambda x: x.atan(), "Supported: aten._log_softmax"),
     "aten.rand": (lambda x: x + torch.rand(3, 4), "uniform"),
     "aten.bernoulli": (lambda x: torch.bernoulli(x), "with a key"),
+    "aten.rand_like": (lambda x: F.dropout(x, 0.1), "with a key"),
     "aten.remainder": (lambda x: x % 2.0, "integers have"),
     "float64": (lambda x: x.double() * 2, "torch.float32"),
     "bfloat16": (lambda x: x.bfloat16().float(), "torch.float32"),

@@ -137,6 +137,32 @@ def take_along(lowering: Lowering, x: Value, dim: int, index: Value) -> Value:
     return builder.permute(taken, [*range(n, n + dim), *range(n), *range(n + dim, len(shape))])
 
 
+@lowers(aten.diagonal.default)
+def diagonal(lowering: Lowering, x: Value, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Value:
+    """Every (columns + 1)th element of the last two dimensions laid flat."""
+    builder = lowering.builder
+    rank = len(x.shape)
+    pair = [dim1 % rank, dim2 % rank]
+    last = builder.permute(x, [*(d for d in range(rank) if d not in pair), *pair])
+    rows, columns = last.shape[-2:]
+    flat = builder.reshape(last, (*last.shape[:-2], rows * columns))
+    start = offset if offset >= 0 else -offset * columns
+    size = lowering.shape[-1]
+    return builder.slice(flat, -1, start if size else 0, size, columns + 1)
+
+
+@lowers(aten.unfold.default)
+def unfold(lowering: Lowering, x: Value, dim: int, size: int, step: int) -> Value:
+    """Windows along dim: their contents become the last dimension."""
+    builder = lowering.builder
+    dim %= len(x.shape)
+    windows = (lowering.shape[dim], size)
+    first = lowering.mul(builder.iota(windows, 0), step)
+    taken = take_along(lowering, x, dim, lowering.add(first, builder.iota(windows, 1)))
+    order = [d for d in range(len(taken.shape)) if d != dim + 1]
+    return builder.permute(taken, [*order, dim + 1])
+
+
 @lowers(aten.constant_pad_nd.default)
 def constant_pad(lowering: Lowering, x: Value, pad: Sequence[int], value: Number = 0) -> Value:
     builder = lowering.builder
@@ -176,6 +202,7 @@ def scalar_tensor(lowering: Lowering, value: Number, **_: Any) -> Value:
 
 @lowers(
     aten.empty.memory_format,
+    aten.empty_permuted.default,
     aten.empty_strided.default,
     aten.new_empty_strided.default,
     aten.zeros.default,
