@@ -251,6 +251,10 @@ _BODIES: dict[Opcode, Callable[[_Kernel, Value], tuple[Value, float, Value | Non
 """Each body gives y, the margin d and lanes to settle regardless."""
 
 
+_NAN_MAKING = frozenset({Opcode.LOG, Opcode.RSQRT})
+"""Their own arithmetic gives NaN for some numbers."""
+
+
 def _settle(module: Module, isa: InstructionSet) -> str:
     """The function that sends undecided lanes to the definition."""
     name = "settle"
@@ -289,13 +293,15 @@ def function_for(module: Module, isa: InstructionSet, opcode: Opcode) -> str:
     undecided = low.compare("one", high)
     if forced is not None:
         undecided = undecided | forced
-    undecided = undecided & x.compare("ord", 0.0)
+    invalid = (x.as_bits() & _MAGNITUDE).compare("sgt", _INFINITY)
+    undecided = undecided & (invalid ^ 1)
     result = f.variable(floats, high)
     any_lane = undecided.bitcast(f"i{isa.width}").compare("ne", 0)
     with f.when(any_lane):
         result.set(f.call(floats, settle, [f.const("i32", opcode), x, high, undecided]))
     # Tested on bits: LLVM takes one NaN for as good as another.
     bits = result.get().as_bits()
-    is_nan = (bits & _MAGNITUDE).compare("sgt", _INFINITY) | (x.as_bits() & _MAGNITUDE).compare("sgt", _INFINITY)
-    f.finish(is_nan.select(_NAN_BITS, bits).bitcast(floats))
+    if opcode in _NAN_MAKING:
+        invalid = invalid | (bits & _MAGNITUDE).compare("sgt", _INFINITY)
+    f.finish(invalid.select(_NAN_BITS, bits).bitcast(floats))
     return name

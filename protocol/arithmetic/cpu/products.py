@@ -27,6 +27,8 @@ _MAGIC64 = 1.5 * 2.0**52
 _NAN64 = 0x7FF8000000000000
 _PAIRS_IN_REGISTERS = {1: 1 << 17, 2: 15, 3: 1000}
 """Pairs of products an int32 holds beside a rest below 2^15: pairs are at most 2^13, 2^27 and 2^21."""
+_CACHED_PAIRS = 2048
+"""Pairs of one panel, times panels, that stay in the second cache."""
 _UNROLLED = 16
 """Stretches up to this long are written out."""
 _PAIRS_IN_TILES = 1 << 17
@@ -459,13 +461,16 @@ class _Product:
         f, isa = self.f, self.isa
         a, a_scales, b, b_scales, c, rows, columns, pairs, stride, _, _, t_low, t_high, p_low, p_high, _ = f.arguments
         n, m = isa.columns, isa.rows
-        with f.loop(p_low, p_high) as panel:
-            right = b.offset("i32", panel * pairs * n)
-            width = f.minimum(columns - panel * n, n)
-            with f.loop(t_low, t_high) as tile:
-                row = tile * m
-                left = a.offset("i32", row.lshr(n.bit_length() - 1) * pairs * n + (row & (n - 1)))
-                height = f.minimum(rows - row, m)
+        # As many panels of b as stay in the second cache; under them results are written row by row.
+        fitting = f.const("i64", _CACHED_PAIRS).binary("sdiv", f.intrinsic("smax", pairs, f.i64(1)))
+        block = f.intrinsic("smax", fitting, f.i64(1))
+        with f.loop(p_low, p_high, block) as first, f.loop(t_low, t_high) as tile:
+            row = tile * m
+            left = a.offset("i32", row.lshr(n.bit_length() - 1) * pairs * n + (row & (n - 1)))
+            height = f.minimum(rows - row, m)
+            with f.loop(first, f.minimum(first + block, p_high)) as panel:
+                right = b.offset("i32", panel * pairs * n)
+                width = f.minimum(columns - panel * n, n)
                 if self.wide:
                     self._wide_tile(left, right, pairs)
                 else:

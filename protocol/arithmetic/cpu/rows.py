@@ -23,6 +23,8 @@ from cupel.protocol.arithmetic.operations import NOT_FINITE, DType
 _SCRATCH_COLUMNS = 4096
 """Longer rows keep values between stages in memory of their own."""
 _MAGIC_BITS = 0x4338000000000000
+_SOFTMAX_SCALE = 2.0 ** (kernels.SUM_BITS - 1)
+"""2^(30 - e) where the largest term is 1."""
 _EXACT_TERMS = 1 << 22
 """Sums of more terms can pass 2^53."""
 
@@ -82,6 +84,28 @@ class RowKernel:
     """Ranges start at multiples of it; 0 if the range cannot be cut."""
 
 
+def softmax_peak(item: Map | Reduce, made: dict[Buffer, Map | Reduce]) -> Buffer | None:
+    """For a sum of exp(x - max x) along the rows of one group, the buffer of that maximum.
+
+    Its largest term is exp(0) = 1, or NaN where the maximum is not finite: the quantum is known without looking.
+    """
+
+    def producer(view: View, name: str) -> Map | Reduce | None:
+        found = None if view.buffer is None else made.get(view.buffer)
+        return found if found is not None and found.name == name else None
+
+    if not isinstance(item, Reduce) or item.name != "sum":
+        return None
+    exp = producer(item.args[0], "exp")
+    sub = None if exp is None or exp.is_row else producer(exp.args[0], "sub")
+    peak = None if sub is None or sub.is_row else producer(sub.args[1], "max")
+    if sub is None or not isinstance(peak, Reduce):
+        return None
+    x, y = sub.args[0], peak.args[0]
+    same = x.buffer is y.buffer and x.offset == y.offset and x.factors() == y.factors()
+    return peak.out.buffer if same and x.buffer is not None else None
+
+
 def known_after(item_name: str, dtype: DType) -> int:
     """Stages from a reduction's start until its result: an order-free sum first needs its largest term."""
     return 2 if item_name == "sum" and dtype == DType.FLOAT32 else 1
@@ -93,6 +117,8 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
     has_rows = any(i.is_row for i in items)
     level: dict[Buffer, int] = {}
     known: dict[Buffer, int] = {}
+    peaks = {id(i): softmax_peak(i, group.made) for i in items}
+    names = {id(i): "softmax_sum" if peaks[id(i)] is not None else i.name for i in items}
     for item in items:
         start = 0
         for a in item.args:
@@ -103,7 +129,7 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
         assert out is not None
         level[out] = start
         if isinstance(item, Reduce):
-            known[out] = start + known_after(item.name, item.args[0].dtype)
+            known[out] = start + known_after(names[id(item)], item.args[0].dtype)
         elif item.is_row:
             known[out] = start
     last_use: dict[Buffer, int] = {}
@@ -112,7 +138,7 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
             if a.buffer in group.made and a.buffer is not None and not group.made[a.buffer].is_row:
                 at = level[item.out.buffer] if item.out.buffer else 0
                 if isinstance(item, Reduce):
-                    at += known_after(item.name, a.dtype) - 1
+                    at += known_after(names[id(item)], a.dtype) - 1
                 last_use[a.buffer] = max(last_use.get(a.buffer, 0), at)
 
     rows, columns = group.rows, group.columns
@@ -159,6 +185,8 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
                 args.append(("step", numbered[a.buffer]))
             else:
                 args.append(("access", access(a, row_like)))
+        if peaks[id(item)] is not None:
+            args.append(("step", numbered[peaks[id(item)]]))
         store = access(item.out, item.is_row) if item.out.buffer in stored else -1
         drafts.append((item, tuple(args), store))
 
@@ -193,7 +221,7 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
         waits = not item.is_row and last_use.get(out, -1) > level[out]
         steps.append(
             Step(
-                name=item.name,
+                name=names[id(item)],
                 attributes=item.attributes,
                 args=arguments,
                 dtypes=tuple(a.dtype for a in item.args),
@@ -551,7 +579,7 @@ class _Emitter:
         if self._is_float_sum(step):
             self._variable(n, "negative", lanes, "i32", 0)
             self._variable(n, "positive", lanes, "i32", ew.LOWEST)
-        elif step.name == "sum":
+        elif step.name in ("sum", "softmax_sum"):
             self._variable(n, "total", lanes, "i64", 0)
         elif step.name == "exponent":
             self._variable(n, "largest", lanes, "i32", 0)
@@ -590,6 +618,12 @@ class _Emitter:
             for role, op in (("negative", "umax"), ("positive", "smax")):
                 variable = self.partial[n, role, lanes]
                 variable.set(f.intrinsic(op, variable.get(), bits))
+        elif step.name == "softmax_sum":
+            if mask is not None:
+                x = mask.select(x, 0.0)
+            scale = f.const(vector(lanes, "double"), _SOFTMAX_SCALE)
+            total = self.partial[n, "total", lanes]
+            total.set(total.get() + kernels.quantised_bits(f, self.isa, x, scale))
         elif step.name == "sum":
             update("total", "add", x.cast("zext" if dtype in ew.UNSIGNED else "sext", "i64"), 0)
         elif step.name == "exponent":
@@ -645,12 +679,17 @@ class _Emitter:
     def _finish(self, n: int) -> Value:
         f, step = self.f, self.spec.steps[n]
         dtype = step.dtypes[0]
-        if self._is_float_sum(step):
+        if self._is_float_sum(step) or step.name == "softmax_sum":
             columns = self.spec.columns
             width = self.isa.width
             counted = -(-columns // width) * width if self.isa.masks else columns
             total = self._total(n, "total", "add") - (counted * _MAGIC_BITS) % (1 << 64)
-            scale, special = self.scales[n]
+            if step.name == "softmax_sum":
+                peak = self.row_values[int(str(step.args[1][1]))].as_bits() & ew.MAGNITUDE
+                special = peak.compare("uge", ew.INFINITY_BITS).select(f.const("i32", ew.NAN_BITS), f.const("i32", 0))
+                scale = f.const("double", _SOFTMAX_SCALE)
+            else:
+                scale, special = self.scales[n]
             return kernels.sum_result(f, total, scale, special, large=columns > _EXACT_TERMS)
         if step.name == "sum":
             return self._total(n, "total", "add")
