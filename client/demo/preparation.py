@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from cupel.archive import RunArchive
 from cupel.chain.client import ChainClient
 from cupel.chain.keys import LocalSigner, find_keystore, load_account, make_key, read_password_file, save_keystore
@@ -21,6 +23,7 @@ from cupel.network.ipfs import BlockStore
 from cupel.network.states import encode_state
 from cupel.node.manifest import RunManifest
 from cupel.protocol import merkle
+from cupel.protocol.arithmetic.engines import choose_backend, self_test
 from cupel.protocol.training.programs import RunConfig, RunPrograms
 from cupel.protocol.types import Seed, Wei
 
@@ -29,6 +32,7 @@ TOKEN = 10**18
 KEY_SCRYPT_N = 1 << 12
 """Keys of the demo guard nothing; the usual work factor would cost each process a second and 256 MiB."""
 SHARD_TOKENS = 65_536
+GENESIS_SEED = Seed(bytes(32))
 Say = Callable[[str], None]
 
 
@@ -102,7 +106,7 @@ def make_programs(archive: RunArchive, data: DataDirectory, say: Say) -> RunProg
         cids = {
             name: store.add_bytes(content, pin=f"run/programs/{name}") for name, content in programs.to_files().items()
         }
-        manifest = RunManifest(programs=cids, data=data.manifest_cid, genesis_seed=Seed(bytes(32)))
+        manifest = RunManifest(programs=cids, data=data.manifest_cid, genesis_seed=GENESIS_SEED)
         store.add_bytes(manifest.to_bytes(), pin="run/manifest")
     parameters = sum(t.elements for name, t in programs.step.inputs.items() if name.startswith("0.weights."))
     say(
@@ -112,11 +116,22 @@ def make_programs(archive: RunArchive, data: DataDirectory, say: Say) -> RunProg
     return programs
 
 
+def warm_engine(settings: DemoSettings, programs: RunPrograms, say: Say) -> None:
+    """Compile the step's kernels once, so that the parties find them on disk instead of compiling them all at once."""
+    backend = choose_backend(settings.backend)
+    say(f"Checking the {backend} engine against the stored vectors, compiling the step ...")
+    self_test(backend)
+    model, batch = programs.config.model, programs.config.training.batch
+    tokens = torch.zeros((batch, model.context + 1), dtype=torch.int32)
+    state = programs.run_genesis(GENESIS_SEED, backend=settings.backend)
+    programs.run_step(state, tokens, backend=backend)
+
+
 def make_parameters(
     settings: DemoSettings, archive: RunArchive, data: DataDirectory, programs: RunPrograms
 ) -> Parameters:
     """Everything the contract fixes. Clocks are caps: a phase ends as soon as all have acted."""
-    genesis = programs.run_genesis(Seed(bytes(32)), backend=settings.backend)
+    genesis = programs.run_genesis(GENESIS_SEED, backend=settings.backend)
     with BlockStore(archive.blocks) as store:
         genesis_cid = store.add_bytes(encode_state(genesis), pin="state/0")
         manifest_cid = store.pins()["run/manifest"]

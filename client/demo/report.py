@@ -60,9 +60,9 @@ def draw_curve(losses: Sequence[float], path: Path) -> None:
     axes.plot(range(len(losses)), losses, marker="o", color="#b8860b", linewidth=2)
     for i, loss in enumerate(losses):
         axes.annotate(f"{loss:.2f}", (i, loss), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=8)
-    axes.set_xlabel("verified merges")
+    axes.set_xlabel("rounds")
     axes.set_ylabel("held-out loss, nats a token")
-    axes.set_title("Each point is a model that verifiers reproduced to the last bit", fontsize=10)
+    axes.set_title("Every state after 0 was recomputed by verifiers, to the last bit", fontsize=10)
     axes.set_xticks(range(len(losses)))
     axes.set_ylim(top=max(losses) * 1.08)
     axes.grid(alpha=0.25)
@@ -123,7 +123,7 @@ def print_report(report: Report, console: Console) -> None:
 
     money = Table(title="Balances", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("party", "address", "CUP minted", "CUP pending", "deposit free", "deposit locked"):
-        money.add_column(column, justify="left" if column in ("party", "address") else "right")
+        money.add_column(column, justify="left" if column in ("party", "address") else "right", no_wrap=True)
     for b in report.balances:
         money.add_row(
             b.name,

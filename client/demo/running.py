@@ -15,7 +15,7 @@ from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Phase
 from cupel.demo.observer import Observer
-from cupel.demo.preparation import Party, build_text, deploy, make_parties, make_programs
+from cupel.demo.preparation import Party, build_text, deploy, make_parties, make_programs, warm_engine
 from cupel.demo.processes import Fleet, ManagedProcess
 from cupel.demo.report import Balance, Report, draw_curve, print_report
 from cupel.demo.settings import DemoSettings
@@ -52,6 +52,7 @@ def run_demo(settings: DemoSettings) -> Report:
         data = build_text(settings, view.say)
         if not goes_on:
             programs = make_programs(archive, data, view.say)
+            warm_engine(settings, programs, view.say)
         rpc = chain.read_line(START_TIMEOUT_S)
         source = fleet.start("source", "cupel", "data", "serve", str(data.path), "--port", _port_of(archive, "source"))
         source_url = _url_in(source.read_line(START_TIMEOUT_S))
