@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from cupel.chain.run_values import Status
 
 TOKEN_UNITS = 10**18
 WEI_PER_ETH = 10**18
+WIDE = 104
+"""Columns from which whole addresses fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,16 +126,16 @@ def print_report(report: Report, console: Console) -> None:
     console.print()
 
     money = Table(title="Balances", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("party", "address", "CUP minted", "CUP pending", "deposit free", "deposit locked"):
+    for column in ("party", "address", "CUP", "pending", "free ETH", "locked ETH"):
         money.add_column(column, justify="left" if column in ("party", "address") else "right", no_wrap=True)
     for b in report.balances:
         money.add_row(
             b.name,
-            b.address,
+            b.address if console.width >= WIDE else f"{b.address[:8]}…{b.address[-4:]}",
             f"{b.tokens / TOKEN_UNITS:.2f}",
             f"{b.pending / TOKEN_UNITS:.2f}",
-            f"{b.free_wei / WEI_PER_ETH:.3f} ETH",
-            f"{b.locked_wei / WEI_PER_ETH:.3f} ETH",
+            f"{b.free_wei / WEI_PER_ETH:.3f}",
+            f"{b.locked_wei / WEI_PER_ETH:.3f}",
         )
     console.print(money, highlight=False)
     console.print(
@@ -151,9 +155,10 @@ def print_report(report: Report, console: Console) -> None:
     console.print()
     honest = next((i for i, u in enumerate(last.units) if u.status == Status.ATTESTED.name), 0)
     console.print(f"Done in {report.seconds:.0f} s. Everything is in {report.folder}/. Go on with:", highlight=False)
+    command = "cupel" if shutil.which("cupel") else sys.argv[0]
     where = "" if str(report.folder) == "cupel-demo" else f" --dir {report.folder}"
-    console.print(f"  cupel demo{where} --rounds {len(rounds)}       train on from here", highlight=False)
-    console.print(f"  cupel status{where}                show the run from disk", highlight=False)
+    console.print(f"  {command} demo{where} --rounds {len(rounds)}       train on from here", highlight=False)
+    console.print(f"  {command} status{where}                show the run from disk", highlight=False)
     console.print(
-        f"  cupel replay{where} --round {last.round} --unit {honest}   repeat a unit, bit for bit", highlight=False
+        f"  {command} replay{where} --round {last.round} --unit {honest}   repeat a unit, bit for bit", highlight=False
     )
