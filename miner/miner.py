@@ -82,11 +82,9 @@ class Miner(Participant):
             # What is disputed is held for longer, but then something is wrong with this miner.
             rounds = self.rounds_within(p.maturity_blocks)
             wanted = rounds * (self.settings.units * p.unit_bond + p.merge_bond)
-        held = self.contract.member_of(self.session.address)
-        deposit = max(wanted - (held.deposit - held.locked), 0)
-        self.check_funds("join as a miner", deposit)
+        deposit = self.compute_deposit("join as a miner", wanted)
         self.contract.join_miner(self.settings.units, self.session.endpoint, deposit_wei=deposit)
-        self.log.info("joined", units=self.settings.units, deposit_eth=deposit / 10**18)
+        self.log.info("joined", units=self.settings.units, deposit_eth=deposit / 10**18, endpoint=self.session.endpoint)
 
     # Working
 
@@ -113,7 +111,7 @@ class Miner(Participant):
         if state is None:
             last = work.answers[-1].end_root
             state = self.session.states.get("own checkpoint", work.cids[-1], last, self._pin(work, segment))
-        seed = self.keep("seed", lambda: self.contract.get_round(self.current.round).seed)
+        seed = self.keep(("seed", work.round), lambda: self.contract.get_round(work.round).seed)
         load = self.session.run.load_batch(seed, work.unit)
         steps = self.parameters.segment_steps
         step = perturb(self.step, steps) if self.settings.fault == "perturb" else self.step

@@ -13,7 +13,7 @@ from cupel.protocol.types import Root
 
 ADVANCE_STAGGER_S = 0.4
 """One party moves a due phase; the next takes over after this long, so that not everybody pays for it."""
-PROPOSE_STAGGER_S = 1.5
+PROPOSE_STAGGER_S = 2.5
 """The same for proposing a merge, which also costs computing it."""
 
 
@@ -139,7 +139,7 @@ class Facts:
     rank: int
     """Place in the order of moving due phases, different for each party and rotating with the rounds."""
     member: bool
-    """Whether the party has, or has asked for, a seat."""
+    """Whether the party has, or has asked for, a seat, and is announced there under its present endpoint."""
     claimable: tuple[int, ...] = ()
     merge: MergeFacts = MergeFacts(wanted=False)
     start_held: bool = True

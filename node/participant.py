@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from cupel.chain.errors import ChainUnreachable
+from cupel.chain.errors import ChainUnreachable, ContractReverted
 from cupel.chain.run_contract import BeaconContract
-from cupel.chain.run_values import Claimable, Current, Phase, Role, RoundView, UnitView
+from cupel.chain.run_values import Claimable, Current, MemberView, Phase, Role, RoundView, UnitView
 from cupel.chain.run_values import Participant as Seated
 from cupel.network.ipfs.blockstore import BlockMissing
 from cupel.node.decisions import (
@@ -40,6 +40,8 @@ from cupel.protocol.types import Cid, Height, Root, RoundIndex, UnitId
 
 POLL_S = 0.25
 """Pause between looks at the chain's height."""
+FASTER = frozenset({"AlreadyAccepted", "AlreadyProposed", "WrongPhase", "WrongRound"})
+"""Refusals that only say that somebody else did it, or moved the phase, in the meantime."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 """Pauses before trying again what failed: each twice the one before."""
 ROUNDS_KEPT = 2
@@ -93,8 +95,12 @@ class Participant(ABC):
                 trouble_s = 0.0
             except Stopped:
                 return
+            except ContractReverted as refused:
+                if refused.error_name not in FASTER:
+                    self.log.warning("refused", reason=str(refused))
+                self.forget()
+                self._wait_for_block()
             except (ProtocolError, ChainUnreachable) as trouble:
-                # A contract mostly refuses because somebody was faster; a peer or the chain may be back soon.
                 self.log.warning("trouble, going on", reason=str(trouble))
                 # Whatever the reason, what was known of the chain may be out of date.
                 self.forget()
@@ -192,6 +198,10 @@ class Participant(ABC):
         """Committed units of the current round."""
         return self.keep("units", lambda: self.contract.get_units(self.current.round))
 
+    def get_member(self) -> MemberView:
+        """This node's own seat and deposit."""
+        return self.keep("member", lambda: self.contract.member_of(self.session.address))
+
     def get_start(self) -> tuple[Root, Cid | None]:
         """Root and CID of the state the current round starts from."""
         return self.keep(("start", self.current.round), lambda: self.contract.get_state(self.current.round))
@@ -209,7 +219,7 @@ class Participant(ABC):
             due_for_s=now - self._due_since,
             beacon_missed=self._beacon_missed,
             rank=self._rank(),
-            member=self.keep("member", lambda: self.contract.member_of(self.session.address).role) != Role.NONE,
+            member=self.get_member().role != Role.NONE and self.get_member().endpoint == self.session.endpoint,
             claimable=self._claimable_now(),
             merge=self._gather_merge() if is_merging else MergeFacts(wanted=False),
             start_held=held,
@@ -235,7 +245,7 @@ class Participant(ABC):
         candidates = self.keep(("candidates", self.height), lambda: self.contract.candidates(round_))
         jury = self.keep("jury", self.contract.jury)
         acknowledged = self.keep("acknowledged", lambda: self.contract.acknowledged_by(round_, me))
-        member = self.keep("bond", lambda: self.contract.member_of(me))
+        member = self.get_member()
         order = [*jury, *(p.account for p in reversed(self._seats()) if p.account not in jury)]
         merged = self._merged.get(round_)
         return MergeFacts(
@@ -405,14 +415,22 @@ class Participant(ABC):
         """Rounds that may end within so many blocks, when rounds are as short as they can be."""
         return 2 + blocks // (2 * self.parameters.beacon_delay + 6)
 
-    def check_funds(self, what: str, deposit_wei: int) -> None:
-        """Raise UsageError unless the account can put down a deposit and pay for the transaction."""
+    def compute_deposit(self, what: str, wanted_wei: int) -> int:
+        """What is left to put down of a wanted deposit; nothing for a seat taken earlier, whose endpoint changed.
+
+        Raises UsageError if the account cannot put it down and pay for the transaction
+        """
+        held = self.contract.member_of(self.session.address)
+        if held.role != Role.NONE:
+            return 0
+        deposit_wei = max(wanted_wei - (held.deposit - held.locked), 0)
         balance = self.session.chain.get_balance(self.session.address)
         if balance <= deposit_wei:
             raise UsageError(
                 f"to {what}, {self.session.address} needs {deposit_wei / 10**18:g} ETH and gas; it has "
                 f"{balance / 10**18:g}: send it some, or ask for less"
             )
+        return deposit_wei
 
     # Between rounds
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import hashlib
+import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from chain_process import ETH, ChainProcess
 
@@ -70,6 +71,12 @@ def key(name: str) -> LocalSigner:
     return LocalSigner(hashlib.sha256(name.encode()).digest())
 
 
+@functools.cache
+def build_programs() -> RunPrograms:
+    """Traced once for all tests of a session."""
+    return RunPrograms.build(CONFIG)
+
+
 def make_text(folder: Path) -> None:
     """Some files of made-up sentences, the same each time."""
     rng = random.Random(7)
@@ -95,12 +102,27 @@ class NodeProcess:
             threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
             self.process = subprocess.Popen(self.command, stderr=sink, stdout=sink, env=os.environ | threads)
 
-    def end(self, number: int = signal.SIGTERM) -> int:
+    def ask_to_end(self) -> None:
         assert self.process is not None
-        self.process.send_signal(number)
-        code = self.process.wait(timeout=20)
+        self.process.terminate()
+
+    def wait(self) -> int:
+        """The exit code."""
+        assert self.process is not None
+        code = self.process.wait(timeout=30)
         self.process = None
         return code
+
+    def kill(self) -> None:
+        """As `kill -9`."""
+        assert self.process is not None
+        self.process.kill()
+        self.wait()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Log entries of one event."""
+        entries = [json.loads(line) for line in self.text().splitlines() if line.startswith("{")]
+        return [entry for entry in entries if entry["event"] == name]
 
     def check(self) -> None:
         """AssertionError with its log if it ended by itself."""
@@ -215,7 +237,7 @@ def open_world(
     """A deployed run and its chain. Nodes are added and started by the test, and ended here."""
     make_text(folder / "text")
     built = build_data([folder / "text"], folder / "data", BuildOptions(vocabulary=260, shard_tokens=512, held_out=0.1))
-    programs = RunPrograms.build(CONFIG)
+    programs = build_programs()
     genesis = programs.run_genesis(GENESIS_SEED)
     chain = ChainProcess(folder / "chain", block_time_s=block_time_s)
     keys = [key(name) for name in ("deployer", *parties)]
@@ -245,12 +267,8 @@ def open_world(
                     data=built.manifest, fetcher=fetcher, nodes=nodes,
                 )  # fmt: skip
                 yield world
-                for node in nodes:
-                    if node.process is not None:
-                        node.end()
     finally:
         for node in nodes:
             if node.process is not None:
-                node.process.kill()
-                node.process.wait()
+                node.kill()
         chain.kill()

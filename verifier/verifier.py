@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 from cupel.chain.run_contract import compute_seal
 from cupel.chain.run_values import Answer as PostedAnswer
 from cupel.chain.run_values import Assignment, Phase, Status, UnitView
 from cupel.node.decisions import DrawnUnit, Replay, Reveal, Seal, VerifierFacts, decide_verifier
 from cupel.node.descriptions import UnitDescription
-from cupel.node.participant import Participant
+from cupel.node.participant import ROUNDS_KEPT, Participant
 from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_bits
 from cupel.node.session import Session, open_session
 from cupel.protocol.errors import ProtocolError
 from cupel.protocol.training.unit import Answer, answer_of, train_segment
-from cupel.protocol.types import RoundIndex, Salt, UnitId
+from cupel.protocol.types import RoundIndex, Salt, SegmentIndex, UnitId
 from cupel.verifier.replay import UnitReplay
 from cupel.verifier.settings import VerifierSettings
 
@@ -39,7 +40,9 @@ class Verifier(Participant):
         self._folder = settings.data / "replays"
         self._replays: dict[UnitId, UnitReplay] = {}
         self._unavailable: dict[UnitId, str] = {}
-        """Why a unit of this round cannot be replayed, as of the last attempt."""
+        """Why a unit cannot be replayed, as of the last attempt."""
+        self._backlog: dict[UnitId, UnitView] = {}
+        """Units left to replay for `--watch all`; a round that ends faster than that is finished later."""
 
     # Deciding
 
@@ -56,13 +59,13 @@ class Verifier(Participant):
         return True
 
     def _gather(self) -> VerifierFacts:
-        facts, phase = self.gather(), self.current.phase
-        if phase < Phase.SEAL or phase > Phase.ACKNOWLEDGE:
-            return VerifierFacts(round=facts)
+        facts, is_drawn = self.gather(), self.current.phase in (Phase.SEAL, Phase.OPEN)
+        if is_drawn and self.settings.watch == "all":
+            self._watch(self.get_units())
         return VerifierFacts(
             round=facts,
-            drawn=tuple(self._drawn_unit(one) for one in self._assignments()),
-            watched=self._watched() if self.settings.watch == "all" else (),
+            drawn=tuple(self._drawn_unit(one) for one in self._assignments()) if is_drawn else (),
+            watched=self._watched(),
             seal_soon=self.height + SEAL_MARGIN_BLOCKS >= self.current.until,
         )
 
@@ -70,7 +73,7 @@ class Verifier(Participant):
         return self.keep("mine", lambda: self.contract.assignments_of(self.current.round, self.session.address))
 
     def _drawn_unit(self, drawn: Assignment) -> DrawnUnit:
-        known = self._replay_of(drawn.unit_id).answers
+        known = self._replay_of(drawn.unit_id, self.current.round).answers
         return DrawnUnit(
             unit=drawn.unit_id,
             missing=tuple(s for s in drawn.segments if s not in known),
@@ -79,13 +82,16 @@ class Verifier(Participant):
             is_revealed=drawn.is_revealed,
         )
 
+    def _watch(self, units: tuple[UnitView, ...]) -> None:
+        self._backlog |= {u.unit_id: u for u in units if "all" not in self._replay_of(u.unit_id, u.round).reported}
+
     def _watched(self) -> tuple[tuple[bytes, int], ...]:
         return tuple(
-            (unit.unit_id, segment)
-            for unit in self.get_units()
-            if not self.is_asleep(unit.unit_id)
+            (unit_id, segment)
+            for unit_id, unit in self._backlog.items()
+            if not self.is_asleep(unit_id)
             for segment in range(self.parameters.segments)
-            if segment not in self._replay_of(unit.unit_id).answers
+            if segment not in self._replay_of(unit_id, unit.round).answers
         )
 
     # Joining
@@ -97,24 +103,22 @@ class Verifier(Participant):
             # A slot's stake is held with each disputed unit, whoever was right: one such unit a round is covered.
             slots = self.settings.slots * (1 + self.rounds_within(p.hold_blocks))
             wanted = slots * p.slot_stake + self.rounds_within(p.maturity_blocks) * p.merge_bond
-        held = self.contract.member_of(self.session.address)
-        deposit = max(wanted - (held.deposit - held.locked), 0)
-        self.check_funds("stake as a verifier", deposit)
+        deposit = self.compute_deposit("stake as a verifier", wanted)
         self.contract.stake(self.session.endpoint, deposit_wei=deposit)
-        self.log.info("staked", slots=self.settings.slots, deposit_eth=deposit / 10**18)
+        self.log.info("staked", slots=self.settings.slots, deposit_eth=deposit / 10**18, endpoint=self.session.endpoint)
 
     # Replaying
 
-    def _replay_of(self, unit: UnitId) -> UnitReplay:
+    def _replay_of(self, unit: UnitId, round_: int) -> UnitReplay:
         if unit not in self._replays:
             saved = UnitReplay.load(self._folder, unit)
-            self._replays[unit] = saved or UnitReplay(unit=unit, round=self.current.round)
+            self._replays[unit] = saved or UnitReplay(unit=unit, round=round_)
         return self._replays[unit]
 
     def _replay(self, unit_id: UnitId, segment: int) -> None:
         """One segment. What nobody serves, or is not what was committed, is unavailable; it is asked for again."""
-        unit = next(u for u in self.get_units() if u.unit_id == unit_id)
-        replay = self._replay_of(unit_id)
+        unit = self._backlog.get(unit_id) or next(u for u in self.get_units() if u.unit_id == unit_id)
+        replay = self._replay_of(unit_id, unit.round)
         began, computed = time.perf_counter(), self.stats.steps_s
         try:
             description = self.describe(unit)
@@ -140,7 +144,7 @@ class Verifier(Participant):
             start.state_root,
             f"replay/{unit.round}/{unit.unit_id.hex()}/{segment}",
         )
-        seed = self.keep("seed", lambda: self.contract.get_round(unit.round).seed)
+        seed = self.keep(("seed", unit.round), lambda: self.contract.get_round(unit.round).seed)
         load = self.session.run.load_batch(seed, unit.unit_id)
         return answer_of(train_segment(self.step, state, load, segment, self.parameters.segment_steps))
 
@@ -148,17 +152,20 @@ class Verifier(Participant):
 
     def _report(self, unit: UnitView, description: UnitDescription) -> None:
         """Log and record a verdict once all drawn segments, or all there are, are replayed."""
-        known = self._replay_of(unit.unit_id).answers
-        drawn = next((a.segments for a in self._assignments() if a.unit_id == unit.unit_id), ())
+        known = self._replay_of(unit.unit_id, unit.round).answers
+        drawn: tuple[SegmentIndex, ...] = ()
+        if unit.round == self.current.round:
+            drawn = next((a.segments for a in self._assignments() if a.unit_id == unit.unit_id), ())
         if drawn and all(s in known for s in drawn):
-            self._report_once(unit, description, tuple(drawn), drawn=True)
-        if self.settings.watch == "all" and len(known) == self.parameters.segments:
+            self._report_once(unit, description, drawn, drawn=True)
+        if unit.unit_id in self._backlog and len(known) == self.parameters.segments:
             self._report_once(unit, description, tuple(range(self.parameters.segments)), drawn=False)
+            del self._backlog[unit.unit_id]
 
     def _report_once(
-        self, unit: UnitView, description: UnitDescription, segments: tuple[int, ...], *, drawn: bool
+        self, unit: UnitView, description: UnitDescription, segments: Sequence[int], *, drawn: bool
     ) -> None:
-        replay, which = self._replay_of(unit.unit_id), "drawn" if drawn else "all"
+        replay, which = self._replay_of(unit.unit_id, unit.round), "drawn" if drawn else "all"
         if which in replay.reported:
             return
         found = tuple(_compare(s, description, replay.answers[s]) for s in segments)
@@ -184,13 +191,11 @@ class Verifier(Participant):
     def _record(
         self, unit: UnitView, verdict: Verdict, reason: str, segments: tuple[SegmentVerdict, ...], *, drawn: bool
     ) -> None:
-        if verdict == "attests":
-            self.stats.accepted += 1
-        elif verdict == "rejects":
-            self.stats.rejected += 1
-        else:
-            self.stats.stale += 1
-        replay = self._replay_of(unit.unit_id)
+        if drawn:
+            self.stats.accepted += verdict == "attests"
+            self.stats.rejected += verdict == "rejects"
+            self.stats.stale += verdict == "unavailable"
+        replay = self._replay_of(unit.unit_id, unit.round)
         self.session.history.append(
             VerdictRecord(
                 time_s=time.time(),
@@ -212,7 +217,7 @@ class Verifier(Participant):
 
     def _answers(self, unit: UnitId) -> list[PostedAnswer]:
         drawn = next(a for a in self._assignments() if a.unit_id == unit)
-        known = self._replay_of(unit).answers
+        known = self._replay_of(unit, self.current.round).answers
         return [
             PostedAnswer(end_root=a.end_root, loss=a.loss, gradient_norm=a.gradient_norm)
             for a in (known[s] for s in drawn.segments)
@@ -238,24 +243,36 @@ class Verifier(Participant):
 
     def _settle(self, ended: RoundIndex) -> None:
         """Record what could not be replayed, and dissent that shows in the evidence alone."""
-        for unit in self.contract.get_units(ended):
-            me = self.session.address
+        units, me = self.contract.get_units(ended), self.session.address
+        for unit in units:
             if me in unit.verifiers and not unit.has_sealed(me):
                 reason = self._unavailable.get(unit.unit_id, "not replayed before the seal phase ended")
                 self._record(unit, "unavailable", reason, (), drawn=True)
                 self.log.warning("not sealed", miner=unit.miner, unit=unit.index, reason=reason)
             elif unit.status == Status.DISPUTED and unit.has_revealed(me) and not unit.has_agreed(me):
                 self._settle_dissent(unit)
-        self._replays.clear()
-        self._unavailable.clear()
+        if self.settings.watch == "all":
+            self._watch(units)
+        for unit in [u for u in self._backlog.values() if u.round <= ended - ROUNDS_KEPT]:
+            reason = self._unavailable.get(unit.unit_id, "there was no time to replay it")
+            self._record(unit, "unavailable", reason, (), drawn=False)
+            del self._backlog[unit.unit_id]
+        self._let_go(ended)
+
+    def _let_go(self, ended: RoundIndex) -> None:
+        """Forget replays of rounds that are over, but not those still to be finished."""
+        self._replays = {unit: replay for unit, replay in self._replays.items() if unit in self._backlog}
+        self._unavailable = {unit: reason for unit, reason in self._unavailable.items() if unit in self._backlog}
         for path in self._folder.glob("*.json"):
-            saved = UnitReplay.load(self._folder, UnitId(bytes.fromhex(path.stem)))
-            if saved is not None and saved.round <= ended:
+            unit = UnitId(bytes.fromhex(path.stem))
+            saved = UnitReplay.load(self._folder, unit)
+            if saved is not None and saved.round <= ended and unit not in self._backlog:
                 path.unlink()
 
     def _settle_dissent(self, unit: UnitView) -> None:
         """A miner whose states are right may still have opened another loss or norm; only the contract saw that."""
-        description, known = self._descriptions.get(unit.unit_id), self._replay_of(unit.unit_id).answers
+        replay = self._replay_of(unit.unit_id, unit.round)
+        description, known = self._descriptions.get(unit.unit_id), replay.answers
         if description is None or any(not _compare(s, description, a).agrees for s, a in known.items()):
             return
         reason = "the states agree, but the miner opened another loss or gradient norm"

@@ -1,0 +1,78 @@
+"""Trouble in a real network: a miner nobody can reach, processes that are killed and come back."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from network_world import World, key, open_world
+
+from cupel.chain.run_values import Phase, Status
+from cupel.node.records import OutcomeRecord, UnitRecord, VerdictRecord
+
+ALONE = {
+    "min_miners": 1,
+    "min_verifiers": 1,
+    "verifiers_per_unit": 1,
+    "quorum": 1,
+    "jury_target": 1,
+    "seal_blocks": 40,
+    "segments": 4,
+}
+
+
+def end_all(world: World) -> None:
+    for node in world.nodes:
+        node.ask_to_end()
+    for node in world.nodes:
+        assert node.wait() == 0
+
+
+def test_a_unit_nobody_serves_is_not_sealed_and_not_merged(tmp_path: Path) -> None:
+    with open_world(tmp_path, ["hermit", "verifier"], **ALONE) as world:
+        # Nothing listens on the discard port: the miner works, but announces an address that leads nowhere.
+        hermit = world.add("miner", "hermit", "--endpoint", "http://127.0.0.1:9")
+        verifier = world.add("verifier", "verifier")
+        for node in world.nodes:
+            node.start()
+        world.wait_for("end of the round", lambda: world.contract.current().round >= 1, timeout_s=120)
+        world.wait_for("verdict", lambda: [r for r in verifier.history if isinstance(r, VerdictRecord)])
+        world.wait_for("outcome", lambda: [r for r in hermit.history if isinstance(r, OutcomeRecord)])
+        end_all(world)
+
+        (unit,) = world.contract.get_units(0)
+        assert unit.opened
+        assert unit.status == Status.UNVERIFIED
+        assert world.contract.get_state(1) == world.contract.get_state(0)
+        verdict = next(r for r in verifier.history if isinstance(r, VerdictRecord))
+        assert (verdict.verdict, verdict.miner, verdict.segments) == ("unavailable", key("hermit").address, ())
+        assert "http://127.0.0.1:9: cannot be reached" in verdict.reason
+        assert next(r for r in hermit.history if isinstance(r, OutcomeRecord)).outcome == "unverified"
+
+
+def test_killed_processes_go_on_where_they_were_and_a_chain_that_was_away_is_waited_for(tmp_path: Path) -> None:
+    with open_world(tmp_path, ["miner", "verifier"], block_time_s=0.5, **ALONE) as world:
+        miner, verifier = world.add("miner", "miner"), world.add("verifier", "verifier")
+        miner.start()
+        verifier.start()
+        world.wait_for("two segments", lambda: len(miner.events("segment")) >= 2, timeout_s=120)
+        miner.kill()
+        world.chain.kill()
+        miner.start()
+        time.sleep(1.0)
+        world.chain.start(fund=[])
+        world.wait_for("seal", lambda: verifier.events("sealed"), timeout_s=120)
+        verifier.kill()
+        verifier.start()
+        world.wait_for("end of the round", lambda: world.contract.current().round >= 1, timeout_s=120)
+        world.wait_for("outcome", lambda: [r for r in miner.history if isinstance(r, OutcomeRecord)])
+        end_all(world)
+
+        (unit,) = world.contract.get_units(0)
+        assert unit.status == Status.ATTESTED
+        trained = [e["segment"] for e in miner.events("segment") if e["round"] == 0]
+        assert trained == [0, 1, 2, 3]
+        records = [r for r in miner.history if isinstance(r, UnitRecord) and r.round == 0]
+        assert [r.root for r in records] == [unit.root]
+        assert world.contract.get_round(0).phase == Phase.ENDED
+        assert world.contract.get_state(1)[0] == unit.contribution
