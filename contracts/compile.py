@@ -100,12 +100,23 @@ def compiler_version() -> str:
     return done.stdout.strip().rsplit("Version: ", 1)[1]
 
 
+def source_hash() -> str:
+    """Of our sources, the settings, and the pinned compiler and libraries: computed without any of them installed.
+
+    One hash for all contracts: an artifact is stale as soon as any source is.
+    """
+    files = sorted([*(ROOT / "contracts").rglob("*.sol"), *(ROOT / "interfaces").rglob("*.sol")])
+    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in files}
+    packages = json.loads((ROOT / "package-lock.json").read_text())["packages"]
+    pins = {name: packages[f"node_modules/{name}"]["integrity"] for name in ("@openzeppelin/contracts", "solc")}
+    return hashlib.sha256(json.dumps([sources, pins, SETTINGS], sort_keys=True).encode()).hexdigest()
+
+
 def build() -> dict[str, str]:
     """Artifact text by contract name."""
     sources = read_sources(CONTRACTS)
     answer = compile_sources(sources, OUTPUTS)
-    # One hash for all: an artifact is stale as soon as any source is.
-    digest = hashlib.sha256(json.dumps([sources, SETTINGS], sort_keys=True).encode()).hexdigest()
+    digest = source_hash()
     version = compiler_version()
     texts = {}
     for name in CONTRACTS:

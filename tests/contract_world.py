@@ -43,6 +43,7 @@ CALL_GAS = 29_000_000
 WAITING, SEED, TRAIN, DRAW, SEAL, OPEN, MERGE, ACKNOWLEDGE, ENDED = range(9)
 COMMITTED, REJECTED, DISPUTED, UNVERIFIED, ATTESTED = range(1, 6)
 NO_ROLE, MINER, VERIFIER = range(3)
+NOWHERE = Address("")
 BURN = "0x000000000000000000000000000000000000dEaD"
 
 
@@ -99,6 +100,11 @@ class Refused(Exception):
     def __init__(self, name: str, numbers: dict[str, Any]) -> None:
         super().__init__(f"{name} {numbers}")
         self.name, self.numbers = name, numbers
+
+    def must_be(self, *names: str) -> None:
+        """Raises AssertionError unless it is one of these."""
+        if self.name not in names:
+            raise AssertionError(f"expected {' or '.join(names)}") from self
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +209,10 @@ class World:
     accounts: list[Account]
     deployer: Account
     parameters: dict[str, Any]
-    beacon: Address = Address("")
-    lens: Address = Address("")
-    run: Address = Address("")
-    token: Address = Address("")
+    beacon: Address = NOWHERE
+    lens: Address = NOWHERE
+    run: Address = NOWHERE
+    token: Address = NOWHERE
     gas_of: dict[str, list[int]] = field(default_factory=dict)
     """Gas of every transaction that went through, by function."""
 
@@ -389,9 +395,7 @@ class World:
 
     def open(self, miner: Account, work: Work, index: int = 0) -> Receipt:
         leaves = work.opened(self.drawn_segments(work.unit))
-        return self.send(
-            miner, "open", self.round, index, work.start_proof(), leaves, work.contribution_proof()
-        )
+        return self.send(miner, "open", self.round, index, work.start_proof(), leaves, work.contribution_proof())
 
     def claim(self, account: Account, *rounds: int) -> Receipt:
         return self.send(account, "claim", list(rounds))
@@ -538,7 +542,7 @@ class Stage:
         try:
             act()
         except Refused as refused:
-            assert refused.name == name, f"expected {name}: {refused}"
+            refused.must_be(name)
             return refused.numbers
         raise AssertionError(f"expected {name}, but it went through")
 

@@ -254,9 +254,7 @@ def test_a_reveal_must_be_what_was_sealed() -> None:
     other = spoil(work, 0).answers(segments)
     numbers = stage.refused("SealMismatch", reveal(stage, answers=other))
     salt = sha(f"salt {stage.verifiers[0].address} {work.unit.hex()}")
-    assert numbers["posted"] == compute_seal(
-        work.unit, stage.verifiers[0].address, work.answers(segments), salt
-    )
+    assert numbers["posted"] == compute_seal(work.unit, stage.verifiers[0].address, work.answers(segments), salt)
     stage.refused("SealMismatch", reveal(stage, salt=sha("another salt")))
     stage.refused("AnswersMismatch", reveal(stage, answers=work.answers(segments)[:1]))
 

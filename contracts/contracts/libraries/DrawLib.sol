@@ -37,9 +37,13 @@ library DrawLib {
     {
         uint256 total = 0;
         uint256 positive = 0;
-        for (uint256 i = 0; i < weights.length; ++i) {
-            total += weights[i];
-            if (weights[i] != 0) ++positive;
+        unchecked {
+            // Weights are slots or units, sixteen bits at most.
+            for (uint256 i = 0; i < weights.length; ++i) {
+                uint256 weight = weights[i];
+                total += weight;
+                if (weight != 0) ++positive;
+            }
         }
         if (take > positive) take = positive;
         places = new uint256[](take);
@@ -96,10 +100,15 @@ library DrawLib {
         return NOT_THERE;
     }
 
+    /// @dev The place whose weight covers `x`, which is below the sum of the weights. The loop of the largest transaction there is.
     function _place(uint256[] memory weights, uint256 x) private pure returns (uint256 place) {
-        while (x >= weights[place]) {
-            x -= weights[place];
-            ++place;
+        unchecked {
+            while (true) {
+                uint256 weight = weights[place];
+                if (x < weight) return place;
+                x -= weight;
+                ++place;
+            }
         }
     }
 }

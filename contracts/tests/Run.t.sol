@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity ^0.8.28;
+
+import {Run} from "../contracts/Run.sol";
+import {RunLens} from "../contracts/RunLens.sol";
+import {ScriptedBeacon} from "../contracts/ScriptedBeacon.sol";
+import {Token} from "../contracts/Token.sol";
+import {Cid, IRun, Parameters} from "../interfaces/IRun.sol";
+import {IRunLens} from "../interfaces/IRunLens.sol";
+import {Entry, Member, Round, Unit} from "../contracts/run/Types.sol";
+import {IRunState} from "../contracts/run/IRunState.sol";
+import {Test} from "./Test.sol";
+import {Trees} from "./Trees.sol";
+
+uint256 constant SEGMENTS = 3;
+
+function makeParameters(address beacon) pure returns (Parameters memory p) {
+    p.programsRoot = keccak256("programs");
+    p.dataRoot = keccak256("data");
+    p.genesisRoot = keccak256("genesis");
+    p.genesis = Cid(0x70, keccak256("genesis cid"));
+    p.manifest = Cid(0x70, keccak256("manifest"));
+    p.segments = uint8(SEGMENTS);
+    p.segmentSteps = 10;
+    p.maxUnitsPerMiner = 3;
+    p.maxUnits = 5;
+    p.maxMerge = 4;
+    (p.minMiners, p.maxMiners, p.minVerifiers, p.maxVerifiers) = (1, 3, 1, 4);
+    (p.verifiersPerUnit, p.segmentsPerVerifier, p.quorum, p.juryTarget) = (2, 2, 1, 3);
+    (p.unitBond, p.slotStake, p.unavailableFee, p.sealFee, p.mergeBond) = (1 ether, 2 ether, 0.4 ether, 0.1 ether, 0.3 ether);
+    (p.beaconDelay, p.trainBlocks, p.sealBlocks, p.openBlocks) = (1, 8, 8, 8);
+    (p.mergeBlocks, p.acknowledgeBlocks, p.maturityBlocks, p.holdBlocks, p.exitBlocks) = (8, 4, 6, 12, 5);
+    (p.initialReward, p.halvingRounds, p.workTarget) = (1e24, 2, 2);
+    (p.verifierShareBps, p.mergeShareBps) = (2000, 500);
+    p.beacon = beacon;
+}
+
+/// @dev Lets a few accounts do anything a node could do, well or badly, and remembers what must not change.
+contract Players is Test {
+    Run public immutable run;
+    RunLens public immutable lens;
+    address[] public accounts;
+
+    /// @dev (round, phase) as one number: never smaller than before.
+    uint256 public progress;
+    bool public wentBack;
+    /// @dev What was said about a unit: the first answer is the only one.
+    mapping(bytes32 unitId => bytes32) public committedRoot;
+    bytes32[] public committedUnits;
+    mapping(bytes32 unitId => bool) private _lied;
+    uint256 public height = 1;
+    uint256 public mergedRounds;
+
+    constructor() {
+        ScriptedBeacon beacon = new ScriptedBeacon("players");
+        lens = new RunLens();
+        run = new Run(makeParameters(address(beacon)), address(lens), "Players", "PLAY");
+        for (uint256 i = 0; i < 8; ++i) {
+            accounts.push(address(uint160(0x1000 + i)));
+            vm.deal(accounts[i], 1000 ether);
+        }
+    }
+
+    modifier watched() {
+        _;
+        IRunLens.Current memory c = lens.current(address(run));
+        uint256 now_ = uint256(c.round) << 8 | uint8(c.phase);
+        if (now_ < progress) wentBack = true;
+        progress = now_;
+    }
+
+    function accountsCount() external view returns (uint256) {
+        return accounts.length;
+    }
+
+    function unitsCount() external view returns (uint256) {
+        return committedUnits.length;
+    }
+
+    function _who(uint256 seed) private view returns (address) {
+        return accounts[seed % accounts.length];
+    }
+
+    function join(uint256 who, uint8 units, uint96 deposit) external watched {
+        address account = _who(who);
+        vm.prank(account);
+        if (who % accounts.length < 3) {
+            try run.joinMiner{value: bound(deposit, 0, 9 ether)}(uint8(bound(units, 1, 3)), "miner") {} catch {}
+        } else {
+            try run.stake{value: bound(deposit, 0, 9 ether)}("verifier") {} catch {}
+        }
+    }
+
+    function retire(uint256 who) external watched {
+        if (who % 4 != 0) return;
+        vm.prank(_who(who / 4));
+        try run.retire() {} catch {}
+    }
+
+    function withdraw(uint256 who) external watched {
+        vm.prank(_who(who));
+        try run.withdraw() {} catch {}
+    }
+
+    function wait(uint256 blocks) external watched {
+        _roll(bound(blocks, 1, 9));
+        run.advance();
+    }
+
+    /// @dev What each phase asks of everybody, about a round long, with the odd one asleep, lying or dissenting: so that rounds
+    /// get to their end.
+    function everybody(uint256 seed) external watched {
+        for (uint256 i = 0; i < 8; ++i) {
+            _roll(2);
+            run.advance();
+            _playPhase(seed);
+        }
+    }
+
+    function _playPhase(uint256 seed) private {
+        IRun.Phase phase = lens.current(address(run)).phase;
+        for (uint256 i = 0; i < accounts.length; ++i) {
+            uint256 chance = uint256(keccak256(abi.encode(seed, i)));
+            if (chance % 16 == 0) continue;
+            if (phase == IRun.Phase.Train) commit(i, chance >> 8 & 7 == 0);
+            else if (phase == IRun.Phase.Seal) seal(i, chance >> 8 & 7 == 0);
+            else if (phase == IRun.Phase.Open) (i < 3) ? open(i) : reveal(i);
+            else if (phase == IRun.Phase.Merge) (i < 3) ? merge(i, chance >> 8 & 7 == 0) : acknowledge(i);
+            else if (phase == IRun.Phase.Acknowledge) acknowledge(i);
+            claim(i);
+        }
+    }
+
+    /// @dev Counted here, because the compiler takes block.number for constant within a call.
+    function _roll(uint256 blocks) private {
+        height += blocks;
+        vm.roll(height);
+    }
+
+    function commit(uint256 who, bool lie) public watched {
+        address miner = _who(who % 3);
+        uint64 round = run.currentRound();
+        (bytes32 start,) = lens.getState(address(run), round);
+        uint8 drawn = lens.unitsOf(address(run), miner);
+        for (uint8 index = 0; index < drawn; ++index) {
+            bytes32 unitId = lens.unitIdOf(address(run), round, miner, index);
+            bool lies = lie && who % 5 < 2;
+            bytes32 root = Trees.rootOf(Trees.leavesOf(unitId, start, SEGMENTS, lies));
+            bytes32 end = Trees.answerOf(unitId, SEGMENTS - 1, lies).endRoot;
+            vm.prank(miner);
+            try run.commit(round, index, root, end, Cid(0x55, root)) {
+                committedRoot[unitId] = root;
+                committedUnits.push(unitId);
+                _lied[unitId] = lies;
+            } catch {}
+        }
+    }
+
+    function seal(uint256 who, bool dissent) public watched {
+        address verifier = _who(who);
+        uint64 round = run.currentRound();
+        IRunLens.Assignment[] memory drawn = lens.assignmentsOf(address(run), round, verifier);
+        bytes32[] memory units = new bytes32[](1);
+        bytes32[] memory seals = new bytes32[](1);
+        for (uint256 i = 0; i < drawn.length; ++i) {
+            units[0] = drawn[i].unitId;
+            IRun.Answer[] memory answers = _answers(drawn[i], dissent && who % 7 == 0);
+            seals[0] = keccak256(abi.encode(units[0], verifier, answers, bytes32("salt")));
+            vm.prank(verifier);
+            try run.seal(round, units, seals) {} catch {}
+        }
+    }
+
+    function reveal(uint256 who) public watched {
+        address verifier = _who(who);
+        uint64 round = run.currentRound();
+        IRunLens.Assignment[] memory drawn = lens.assignmentsOf(address(run), round, verifier);
+        bytes32[] memory units = new bytes32[](1);
+        bytes32[] memory salts = new bytes32[](1);
+        IRun.Answer[][] memory answers = new IRun.Answer[][](1);
+        salts[0] = "salt";
+        for (uint256 i = 0; i < drawn.length; ++i) {
+            units[0] = drawn[i].unitId;
+            // What was sealed, whichever of the two it was.
+            for (uint256 dissent = 0; dissent < 2; ++dissent) {
+                answers[0] = _answers(drawn[i], dissent == 1);
+                vm.prank(verifier);
+                try run.reveal(round, units, answers, salts) {} catch {}
+            }
+        }
+    }
+
+    function open(uint256 who) public watched {
+        address miner = _who(who % 3);
+        uint64 round = run.currentRound();
+        IRunLens.UnitView[] memory units = lens.getUnits(address(run), round);
+        (bytes32 start,) = lens.getState(address(run), round);
+        for (uint256 i = 0; i < units.length; ++i) {
+            if (units[i].miner != miner) continue;
+            bytes32[] memory leaves = Trees.leavesOf(units[i].unitId, start, SEGMENTS, _lied[units[i].unitId]);
+            IRun.Opened[] memory opened = new IRun.Opened[](SEGMENTS);
+            for (uint256 j = 0; j < SEGMENTS; ++j) {
+                IRun.Answer memory answer = Trees.answerOf(units[i].unitId, j, _lied[units[i].unitId]);
+                opened[j] =
+                    IRun.Opened(uint8(j), answer, Trees.saltOf(units[i].unitId, j), Trees.proofOf(leaves, j + 1));
+            }
+            bytes32[] memory start_ = Trees.proofOf(leaves, 0);
+            bytes32[] memory end_ = Trees.proofOf(leaves, SEGMENTS + 1);
+            vm.prank(miner);
+            try run.open(round, units[i].index, start_, opened, end_) {} catch {}
+        }
+    }
+
+    function merge(uint256 who, bool other) public watched {
+        uint64 round = run.currentRound();
+        bytes32 root = keccak256(abi.encode("merged", round, other && who % 5 == 0));
+        vm.prank(_who(who));
+        try run.proposeMerge(round, root, Cid(0x55, root)) {} catch {}
+    }
+
+    function acknowledge(uint256 who) public watched {
+        uint64 round = run.currentRound();
+        IRunLens.CandidateView[] memory stand = lens.candidates(address(run), round);
+        if (stand.length == 0) return;
+        uint8 number = uint8(who / 8 % stand.length);
+        vm.prank(_who(who));
+        try run.acknowledge(round, number, stand[number].stateRoot) {
+            if (lens.getRound(address(run), round).merged) ++mergedRounds;
+        } catch {}
+    }
+
+    function claim(uint256 who) public watched {
+        address account = _who(who);
+        IRunLens.Claimable[] memory found = lens.claimable(address(run), account, 0, type(uint64).max);
+        uint64[] memory one = new uint64[](1);
+        for (uint256 i = 0; i < found.length; ++i) {
+            one[0] = found[i].round;
+            vm.prank(account);
+            try run.claim(one) {
+                assertTrue("the lens said so", found[i].claimableNow);
+            } catch {
+                assertTrue("the lens said so", !found[i].claimableNow);
+            }
+        }
+    }
+
+    function _answers(IRunLens.Assignment memory drawn, bool dissent) private pure returns (IRun.Answer[] memory answers) {
+        answers = new IRun.Answer[](drawn.segments.length);
+        for (uint256 i = 0; i < answers.length; ++i) answers[i] = Trees.answerOf(drawn.unitId, drawn.segments[i], dissent);
+    }
+}
+
+/// @dev After any sequence of what the players do.
+contract RunInvariants is Test {
+    Players private _players;
+    Run private _run;
+    RunLens private _lens;
+
+    function setUp() external {
+        _players = new Players();
+        _run = _players.run();
+        _lens = _players.lens();
+    }
+
+    function targetContracts() external view returns (address[] memory targets) {
+        targets = new address[](1);
+        targets[0] = address(_players);
+    }
+
+    /// @dev The players are able to what the invariants are about.
+    function test_PlayersGetARoundMergedAndPaid() external {
+        for (uint256 i = 0; i < 8; ++i) _players.join(i, 2, 8 ether);
+        for (uint256 i = 0; i < 12; ++i) {
+            _players.everybody(i);
+            _players.wait(4);
+        }
+        assertTrue("merged", _players.mergedRounds() != 0);
+        assertTrue("paid", Token(_run.token()).totalSupply() != 0);
+        assertTrue("burned", address(0xdEaD).balance != 0);
+        assertTrue("disputed", _disputes() != 0);
+    }
+
+    function _disputes() private view returns (uint256 disputes) {
+        for (uint256 i = 0; i < _players.unitsCount(); ++i) {
+            IRun.Status status = IRunState(address(_run)).units(_players.committedUnits(i)).status;
+            if (status == IRun.Status.Disputed) ++disputes;
+        }
+    }
+
+    function invariant_TheBalanceIsTheDepositsAndWhatIsOwedToTheFire() external view {
+        uint256 deposits = 0;
+        for (uint256 i = 0; i < _players.accountsCount(); ++i) {
+            deposits += _lens.memberOf(address(_run), _players.accounts(i)).deposit;
+        }
+        assertEq("solvent", address(_run).balance, deposits + _run.burnOwed());
+    }
+
+    function invariant_WhatIsLockedIsWhatEntriesHoldAndNeverMoreThanTheDeposit() external view {
+        IRunState state = IRunState(address(_run));
+        for (uint256 i = 0; i < _players.accountsCount(); ++i) {
+            address account = _players.accounts(i);
+            Member memory member = state.members(account);
+            assertAtMost("locked", member.locked, member.deposit);
+            uint256 entries = 0;
+            for (uint64 round = 0; round <= _run.currentRound(); ++round) {
+                Entry memory entry = state.entries(round, account);
+                entries += uint256(entry.bonds) + entry.held;
+            }
+            assertEq("entries", member.locked, entries);
+        }
+    }
+
+    function invariant_NothingUnearnedIsMinted() external view {
+        uint256 scheduled = 0;
+        uint256 owed = 0;
+        for (uint64 round = 0; round < _run.currentRound(); ++round) {
+            Round memory r = IRunState(address(_run)).rounds(round);
+            uint256 subsidy = uint256(1e24) >> (round / 2);
+            if (r.committed < 2) subsidy = subsidy * r.committed / 2;
+            uint256 earned = 0;
+            for (uint256 i = 0; i < _players.accountsCount(); ++i) earned += _run.rewardOf(round, _players.accounts(i));
+            assertAtMost("a round's subsidy", earned, subsidy);
+            scheduled += subsidy;
+            owed += earned;
+        }
+        assertAtMost("the schedule", Token(_run.token()).totalSupply() + owed, scheduled);
+    }
+
+    function invariant_PhasesNeverGoBack() external view {
+        assertTrue("monotone", !_players.wentBack());
+    }
+
+    function invariant_AUnitHasOneAnswerOfEverybody() external view {
+        for (uint256 i = 0; i < _players.unitsCount(); ++i) {
+            bytes32 unitId = _players.committedUnits(i);
+            Unit memory unit = IRunState(address(_run)).units(unitId);
+            assertTrue("the committed root stays", unit.root == _players.committedRoot(unitId));
+            assertEq("revealed after sealed", unit.revealedMask & ~unit.sealedMask, 0);
+            assertEq("agreed after revealed", unit.agreedMask & ~unit.revealedMask, 0);
+            if (unit.status == IRun.Status.Attested) {
+                assertTrue("opened", unit.opened);
+                assertTrue("somebody agreed and nobody dissented", unit.agreedMask != 0 && unit.agreedMask == unit.revealedMask);
+            }
+        }
+    }
+
+    function invariant_StatesFormAChain() external view {
+        for (uint64 round = 0; round < _run.currentRound(); ++round) {
+            IRunLens.RoundView memory r = _lens.getRound(address(_run), round);
+            (bytes32 next,) = _lens.getState(address(_run), round + 1);
+            if (!r.merged) assertTrue("stays", next == r.stateRoot);
+            else assertTrue("accepted", next == _lens.candidates(address(_run), round)[r.accepted].stateRoot);
+            if (r.merged) assertTrue("of something", r.attested != 0);
+        }
+    }
+}
