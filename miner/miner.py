@@ -57,7 +57,7 @@ class Miner(Participant):
         facts = self.gather()
         if facts.phase not in (Phase.TRAIN, Phase.OPEN):
             return MinerFacts(round=facts)
-        units = self.keep("my units", lambda: self.contract.units_of(self.session.address))
+        units = self.keep_for_round("my units", lambda: self.contract.units_of(self.session.address))
         mine = [u for u in self.get_units() if u.miner == self.session.address]
         return MinerFacts(
             round=facts,
@@ -111,7 +111,7 @@ class Miner(Participant):
         if state is None:
             last = work.answers[-1].end_root
             state = self.session.states.get("own checkpoint", work.cids[-1], last, self._pin(work, segment))
-        seed = self.keep(("seed", work.round), lambda: self.contract.get_round(work.round).seed)
+        seed = self.keep_for_round(("seed", work.round), lambda: self.contract.get_round(work.round).seed)
         load = self.session.run.load_batch(seed, work.unit)
         steps = self.parameters.segment_steps
         step = perturb(self.step, steps) if self.settings.fault == "perturb" else self.step

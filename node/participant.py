@@ -1,7 +1,7 @@
 """What miner and verifier have in common: following the rounds, merging, claiming, keeping order on disk.
 
 One thread looks at the chain, gathers facts, decides (decisions.py) and acts, one action at a time. What the chain said
-is kept until the phase moves or an action of this node changed it, so that waiting costs one small request a block.
+is kept as long as it can be true, so that waiting costs two small requests a block.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Participant(ABC):
         """State the current round starts from, or an earlier one where this was not fetched yet."""
         self._start_root: Root | None = None
         self.step = session.step()
-        self._kept: dict[Any, Any] = {}
+        self._of_phase: dict[Any, Any] = {}
+        self._of_round: dict[Any, Any] = {}
         self._descriptions: dict[UnitId, UnitDescription] = {}
         self._merged: dict[int, Merged] = {}
         self._is_due = self._beacon_missed = False
@@ -98,12 +99,12 @@ class Participant(ABC):
             except ContractReverted as refused:
                 if refused.error_name not in FASTER:
                     self.log.warning("refused", reason=str(refused))
-                self.forget()
+                self.forget_all()
                 self._wait_for_block()
             except (ProtocolError, ChainUnreachable) as trouble:
                 self.log.warning("trouble, going on", reason=str(trouble))
                 # Whatever the reason, what was known of the chain may be out of date.
-                self.forget()
+                self.forget_all()
                 trouble_s = min(max(2 * trouble_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                 self.session.stop.wait(trouble_s)
 
@@ -129,6 +130,8 @@ class Participant(ABC):
         if before is None or (before.round, before.phase) != (now.round, now.phase):
             self._phase_since = time.monotonic()
             self.forget()
+            if before is None or before.round != now.round or before.phase == Phase.WAITING:
+                self.forget_all()
             self.stats.round, self.stats.phase = now.round, now.phase.name.lower()
         was_due, (self._is_due, self._beacon_missed) = self._is_due, self._compute_due(now)
         if not was_due:
@@ -173,15 +176,25 @@ class Participant(ABC):
         return self._seen
 
     def keep(self, name: object, read: Callable[[], T]) -> T:
-        """`read()`, asked once until the phase moves or `forget` is called."""
-        if name not in self._kept:
-            self._kept[name] = read()
-        value: T = self._kept[name]
+        """`read()`, asked once until the phase moves or this node acts: what its own actions change."""
+        value: T = _keep(self._of_phase, name, read)
         return value
 
-    def forget(self) -> None:
+    def keep_for_round(self, name: object, read: Callable[[], T]) -> T:
+        """`read()`, asked once a round: what only the end of a round changes, or an action that then names it."""
+        value: T = _keep(self._of_round, name, read)
+        return value
+
+    def forget(self, *names: object) -> None:
+        """Ask the chain again for what a phase may change, and for these facts of the round."""
+        self._of_phase.clear()
+        for name in names:
+            self._of_round.pop(name, None)
+
+    def forget_all(self) -> None:
         """Ask the chain again for everything."""
-        self._kept.clear()
+        self._of_phase.clear()
+        self._of_round.clear()
 
     def is_asleep(self, name: object) -> bool:
         """Whether fetching this failed so recently that it is not tried yet."""
@@ -193,6 +206,8 @@ class Participant(ABC):
         _, pause_s = self._asleep.get(name, (0.0, 0.0))
         pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
         self._asleep[name] = (time.monotonic() + pause_s, pause_s)
+        # Whoever has it may have come back under another endpoint.
+        self.forget("seats")
 
     def get_units(self) -> tuple[UnitView, ...]:
         """Committed units of the current round."""
@@ -200,11 +215,11 @@ class Participant(ABC):
 
     def get_member(self) -> MemberView:
         """This node's own seat and deposit."""
-        return self.keep("member", lambda: self.contract.member_of(self.session.address))
+        return self.keep_for_round("member", lambda: self.contract.member_of(self.session.address))
 
     def get_start(self) -> tuple[Root, Cid | None]:
         """Root and CID of the state the current round starts from."""
-        return self.keep(("start", self.current.round), lambda: self.contract.get_state(self.current.round))
+        return self.keep_for_round("start", lambda: self.contract.get_state(self.current.round))
 
     def gather(self) -> Facts:
         """What every party knows of the current round."""
@@ -228,7 +243,7 @@ class Participant(ABC):
 
     def _seats(self) -> tuple[Seated, ...]:
         """Who takes part; also whom to fetch from."""
-        return self.keep("seats", self.session.refresh_participants)
+        return self.keep_for_round("seats", self.session.refresh_participants)
 
     def _rank(self) -> int:
         """This node's turn in moving a due phase; turns rotate with the rounds."""
@@ -239,11 +254,11 @@ class Participant(ABC):
 
     def _gather_merge(self) -> MergeFacts:
         round_, me = self.current.round, self.session.address
-        merge_set = self.keep("merge set", lambda: self.contract.merge_set(round_))
+        merge_set = self.keep_for_round("merge set", lambda: self.contract.merge_set(round_))
         # Others move these two, so they are read at each height.
         view: RoundView = self.keep(("round", self.height), lambda: self.contract.get_round(round_))
         candidates = self.keep(("candidates", self.height), lambda: self.contract.candidates(round_))
-        jury = self.keep("jury", self.contract.jury)
+        jury = self.keep_for_round("jury", self.contract.jury)
         acknowledged = self.keep("acknowledged", lambda: self.contract.acknowledged_by(round_, me))
         member = self.get_member()
         order = [*jury, *(p.account for p in reversed(self._seats()) if p.account not in jury)]
@@ -269,6 +284,7 @@ class Participant(ABC):
             return False
         if isinstance(action, Join):
             self._join()
+            self.forget("member", "seats")
         elif isinstance(action, Advance):
             self.contract.advance()
         elif isinstance(action, RecordBeacon):
@@ -327,7 +343,7 @@ class Participant(ABC):
         if unit.unit_id not in self._descriptions:
             if unit.cid is None:
                 raise Unavailable(f"unit 0x{unit.unit_id.hex()} names no description")
-            start, _ = self.keep(("state", unit.round), lambda: self.contract.get_state(unit.round))
+            start, _ = self.keep_for_round(("state", unit.round), lambda: self.contract.get_state(unit.round))
             data = self.session.fetcher.fetch(unit.cid, max_bytes=MAX_DESCRIPTION_BYTES)
             description = UnitDescription.from_bytes(data)
             description.check(unit.unit_id, unit.root, unit.contribution, start, self.parameters.segments)
@@ -361,6 +377,7 @@ class Participant(ABC):
     def _propose(self) -> None:
         merged = self._merged[self.current.round]
         self.contract.propose_merge(self.current.round, state_root=merged.root, cid=merged.cid)
+        self.forget("member")
         self._record_merge(merged, "proposed")
 
     def _acknowledge(self, action: Acknowledge) -> None:
@@ -390,10 +407,12 @@ class Participant(ABC):
             self._claims_from = min((e.round for e in entries), default=self.current.round)
             return entries
 
-        self._claims = self.keep("claims", read)
+        self._claims = self.keep_for_round("claims", read)
         mature = sum(e.tokens for e in self._claims if self._is_mature(e))
         self.stats.pending = sum(e.tokens for e in self._claims) - mature
-        self.stats.matured = mature + self.keep("balance", lambda: self.session.token.balance_of(self.session.address))
+        self.stats.matured = mature + self.keep_for_round(
+            "balance", lambda: self.session.token.balance_of(self.session.address)
+        )
 
     def _is_mature(self, entry: Claimable) -> bool:
         # A transaction sent now is in the next block at the earliest.
@@ -405,6 +424,7 @@ class Participant(ABC):
 
     def _claim(self, rounds: tuple[int, ...]) -> None:
         receipt = self.contract.claim(rounds)
+        self.forget("member", "claims", "balance")
         amount = sum(e.tokens for e in self._claims if e.round in rounds)
         self.session.history.append(
             ClaimRecord(time_s=time.time(), rounds=rounds, amount=amount, transaction=receipt.transaction_hash)
@@ -477,3 +497,9 @@ class Participant(ABC):
             return True
         round_, _, _ = rest.partition("/")
         return int(round_) > self.current.round - ROUNDS_KEPT
+
+
+def _keep(kept: dict[Any, Any], name: object, read: Callable[[], Any]) -> Any:
+    if name not in kept:
+        kept[name] = read()
+    return kept[name]

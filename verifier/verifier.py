@@ -144,7 +144,7 @@ class Verifier(Participant):
             start.state_root,
             f"replay/{unit.round}/{unit.unit_id.hex()}/{segment}",
         )
-        seed = self.keep(("seed", unit.round), lambda: self.contract.get_round(unit.round).seed)
+        seed = self.keep_for_round(("seed", unit.round), lambda: self.contract.get_round(unit.round).seed)
         load = self.session.run.load_batch(seed, unit.unit_id)
         return answer_of(train_segment(self.step, state, load, segment, self.parameters.segment_steps))
 
