@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
 import socket
 import subprocess
@@ -279,7 +280,9 @@ ANVIL = find_anvil()
 def anvil() -> Iterator[ChainClient]:
     """A client of a second, independent implementation, under the same rules."""
     if ANVIL is None:
-        pytest.skip("anvil is not installed (npm @foundry-rs/anvil)")
+        if os.environ.get("CI"):
+            pytest.fail("Node.js 20 and `npm ci` in contracts/ are needed here")
+        pytest.skip("needs anvil: Node.js and `npm ci` in contracts/")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
