@@ -7,10 +7,10 @@ norms and salts - stays sealed.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
+from cupel.node.canonical import read_json, write_canonical
 from cupel.protocol.errors import MalformedInput, RootMismatch
 from cupel.protocol.merkle import tree_root
 from cupel.protocol.training.unit import compute_leaves
@@ -44,15 +44,13 @@ class UnitDescription:
 
     def to_bytes(self) -> bytes:
         states = [{"cid": s.cid, "evidence": s.evidence.hex(), "state": s.state_root.hex()} for s in self.states]
-        return _canonical({"states": states, "unit": self.unit.hex(), "version": 1})
+        return write_canonical({"states": states, "unit": self.unit.hex(), "version": 1})
 
     @staticmethod
     def from_bytes(data: bytes) -> UnitDescription:
         """Accepts exactly what `to_bytes` writes. Raises MalformedInput."""
-        if len(data) > MAX_DESCRIPTION_BYTES:
-            raise MalformedInput(f"unit description of {len(data)} bytes; at most {MAX_DESCRIPTION_BYTES} are read")
+        table = read_json(data, "unit description", max_bytes=MAX_DESCRIPTION_BYTES)
         try:
-            table = json.loads(data)
             description = UnitDescription(
                 unit=UnitId(_hash(table["unit"])),
                 states=tuple(
@@ -62,7 +60,7 @@ class UnitDescription:
                     for s in table["states"]
                 ),
             )
-        except (KeyError, TypeError, ValueError, RecursionError) as wrong:
+        except (KeyError, TypeError, ValueError) as wrong:
             raise MalformedInput(f"not a unit description ({wrong!r})") from wrong
         if len(description.states) < 2 or description.to_bytes() != data:
             raise MalformedInput("not a unit description in its canonical form")
@@ -88,10 +86,6 @@ class UnitDescription:
             raise RootMismatch("first checkpoint of the unit", expected=start, got=self.states[0].state_root)
         if self.contribution != contribution:
             raise RootMismatch("contribution of the unit", expected=contribution, got=self.contribution)
-
-
-def _canonical(table: object) -> bytes:
-    return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def _hash(text: object) -> bytes:

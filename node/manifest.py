@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cupel.network.ipfs.cid import parse_cid
+from cupel.node.canonical import read_json, write_canonical
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.types import Cid, Seed
 
@@ -34,13 +34,13 @@ class RunManifest:
             "programs": dict(self.programs),
             "version": VERSION,
         }
-        return json.dumps(table, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+        return write_canonical(table)
 
     @staticmethod
     def from_bytes(data: bytes) -> RunManifest:
         """Accepts exactly what `to_bytes` writes. Raises MalformedInput."""
+        table = read_json(data, "run manifest", max_bytes=MAX_MANIFEST_BYTES)
         try:
-            table = json.loads(data)
             if table["version"] != VERSION:
                 raise ValueError(f"version {table['version']!r}; this node reads {VERSION}")
             seed = bytes.fromhex(table["genesis_seed"])
@@ -51,7 +51,7 @@ class RunManifest:
                 data=parse_cid(table["data"]).text,
                 genesis_seed=Seed(seed),
             )
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError, MalformedInput) as wrong:
+        except (KeyError, TypeError, ValueError, AttributeError, MalformedInput) as wrong:
             raise MalformedInput(f"not a run manifest ({wrong})") from wrong
         if manifest.to_bytes() != data:
             raise MalformedInput("not a run manifest in its canonical form")

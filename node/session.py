@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ from cupel.protocol.types import Address, Cid, Seed, UnitId
 
 START_PATIENCE_S = 60.0
 """How long a starting node asks for the run's manifest and programs before it gives up."""
+RECURSION_LIMIT = 1000
+"""Python's own."""
 T = TypeVar("T")
 
 
@@ -205,6 +208,9 @@ def open_session(settings: NodeSettings, name: str, stop: threading.Event) -> It
 
     Raises   UsageError (wrong settings, password, chain), BackendUnfit, Unavailable, RootMismatch, MalformedInput
     """
+    # py_ecc, which web3 brings, raises this to 100,000 on import: JSON from a stranger nested that deep would overflow
+    # the stack then and end the process, instead of raising RecursionError.
+    sys.setrecursionlimit(RECURSION_LIMIT)
     log = Log(name, as_json=settings.json_log)
     torch.set_num_threads(settings.threads)
     run_file = RunFile.read(settings.run)

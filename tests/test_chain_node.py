@@ -423,6 +423,7 @@ def test_fee_history_tells_what_blocks_cost_and_what_was_paid(tmp_path: Path) ->
     ("body", "code"),
     [
         (b"{", -32700),
+        (b"[" * 200_000, -32700),
         (b"[]", -32600),
         (b"7", -32600),
         (b'{"jsonrpc":"2.0","id":1}', -32600),

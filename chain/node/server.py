@@ -7,6 +7,7 @@ import ipaddress
 import json
 import logging
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from eth import EVM_RECURSION_LIMIT
 
 from cupel.chain.node.chain import EmbeddedChain
 from cupel.chain.node.rpc import (
@@ -63,6 +65,9 @@ def run_node(settings: NodeSettings, *, announce: Callable[[str, EmbeddedChain],
 
     Raises   UsageError: data directory or port cannot be used
     """
+    # What the EVM's own calls within calls need. py_ecc raises it to 100,000 on import: then one request of as many
+    # brackets would overflow the stack of the JSON reader, and end the chain.
+    sys.setrecursionlimit(EVM_RECURSION_LIMIT)
     chain = EmbeddedChain.create_or_open(
         settings.directory,
         chain_id=settings.chain_id,
