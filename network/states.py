@@ -20,6 +20,7 @@ import torch
 
 from cupel.protocol.arithmetic.operations import MAX_RANK, DType
 from cupel.protocol.errors import MalformedInput, MalformedTensor, RootMismatch
+from cupel.protocol.json_text import parse_json
 from cupel.protocol.merkle import state_root
 from cupel.protocol.types import Root
 
@@ -123,7 +124,7 @@ def _read_header(view: memoryview, limits: StateLimits) -> tuple[list[_Entry], i
         most = min(limits.header_bytes, len(view))
         raise MalformedInput(f"state file: a header of {length:,} bytes where at most {most:,} are possible")
     try:
-        table = json.loads(bytes(view[_LENGTH_BYTES:start]))
+        table = parse_json(bytes(view[_LENGTH_BYTES:start]))
     except (ValueError, RecursionError) as error:
         raise MalformedInput(f"state file: its header is not JSON ({type(error).__name__})") from None
     if not isinstance(table, dict) or len(table) > limits.tensors:

@@ -27,6 +27,7 @@ from cupel.chain.node.rpc import (
     RpcError,
 )
 from cupel.protocol.errors import UsageError
+from cupel.protocol.json_text import parse_json
 
 MAX_REQUEST_BYTES = 5 * 1024 * 1024
 MAX_BATCH = 1_000
@@ -155,7 +156,7 @@ def _is_loopback(host: str) -> bool:
 
 async def _answer_body(rpc: Rpc, body: bytes) -> str:
     try:
-        request = json.loads(body)
+        request = parse_json(body)
     except (ValueError, RecursionError):
         return json.dumps(_make_error(None, RpcError(PARSE_ERROR, "parse error: the body is not JSON")))
     if not isinstance(request, list):

@@ -14,6 +14,7 @@ from cupel.network.ipfs.cid import CidLike, parse_cid
 from cupel.network.ipfs.fetch import Fetcher
 from cupel.protocol.errors import MalformedInput, RootMismatch
 from cupel.protocol.hashing import HASH_BYTES, tree_root
+from cupel.protocol.json_text import parse_json
 from cupel.protocol.types import Cid, Root
 
 FORMAT = "cupel data"
@@ -130,7 +131,7 @@ class DataManifest:
         if len(data) > MAX_MANIFEST_BYTES:
             raise MalformedInput(f"data manifest: {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
         try:
-            manifest = _from_table(json.loads(data))
+            manifest = _from_table(parse_json(data))
         except (RecursionError, MalformedInput) as error:
             raise MalformedInput(f"data manifest: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:

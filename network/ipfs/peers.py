@@ -6,7 +6,6 @@ holds from the first connection attempt to the last byte, and a limit on what is
 
 from __future__ import annotations
 
-import json
 import ssl
 import time
 from collections.abc import Iterable, Iterator
@@ -20,6 +19,7 @@ import httpcore
 import httpx
 
 from cupel.protocol.errors import Unavailable
+from cupel.protocol.json_text import parse_json
 
 _deadline: ContextVar[float] = ContextVar("deadline")
 """When, by time.monotonic, the request this thread is making must be over."""
@@ -58,7 +58,7 @@ class PeerClient:
         """The JSON document a peer serves at `path`. Raises PeerFailed: as `get`, or not JSON."""
         body = self.get(peer, path, max_bytes=max_bytes, timeout_s=timeout_s, accept="application/json")
         try:
-            document: object = json.loads(body)
+            document: object = parse_json(body)
         except (ValueError, RecursionError):
             raise PeerFailed(peer, f"{path}: not JSON", lied=True) from None
         return document

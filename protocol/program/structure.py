@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from cupel.protocol.errors import MalformedProgram, MalformedTensor, UsageError
+from cupel.protocol.json_text import parse_json
 
 Node = int | None | list[Any]
 
@@ -42,9 +43,8 @@ class Structure:
         """Raises MalformedProgram unless `data` is the canonical encoding of a structure."""
         if len(data) > MAX_STRUCTURE_BYTES:
             raise MalformedProgram(f"structure of {len(data)} bytes; at most {MAX_STRUCTURE_BYTES} are read")
-        _check_nesting(data)
         try:
-            pair = json.loads(data.decode())
+            pair = parse_json(data, max_depth=2 * MAX_DEPTH)
             canonical = json.dumps(pair, separators=(",", ":"), ensure_ascii=False).encode() == data
         except (ValueError, RecursionError) as error:
             raise MalformedProgram(f"structure is not JSON: {error}") from None
@@ -62,19 +62,6 @@ class Structure:
                 raise MalformedProgram(f"tensors of the {which} are not numbered 0, 1, ... in order")
             _check_names([name for name, _ in named], which)
         return Structure(arguments, result)
-
-
-def _check_nesting(data: bytes) -> None:
-    """Refuse deep nesting before the JSON reader recurses into it. Brackets inside names count too: harmless,
-    because they only ever add to a depth that honest structures stay far below."""
-    depth = 0
-    for byte in data:
-        if byte == 0x5B or byte == 0x7B:
-            depth += 1
-            if depth > 2 * MAX_DEPTH:
-                raise MalformedProgram(f"structure nested deeper than {MAX_DEPTH}")
-        elif byte == 0x5D or byte == 0x7D:
-            depth -= 1
 
 
 def _check_node(node: Any, which: str, depth: int = 0) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from cupel.protocol import merkle
 from cupel.protocol.errors import MalformedInput, MalformedProgram, RootMismatch, UsageError
+from cupel.protocol.json_text import parse_json
 from cupel.protocol.program import Program, run, trace
 from cupel.protocol.training.evaluate import trace_evaluate
 from cupel.protocol.training.generation import trace_sample
@@ -208,7 +209,7 @@ def _read_spec(files: Mapping[str, bytes]) -> dict[str, Any]:
     if len(data) > MAX_SPEC_BYTES:
         raise MalformedInput(f"{SPEC_NAME}: {len(data)} bytes; at most {MAX_SPEC_BYTES} are read")
     try:
-        spec = json.loads(data)
+        spec = parse_json(data)
         canonical = _canonical_json(spec)
     except (ValueError, RecursionError) as error:
         raise MalformedInput(f"{SPEC_NAME}: not JSON: {error}") from None
