@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -99,9 +100,8 @@ class Session:
         self.stat_line = StatLine(log, self.stats)
         self.fetcher = Fetcher(store, self.peers)
         self.backend = choose_backend(settings.backend)
-        self.gateway = GatewayServer(
-            store, *parse_listen(settings.listen), routes=[json_route("/status", self._status)]
-        )
+        routes = [json_route("/status", self._status), json_route("/units/{unit}", self._unit)]
+        self.gateway = GatewayServer(store, *parse_listen(settings.listen), routes=routes)
         self.participants: tuple[str, ...] = ()
         """Endpoints of the run's other members, as announced on chain."""
         self.run: Run
@@ -143,6 +143,16 @@ class Session:
 
     def _status(self, _: object) -> object:
         return {"address": self.address, "round": self.stats.round, "phase": self.stats.phase}
+
+    def _unit(self, path: Mapping[str, str]) -> object:
+        """Where the description of a unit is that this node trained or replayed."""
+        unit = path["unit"].removeprefix("0x").lower()
+        if not re.fullmatch("[0-9a-f]{64}", unit):
+            raise MalformedInput(f"{path['unit']:.80} is not a unit id: 0x and 64 hexadecimal digits")
+        for pin, cid in self.store.pins().items():
+            if pin.endswith(f"/{unit}/description"):
+                return {"unit": f"0x{unit}", "cid": cid}
+        raise Unavailable(f"unit 0x{unit}: not known here")
 
     # Opening
 

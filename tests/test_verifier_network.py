@@ -66,9 +66,11 @@ def test_killed_processes_go_on_where_they_were_and_a_chain_that_was_away_is_wai
         verifier.start()
         world.wait_for("end of the round", lambda: world.contract.current().round >= 1, timeout_s=120)
         world.wait_for("outcome", lambda: [r for r in miner.history if isinstance(r, OutcomeRecord)])
+        (unit,) = world.contract.get_units(0)
+        served = world.fetcher.client.get_json(miner.events("ready")[-1]["endpoint"], f"/units/0x{unit.unit_id.hex()}")
+        assert served == {"unit": f"0x{unit.unit_id.hex()}", "cid": unit.cid}
         end_all(world)
 
-        (unit,) = world.contract.get_units(0)
         assert unit.status == Status.ATTESTED
         trained = [e["segment"] for e in miner.events("segment") if e["round"] == 0]
         assert trained == [0, 1, 2, 3]
