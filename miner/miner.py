@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 from cupel.chain.run_values import Answer as OpenedAnswer
 from cupel.chain.run_values import Opened, Phase, Status
@@ -13,7 +14,7 @@ from cupel.miner.work import UnitWork
 from cupel.node.decisions import Commit, MinerFacts, Open, Train, decide_miner
 from cupel.node.participant import Participant
 from cupel.node.records import Outcome, OutcomeRecord, UnitRecord, float_of_bits
-from cupel.node.session import Session, open_session
+from cupel.node.session import Session, Stopped, open_session
 from cupel.protocol import merkle
 from cupel.protocol.errors import UsageError
 from cupel.protocol.training.unit import Commitment, answer_of, train_segment
@@ -22,7 +23,7 @@ from cupel.protocol.types import Cid, RoundIndex, SegmentIndex, UnitId
 
 def run_miner(settings: MinerSettings, stop: threading.Event) -> None:
     """Mine until `stop` is set. Raises as `open_session`, and UsageError for a fault where it may do harm."""
-    with open_session(settings, "miner", stop) as session:
+    with suppress(Stopped), open_session(settings, "miner", stop) as session:
         if settings.fault is not None:
             check_chain(settings.fault, session.chain.chain_id)
             session.log.warning("wrong on purpose", fault=settings.fault)

@@ -21,7 +21,7 @@ from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Parameters, Participant
 from cupel.network.data import DataManifest, ShardSet, load_manifest
 from cupel.network.ipfs.blockstore import BlockStore
-from cupel.network.ipfs.fetch import Fetcher
+from cupel.network.ipfs.fetch import Fetcher, FetchLimits
 from cupel.network.ipfs.gateway import GatewayServer, json_route
 from cupel.node.log import Log
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
@@ -39,6 +39,8 @@ from cupel.protocol.types import Address, Cid, Seed, UnitId
 
 START_PATIENCE_S = 60.0
 """How long a starting node asks for the run's manifest and programs before it gives up."""
+FETCH_LIMITS = FetchLimits(block_timeout_s=8.0, file_timeout_s=30.0)
+"""A node does one thing at a time, so a peer that keeps it waiting must not cost it a phase."""
 RECURSION_LIMIT = 1000
 """Python's own."""
 T = TypeVar("T")
@@ -98,7 +100,7 @@ class Session:
         self.history = History(settings.data / "history.jsonl")
         self.stats = Stats()
         self.stat_line = StatLine(log, self.stats)
-        self.fetcher = Fetcher(store, self.peers)
+        self.fetcher = Fetcher(store, self.peers, limits=FETCH_LIMITS)
         self.backend = choose_backend(settings.backend)
         routes = [json_route("/status", self._status), json_route("/units/{unit}", self._unit)]
         self.gateway = GatewayServer(store, *parse_listen(settings.listen), routes=routes)

@@ -23,6 +23,8 @@ from cupel.protocol.training.unit import (
     Answer,
     Commitment,
     LoadBatch,
+    State,
+    Stepped,
     answer_of,
     compute_salt,
     float_bits,
@@ -131,6 +133,21 @@ def test_training_leaves_the_start_state_as_it_was(
     before = merkle.state_root(genesis)
     train_segment(partial(programs.run_step, backend="torch"), genesis, loader(shards), 0, SEGMENT_STEPS)
     assert merkle.state_root(genesis) == before
+
+
+def test_a_unit_reads_each_of_its_batches_once_and_in_order(genesis: NamedState) -> None:
+    read: list[int] = []
+
+    def load(step: int) -> torch.Tensor:
+        read.append(step)
+        return torch.tensor(step)
+
+    def step(state: State, tokens: torch.Tensor) -> Stepped:
+        return Stepped(state, tokens.to(torch.float32), torch.zeros(()))
+
+    losses = [train_segment(step, genesis, load, segment, SEGMENT_STEPS).loss for segment in range(SEGMENTS)]
+    assert read == list(range(SEGMENTS * SEGMENT_STEPS))
+    assert losses == [float_bits(torch.tensor(float(last))) for last in (1, 3, 5)]
 
 
 def test_another_unit_reads_other_tokens(shards: list[torch.Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from cupel.chain.run_contract import compute_seal
 from cupel.chain.run_values import Answer as PostedAnswer
@@ -13,7 +14,7 @@ from cupel.node.decisions import DrawnUnit, Replay, Reveal, Seal, VerifierFacts,
 from cupel.node.descriptions import UnitDescription
 from cupel.node.participant import ROUNDS_KEPT, Participant
 from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_bits
-from cupel.node.session import Session, open_session
+from cupel.node.session import Session, Stopped, open_session
 from cupel.protocol.errors import ProtocolError
 from cupel.protocol.training.unit import Answer, answer_of, train_segment
 from cupel.protocol.types import RoundIndex, Salt, SegmentIndex, UnitId
@@ -23,7 +24,7 @@ from cupel.verifier.settings import VerifierSettings
 
 def run_verifier(settings: VerifierSettings, stop: threading.Event) -> None:
     """Verify until `stop` is set. Raises as `open_session`."""
-    with open_session(settings, "verifier", stop) as session:
+    with suppress(Stopped), open_session(settings, "verifier", stop) as session:
         Verifier(session, settings).run()
 
 
