@@ -169,5 +169,6 @@ interface IRunLens {
     function participants(address run) external view returns (Participant[] memory);
 
     /// @notice The account's entries of rounds `from` <= r < `to` that still hold something.
+    /// @dev Every round asked for costs the node some 30,000 gas: ask for a few hundred at a time.
     function claimable(address run, address account, uint64 from, uint64 to) external view returns (Claimable[] memory);
 }
