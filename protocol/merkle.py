@@ -10,6 +10,7 @@ import torch
 
 from cupel.protocol.arithmetic.canonical import check_canonical
 from cupel.protocol.arithmetic.operations import DType
+from cupel.protocol.errors import MalformedTensor
 from cupel.protocol.hashing import (
     LEAF_BYTES,
     checkpoint_leaf,
@@ -65,12 +66,18 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
     return _bytes_of(tensor).tobytes()
 
 
+def _check(tensor: object, what: str = "tensor") -> None:
+    if not isinstance(tensor, torch.Tensor):
+        raise MalformedTensor(f"{what}: a torch.Tensor has a root, {type(tensor).__name__} has none")
+    check_canonical(tensor, what)
+
+
 def tensor_leaves(tensor: torch.Tensor) -> list[bytes]:
     """Hashes of the tensor's leaves of 4,096 bytes, the last one short.
 
-    Raises  MalformedTensor as `check_canonical` does
+    Raises  MalformedTensor as `check_canonical` does, and for anything but a tensor
     """
-    check_canonical(tensor)
+    _check(tensor)
     data = _bytes_of(tensor)
     digest = hashlib.sha256
     whole = len(data) // LEAF_BYTES
@@ -91,7 +98,7 @@ def tensor_leaves(tensor: torch.Tensor) -> list[bytes]:
 def tensor_root(tensor: torch.Tensor) -> Root:
     """Root of a tensor of any layout and rank; its type and shape are part of it.
 
-    Raises  MalformedTensor as `check_canonical` does
+    Raises  MalformedTensor as `check_canonical` does, and for anything but a tensor
     """
     leaves = tensor_leaves(tensor)
     return tensor_root_of_tree(DType.of(tensor.dtype), tensor.shape, len(leaves), tree_root(leaves))
@@ -103,5 +110,5 @@ def state_root(state: Mapping[str, torch.Tensor]) -> Root:
     Raises  MalformedTensor naming the tensor that has no root
     """
     for name, tensor in state.items():
-        check_canonical(tensor, name)
+        _check(tensor, name)
     return state_root_of({name: tensor_root(tensor) for name, tensor in state.items()})

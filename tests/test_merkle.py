@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from hashlib import sha256
+from typing import Any
 
 import pytest
 import torch
@@ -228,3 +229,11 @@ def test_hashing_and_sampling_load_without_torch() -> None:
 def test_keccak_is_the_one_of_ethereum() -> None:
     empty = "c5d2460186f7233c927e7db2dcc703c0e500b653ca82273b7bfad8045d85a470"
     assert hashing.keccak256(b"").hex() == empty
+
+
+@pytest.mark.parametrize("wrong", [[1, 2], None, "tensor", b"1"])
+def test_what_is_no_tensor_has_no_root(wrong: Any) -> None:
+    with pytest.raises(MalformedTensor, match=f"{type(wrong).__name__} has none"):
+        merkle.tensor_root(wrong)
+    with pytest.raises(MalformedTensor, match=f"w: .* {type(wrong).__name__} has none"):
+        merkle.state_root({"w": wrong})

@@ -321,3 +321,10 @@ def test_results_share_no_memory_with_arguments_or_constants() -> None:
 def test_an_unknown_backend_is_refused(program: Program) -> None:
     with pytest.raises(UsageError, match="abacus"):
         run(program, arguments(), backend="abacus")
+
+
+@pytest.mark.parametrize("wrong", ["CUPEL", None, 7, [1, 2]])
+def test_what_is_not_bytes_is_no_program(program: Program, wrong: Any) -> None:
+    assert Program.from_bytes(bytearray(program.to_bytes())) == program
+    with pytest.raises(MalformedProgram, match=f"read from bytes, not from {type(wrong).__name__}"):
+        Program.from_bytes(wrong)

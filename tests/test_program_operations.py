@@ -144,6 +144,25 @@ CASES: dict[str, tuple[Function, tuple[Any, ...]]] = {
     ),
     "extremes": (lambda x, y: (torch.maximum(x, y), torch.minimum(x, y)), (X, Y)),
     "powers": (lambda p: (p**2, p**3, p**-1, p**0.5, p**-0.5, p**0, p**-2, p.square(), p.reciprocal()), (POSITIVE,)),
+    "powers by other numbers": (lambda p, i: (p**1.5, p**-2.25, p**0.1, (i.abs() + 1) ** 0.3), (POSITIVE, I64)),
+    "powers by tensors": (lambda p, x, i: (p**x, torch.pow(p, i), torch.pow(i.abs(), x)), (POSITIVE, X, I64)),
+    "powers of numbers": (
+        lambda x, i: (10000.0**x, 0.999**i, 2**x, 1.0**x, torch.pow(0.5, x), x.exp2(), 0.0 ** x.abs()),
+        (X, I64),
+    ),
+    "power gradients": (
+        gradient(lambda p, y: (p**1.5 + p**y + 3.0**y).sum()),
+        (POSITIVE, Y),
+    ),
+    "composed logarithms and exponentials": (
+        lambda p, x: (p.log1p(), x.expm1(), p.log2(), p.log10(), torch.logaddexp(p, x)),
+        (POSITIVE, X),
+    ),
+    "composed activations": (lambda x: (F.softplus(x), F.logsigmoid(x), F.elu(x, 0.5), F.selu(x), F.mish(x)), (X,)),
+    "composed activation gradients": (
+        gradient(lambda x: (F.softplus(x) + F.logsigmoid(x) + F.elu(x)).sum()),
+        (X,),
+    ),
     "activations": (lambda x: (F.silu(x), F.gelu(x), F.gelu(x, approximate="tanh"), F.leaky_relu(x)), (X,)),
     "activation gradients": (
         gradient(
@@ -281,11 +300,91 @@ def test_a_program_gives_what_pytorch_gives_and_backends_agree(name: str) -> Non
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
+POWERS_OF_TENSORS = [
+    # x, y, what documents call x ** y
+    (0.0, 0.0, 1.0),
+    (-0.0, -0.0, 1.0),
+    (0.0, 2.5, 0.0),
+    (-0.0, 3.0, 0.0),
+    (0.0, -0.5, math.inf),
+    (-0.0, -3.0, math.inf),
+    (-2.0, 2.0, math.nan),
+    (-2.0, 0.5, math.nan),
+    (-2.0, 0.0, 1.0),
+    (-math.inf, 2.0, math.nan),
+    (math.nan, 0.0, 1.0),
+    (math.nan, 1.0, math.nan),
+    (2.0, math.nan, math.nan),
+    (2.0, math.inf, math.inf),
+    (2.0, -math.inf, 0.0),
+    (0.5, math.inf, 0.0),
+    (1.0, 7.0, 1.0),
+    (1.0, math.inf, math.nan),
+    (math.inf, 0.5, math.inf),
+    (math.inf, -0.5, 0.0),
+    (1e38, 2.0, math.inf),
+]
+
+
+def on_every_backend(function: Function, *args: torch.Tensor) -> Any:
+    program = trace(function, args)
+    got = run(program, args, backend="torch")
+    for backend in ("reference", "cpu"):
+        assert same_bits(got, run(program, args, backend=backend)), f"torch and {backend} differ"
+    return got
+
+
+def bits_of(values: Sequence[float]) -> list[int]:
+    return torch.tensor(values, dtype=torch.float32).view(torch.int32).tolist()
+
+
+def test_powers_by_tensors_at_zeros_infinities_and_below_zero_are_as_documented() -> None:
+    x, y, expected = (list(column) for column in zip(*POWERS_OF_TENSORS, strict=True))
+    got = on_every_backend(lambda x, y: x**y, torch.tensor(x), torch.tensor(y))
+    assert bits_of(got.tolist()) == bits_of(expected)
+
+
+def test_powers_by_numbers_at_zeros_infinities_and_below_zero_are_as_documented() -> None:
+    x = torch.tensor([0.0, -0.0, -2.0, 1.0, math.inf, math.nan])
+    up, down, vanishing = on_every_backend(lambda x: (x**1.5, x**-1.5, x**1e-60), x)
+    assert bits_of(up.tolist()) == bits_of([0, 0, math.nan, 1, math.inf, math.nan])
+    assert bits_of(down.tolist()) == bits_of([math.inf, math.inf, math.nan, 1, 0, math.nan])
+    assert bits_of(vanishing.tolist()) == bits_of([1] * 6)
+
+
+def test_powers_of_numbers_at_zeros_and_infinities_are_as_documented() -> None:
+    x = torch.tensor([0.0, -0.0, -1.0, math.inf, -math.inf, math.nan])
+    nan, inf = math.nan, math.inf
+    zero, half, one, two = on_every_backend(lambda x: (0.0**x, 0.5**x, 1.0**x, 2.0**x), x)
+    assert bits_of(zero.tolist()) == bits_of([1, 1, inf, 0, inf, nan])
+    assert bits_of(half.tolist()) == bits_of([1, 1, 2, 0, inf, nan])
+    assert bits_of(one.tolist()) == bits_of([1] * 6)
+    assert bits_of(two.tolist()) == bits_of([1, 1, 0.5, inf, 0, nan])
+
+
+def test_powers_are_the_documented_operations_to_the_bit() -> None:
+    x = torch.linspace(0.01, 9, 200)
+
+    def written_out(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # LOG of a captured number is the correctly rounded ln that the rule puts there as a constant.
+        ln = [torch.tensor(c).log() for c in (0.999, 2.0, 10.0)]
+        return (x * ln[0]).exp(), (x.log() * 1.7).exp(), x.log() / ln[1], x.log() / ln[2], (1 + x).log(), x.exp() - 1
+
+    def named(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return 0.999**x, x**1.7, x.log2(), x.log10(), x.log1p(), x.expm1()
+
+    assert same_bits(on_every_backend(named, x), on_every_backend(written_out, x))
+
+
 REFUSED: dict[str, tuple[Function, str]] = {
-    "aten.log1p": (lambda x: x.log1p(), "torch.log(1 + x)"),
     "aten.cumsum": (lambda x: x.cumsum(0), "no order-free meaning"),
     "aten.prod": (lambda x: x.prod(), "no order-free meaning"),
-    "aten.pow": (lambda x: x**1.7, "torch.exp"),
+    "aten.pow of float32 with exponent 65": (lambda x: x**65, "torch.exp(exponent * torch.log(base))"),
+    "aten.pow of int64 with exponent -1": (lambda x: x.long() ** -1, "negative ones of float32 only"),
+    "aten.pow with exponent inf": (lambda x: x**math.inf, "finite"),
+    "aten.pow of int64 by a tensor": (lambda x: x.long() ** x.long(), "float32"),
+    "aten.pow of the number 2": (lambda x: 2 ** x.long(), "1 << x"),
+    "aten.pow of the negative number -1.0": (lambda x: (-1.0) ** x, "1 - 2 * (x & 1)"),
     "aten.atan": (lambda x: x.atan(), "Supported: aten._log_softmax"),
     "aten.rand": (lambda x: x + torch.rand(3, 4), "uniform"),
     "aten.bernoulli": (lambda x: torch.bernoulli(x), "with a key"),

@@ -6,14 +6,17 @@ import math
 import subprocess
 import sys
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from cupel.protocol.arithmetic.operations import Opcode
+from cupel.protocol.errors import UsageError
 from cupel.protocol.program import Program, matmul, run, trace
 
 
@@ -185,3 +188,124 @@ def test_no_bit_depends_on_later_tokens(name: str) -> None:
     short = run(trace(attend, (long[:, :5],)), (long[:, :5],))
     same = torch.equal(run(trace(attend, (long,)), (long,))[:, :5], short)
     assert same == name.startswith("causal")
+
+
+# Models as they are commonly written
+
+
+def rotary_block(x: torch.Tensor, w: dict[str, torch.Tensor]) -> torch.Tensor:
+    """A pre-norm transformer block of two heads of eight, rotary positions, gated feed-forward: [T, 16] → [T, 16]."""
+    time, width = x.shape
+    frequencies = 1.0 / (10000.0 ** (torch.arange(0, 8, 2).float() / 8))
+    angles = torch.outer(torch.arange(time).float(), frequencies)
+    cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
+
+    def rotated(heads: torch.Tensor) -> torch.Tensor:
+        low, high = heads.chunk(2, -1)
+        return heads * cos + torch.cat([-high, low], -1) * sin
+
+    normed = F.rms_norm(x, (width,), w["norm1"], eps=1e-5)
+    q, k, v = (part.view(time, 2, 8).transpose(0, 1) for part in (normed @ w["qkv"]).chunk(3, -1))
+    attended = F.scaled_dot_product_attention(rotated(q), rotated(k), v, is_causal=True)
+    x = x + attended.transpose(0, 1).reshape(time, width) @ w["out"]
+    normed = x * (x.pow(2).mean(-1, keepdim=True) + 1e-5) ** -0.5 * w["norm2"]
+    return x + (F.silu(normed @ w["gate"]) * (normed @ w["up"])) @ w["down"]
+
+
+def block_weights() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    shapes = {"qkv": (16, 48), "out": (16, 16), "gate": (16, 24), "up": (16, 24), "down": (24, 16)}
+    matrices = {name: torch.randn(shape, generator=generator) / 4 for name, shape in shapes.items()}
+    return {"norm1": torch.ones(16), **matrices, "norm2": torch.ones(16)}
+
+
+def adamw_step(
+    w: dict[str, torch.Tensor],
+    m: dict[str, torch.Tensor],
+    v: dict[str, torch.Tensor],
+    t: torch.Tensor,
+    x: torch.Tensor,
+) -> Any:
+    """One AdamW step of the block towards reproducing its input; t is the step, from 1, of whatever type."""
+    w = {name: tensor.detach().requires_grad_() for name, tensor in w.items()}
+    loss = F.mse_loss(rotary_block(x, w), x.flip(0))
+    gradients = dict(zip(w, torch.autograd.grad(loss, list(w.values())), strict=True))
+    beta1, beta2, rate = 0.9, 0.999, 1e-2
+    m = {name: beta1 * m[name] + (1 - beta1) * gradients[name] for name in w}
+    v = {name: beta2 * v[name] + (1 - beta2) * gradients[name] ** 2 for name in w}
+    corrected = {name: (m[name] / (1 - beta1**t), v[name] / (1 - beta2**t)) for name in w}
+    w = {name: w[name] * (1 - rate * 0.1) - rate * a / (b.sqrt() + 1e-8) for name, (a, b) in corrected.items()}
+    return w, m, v, loss
+
+
+def same_bits(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> bool:
+    return all(x.numpy().tobytes() == y.numpy().tobytes() for x, y in zip(a, b, strict=True))
+
+
+def test_a_rotary_block_gives_what_pytorch_gives_and_engines_agree() -> None:
+    args = (torch.randn((6, 16), generator=torch.Generator().manual_seed(3)), block_weights())
+    program = trace(rotary_block, args)
+    got = run(program, args, backend="torch")
+    assert same_bits([got], [run(program, args, backend="cpu")])
+    torch.testing.assert_close(got, rotary_block(*args), rtol=3e-3, atol=3e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_adamw_with_powers_of_the_step_gives_what_pytorch_gives_and_engines_agree(dtype: torch.dtype) -> None:
+    x = torch.randn((6, 16), generator=torch.Generator().manual_seed(3))
+    w = block_weights()
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in w.items()}
+    state: Any = (w, zeros, zeros)
+    program = trace(adamw_step, (*state, torch.tensor(1, dtype=dtype), x))
+    losses = []
+    for step in (1, 2, 3):
+        args = (*state, torch.tensor(step, dtype=dtype), x)
+        *state, loss = got = run(program, args, backend="torch")
+        assert same_bits(pytree.tree_leaves(got), pytree.tree_leaves(run(program, args, backend="cpu")))
+        expected = adamw_step(*args)
+        torch.testing.assert_close(loss, expected[3].detach(), rtol=3e-3, atol=3e-3)
+        # Early on a step is the gradient's sign; where the gradient is near 0, two digits may turn it.
+        for name, tensor in expected[0].items():
+            moved, wanted = state[0][name] - args[0][name], tensor.detach() - args[0][name]
+            assert float((moved - wanted).norm()) < 0.05 * float(wanted.norm()), name
+        losses.append(float(loss))
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_the_bias_correction_is_that_of_the_step() -> None:
+    program = trace(lambda t: 1 - 0.999**t, (torch.tensor(1),))
+    for step in (1, 10, 1000, 100_000):
+        exact = 1 - float(torch.tensor(0.999)) ** step
+        assert run(program, (torch.tensor(step),)).item() == pytest.approx(exact, abs=1e-6)
+
+
+# Arguments and results
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(2, 3), {"x": torch.zeros(2)}, None, 3])
+def test_arguments_that_are_no_tuple_are_refused(wrong: Any) -> None:
+    assert run(trace(lambda x: x + 1, (torch.zeros(2),)), (torch.zeros(2),)).tolist() == [1, 1]
+    with pytest.raises(UsageError, match=r"for one argument x it is \(x,\)"):
+        trace(lambda x: x + 1, wrong)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: torch.topk(x, 2), lambda x: torch.sort(x), lambda x: torch.max(x, 1), lambda x: [x.min(0)]],
+)
+def test_named_results_of_pytorch_are_tuples(function: Any) -> None:
+    x = torch.tensor([[3.0, 1.0, 2.0], [4.0, 6.0, 5.0]])
+    got, expected = run(trace(function, (x,)), (x,)), function(x)
+    if isinstance(expected, list):
+        (got,), (expected,) = got, expected
+    assert type(got) is tuple
+    assert [t.tolist() for t in got] == [t.tolist() for t in expected]
+
+
+def test_other_named_tuples_are_refused() -> None:
+    class Pair(NamedTuple):
+        first: torch.Tensor
+        second: torch.Tensor
+
+    with pytest.raises(UsageError, match="Pair"):
+        trace(lambda x: Pair(x, x), (torch.zeros(2),))

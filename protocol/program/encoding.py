@@ -59,7 +59,7 @@ def _encode_name(name: str) -> bytes:
 class Reader:
     """Reads items front to back. Every method raises MalformedProgram where the bytes do not fit."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
         self._data = memoryview(data)
         self._at = 0
 

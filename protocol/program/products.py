@@ -57,6 +57,6 @@ def matmul(a: torch.Tensor, b: torch.Tensor, digits: int = 2, scale: str = "colu
     if b.dim() == 2 < a.dim():
         product = _matmul(a.reshape(-1, a.shape[-1]), b, digits, scale)
         return product.reshape(*a.shape[:-1], b.shape[-1])
-    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
+    batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]  # torch leaves it untyped
     product = _matmul(a.expand(*batch, -1, -1), b.expand(*batch, -1, -1), digits, scale)
     return product

@@ -110,12 +110,14 @@ class Program:
         return b"".join(parts)
 
     @staticmethod
-    def from_bytes(data: bytes) -> Program:
+    def from_bytes(data: bytes | bytearray | memoryview) -> Program:
         """The Program whose `to_bytes` is `data`.
 
         Raises MalformedProgram for anything else. Nothing is executed, and memory stays within a small multiple
         of len(data): no shape is allocated, only constants whose bytes are there.
         """
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise MalformedProgram(f"a Program is read from bytes, not from {type(data).__name__}")
         read = encoding.Reader(data)
         if read.take(len(encoding.MAGIC), "magic") != encoding.MAGIC:
             raise MalformedProgram("these bytes are no Program: they do not start with CUPEL\\0")

@@ -14,9 +14,6 @@ from cupel.protocol.program.lowering import REASONS, Lowering, Number, lowers
 
 aten = torch.ops.aten
 
-MAX_POWER = 64
-"""Integer powers are chains of products, x^n = x^(n-1) x; longer ones are better written as exp and log."""
-
 
 def _operands(lowering: Lowering, a: Value | Number, b: Value | Number) -> tuple[Value, Value]:
     """Both in the result's element type: for arithmetic that is the type PyTorch promotes to."""
@@ -93,25 +90,6 @@ def fmod(lowering: Lowering, a: Value, b: Value | Number) -> Value:
         raise UnsupportedOperation("aten.fmod of floats has no exact semantics; integers have")
     x, y = _operands(lowering, a, b)
     return lowering.sub(x, lowering.mul(_truncating_quotient(lowering, x, y), y))
-
-
-@lowers(aten.pow.Tensor_Scalar)
-def power(lowering: Lowering, x: Value, exponent: Number) -> Value:
-    """Whole powers as products, 0.5 as sqrt, -0.5 as rsqrt; nothing else has an exact meaning."""
-    x = lowering.as_dtype(x, lowering.dtype)
-    if exponent in (0.5, -0.5):
-        return lowering.unary(Opcode.SQRT if exponent == 0.5 else Opcode.RSQRT, x)
-    if exponent != int(exponent) or abs(exponent) > MAX_POWER or (exponent < 0 and x.dtype.is_integer):
-        raise UnsupportedOperation(
-            f"aten.pow with exponent {exponent} has no exact semantics: whole exponents up to {MAX_POWER}, 0.5 and "
-            "-0.5 have; for a positive base write torch.exp(exponent * torch.log(base))"
-        )
-    if exponent == 0:
-        return lowering.full(1, x.dtype, x.shape)
-    result = x
-    for _ in range(abs(int(exponent)) - 1):
-        result = lowering.mul(result, x)
-    return result if exponent > 0 else lowering.div(1, result)
 
 
 # Comparisons and logic
@@ -296,13 +274,6 @@ def gelu(lowering: Lowering, x: Value, approximate: str = "none") -> Value:
 
 REASONS.update(
     {
-        "log2": "Write torch.log(x) * (1 / math.log(2)).",
-        "log10": "Write torch.log(x) * (1 / math.log(10)).",
-        "log1p": "Write torch.log(1 + x), whose rounding is then defined.",
-        "expm1": "Write torch.exp(x) - 1, whose rounding is then defined.",
-        "exp2": "Write torch.exp(x * math.log(2)).",
-        "elu": "It rests on expm1; write torch.where(x > 0, x, torch.exp(x) - 1).",
-        "pow": "Powers need a constant exponent; for a positive base write torch.exp(exponent * torch.log(base)).",
         "erfc": "Write 1 - torch.erf(x).",
         **dict.fromkeys(
             ("rand", "randn", "rand_like", "randn_like", "randint", "randint_like", "randperm", "bernoulli", "normal",

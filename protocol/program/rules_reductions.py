@@ -105,12 +105,14 @@ def _extreme(lowering: Lowering, opcode: Opcode, x: Value, dims: Dims, keepdim: 
 
 @lowers(aten.max.dim)
 def max_dim(lowering: Lowering, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
-    return tuple(_extreme(lowering, code, x, [dim], keepdim) for code in (Opcode.MAX, Opcode.ARGMAX))  # type: ignore[return-value]
+    values = _extreme(lowering, Opcode.MAX, x, [dim], keepdim)
+    return values, _extreme(lowering, Opcode.ARGMAX, x, [dim], keepdim)
 
 
 @lowers(aten.min.dim)
 def min_dim(lowering: Lowering, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
-    return tuple(_extreme(lowering, code, x, [dim], keepdim) for code in (Opcode.MIN, Opcode.ARGMIN))  # type: ignore[return-value]
+    values = _extreme(lowering, Opcode.MIN, x, [dim], keepdim)
+    return values, _extreme(lowering, Opcode.ARGMIN, x, [dim], keepdim)
 
 
 @lowers(aten.argmax.default)

@@ -127,7 +127,7 @@ def _join(path: str, key: str) -> str:
 
 
 def flatten(value: object, what: str) -> tuple[Node, list[torch.Tensor]]:
-    """The structure of nested dicts, lists and tuples, and its tensors in order.
+    """The structure of nested dicts, lists and tuples (torch.return_types among them), and its tensors in order.
 
     Raises UsageError naming the path of anything that is neither a tensor, a container, nor None.
     """
@@ -141,9 +141,10 @@ def flatten(value: object, what: str) -> tuple[Node, list[torch.Tensor]]:
         if isinstance(x, torch.Tensor):
             tensors.append(x)
             return len(tensors) - 1
-        if type(x) in (list, tuple):
+        # torch.topk, sort, max, ... return tuples of their own types; other named tuples would lose their names.
+        if isinstance(x, list | tuple) and (type(x) in (list, tuple) or type(x).__module__ == "torch.return_types"):
             kind = "l" if type(x) is list else "t"
-            return [kind, *(walk(y, _join(path, str(i)), depth + 1) for i, y in enumerate(x))]  # type: ignore[var-annotated,arg-type]
+            return [kind, *(walk(y, _join(path, str(i)), depth + 1) for i, y in enumerate(x))]
         if isinstance(x, dict):
             for key in x:
                 if not isinstance(key, str):

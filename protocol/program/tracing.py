@@ -29,13 +29,20 @@ from torch.overrides import TorchFunctionMode
 
 from cupel.protocol.arithmetic.operations import DType
 from cupel.protocol.errors import MalformedProgram, UnsupportedOperation, UsageError
-from cupel.protocol.program import rules_elementwise, rules_indexing, rules_layers, rules_reductions, rules_shapes
+from cupel.protocol.program import (
+    rules_elementwise,
+    rules_indexing,
+    rules_layers,
+    rules_powers,
+    rules_reductions,
+    rules_shapes,
+)
 from cupel.protocol.program.lowering import RULES, lower, source_of
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.structure import Node, Structure, flatten, leaves, unflatten
 
 # Importing the rule modules is what registers their rules.
-_RULE_MODULES = (rules_elementwise, rules_indexing, rules_layers, rules_reductions, rules_shapes)
+_RULE_MODULES = (rules_elementwise, rules_indexing, rules_layers, rules_powers, rules_reductions, rules_shapes)
 
 _PACKAGES = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
 
@@ -45,9 +52,15 @@ def trace(fn: Callable[..., Any], example_args: Sequence[Any]) -> Program:
 
     fn            any function of tensors in nested dicts, lists and tuples that returns the same kind of thing; plain
                   PyTorch, autograd included. Numbers it closes over become binary32 constants, tensors constants.
-    example_args  only types and shapes count
+    example_args  one entry per positional argument, `(x,)` for one tensor; only types and shapes count
     Raises        UnsupportedOperation for what has no exact semantics, UsageError for arguments of another kind
     """
+    # A tensor iterates over its rows, which would silently become the arguments.
+    if not isinstance(example_args, list | tuple):
+        raise UsageError(
+            f"example_args is a {type(example_args).__name__}, not a tuple of the arguments; for one argument x it "
+            "is (x,)"
+        )
     arguments, tensors = flatten(tuple(example_args), "arguments")
     names = [name for name, _ in leaves(arguments)]
     for name, tensor in zip(names, tensors, strict=True):
