@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cupel.archive import RunArchive
 from cupel.chain.run_values import Parameters
@@ -10,6 +12,7 @@ from cupel.network.data import DataManifest, ShardSet, load_manifest, load_token
 from cupel.network.ipfs import BlockStore, Fetcher
 from cupel.network.states import check_state_root, decode_state
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
+from cupel.protocol.errors import Unavailable
 from cupel.protocol.training.programs import RunPrograms
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.types import Cid, Root
@@ -40,6 +43,28 @@ class RunData:
     def encode_text(self, text: str) -> list[int]:
         tokens: list[int] = load_tokenizer(self.fetcher.fetch(self.data.tokenizer)).encode(text).ids
         return tokens
+
+
+def open_stores(archive: RunArchive) -> list[BlockStore]:
+    """The archive's blocks and, after them, those of every party whose folder is beside it; for reading."""
+    parties = sorted(path.parent for path in archive.folder.glob("*/store/blocks"))
+    return [archive.open_store(), *(BlockStore(path, read_only=True) for path in parties)]
+
+
+def read_stored(stores: Sequence[BlockStore], cid: Cid) -> tuple[bytearray | None, list[Path]]:
+    """A file from the first store that holds it whole, and the folders in which it was found damaged."""
+    whole: bytearray | None = None
+    damaged = []
+    for store in stores:
+        store.damaged.clear()
+        try:
+            data = store.read_buffer(cid)
+        except Unavailable:
+            if store.damaged:
+                damaged.append(store.directory)
+            continue
+        whole = data if whole is None else whole
+    return whole, damaged
 
 
 def open_run(archive: RunArchive) -> RunData:

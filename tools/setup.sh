@@ -25,10 +25,12 @@ if command -v uv >/dev/null 2>&1; then
     # CPU build: the default build brings gigabytes of CUDA that the CPU engine does not use.
     links=$( { pip config get :env:.find-links || pip config get global.find-links; } 2>/dev/null | tail -n 1 || true)
     if [ -n "$links" ]; then export UV_FIND_LINKS="${UV_FIND_LINKS:-$links}"
-    else export UV_TORCH_BACKEND="${UV_TORCH_BACKEND:-cpu}"; fi
+    elif [ "$(uname)" = Linux ]; then torch="--torch-backend ${UV_TORCH_BACKEND:-cpu}"; fi
     echo "Setting up $venv with uv ..." >&2
     [ -x "$venv/bin/python" ] || uv venv --quiet --python "${python:-3.13}" "$venv"
-    uv pip install --quiet --python "$venv/bin/python" --editable "$target"
+    # shellcheck disable=SC2086  # the option and its value are two words
+    uv pip install --quiet --python "$venv/bin/python" ${torch:-} --editable "$target" ||
+        uv pip install --quiet --python "$venv/bin/python" --editable "$target"
 else
     if [ -z "$python" ]; then
         echo "Cupel needs Python 3.11, 3.12 or 3.13. Type: sudo apt install python3 python3-venv   (macOS: brew install python@3.13)" >&2

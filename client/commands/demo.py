@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
+from types import FrameType
 
 import click
 
 from cupel.demo.running import run_demo
 from cupel.demo.settings import DemoSettings
+
+
+def _end_as_interrupted(number: int, frame: FrameType | None) -> None:
+    """A `kill` ends the demo as Ctrl-C does: through the code that stops its processes."""
+    raise KeyboardInterrupt
 
 
 @click.command()
@@ -46,6 +53,8 @@ def demo(
     They train a small GPT on real text with order-free arithmetic, on a real EVM chain. One miner lies; the verifiers
     find it by replaying, and its work is left out. Nothing leaves this machine.
     """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end_as_interrupted)
     run_demo(
         DemoSettings(
             folder=folder,

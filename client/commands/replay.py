@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from cupel.archive import RunArchive, find_unit
+from cupel.archive import RoundSummary, RunArchive, UnitSummary, find_unit
+from cupel.chain.run_values import Status
+from cupel.network.ipfs import BlockStore
+from cupel.network.states import check_state_root, decode_state
 from cupel.node.descriptions import UnitDescription
-from cupel.protocol import sampling
-from cupel.protocol.errors import UsageError
+from cupel.protocol import merkle, sampling
+from cupel.protocol.errors import MalformedInput, RootMismatch
 from cupel.protocol.training import unit as units
 from cupel.protocol.types import Cid, Root, Seed, UnitId
-from cupel.run_data import open_run
+from cupel.run_data import RunData, open_run, open_stores, read_stored
 
 
 @click.command()
@@ -34,7 +39,9 @@ def replay(folder: Path, number: int, wanted: str, threads: int, backend: str, a
     """Repeat a unit of a finished run, step by step, from the folder alone.
 
     Every checkpoint's root is compared with the committed one, with zero tolerance. After a difference the replay goes
-    on from its own state, as an honest miner would have. Exit 0 if every root matches, 1 if one does not.
+    on from its own state, as an honest miner would have. Files of the unit's checkpoints and of the round's end state
+    that the folder keeps are checked too, and the merge is repeated where its states are kept. Exit 0 if every root
+    matches and no file is damaged, else 1.
     """
     torch.set_num_threads(threads)
     archive = RunArchive(folder)
@@ -42,12 +49,10 @@ def replay(folder: Path, number: int, wanted: str, threads: int, backend: str, a
     summary = archive.get_round(number)
     unit = find_unit(summary, wanted)
     run = open_run(archive)
-    description = UnitDescription.from_bytes(run.fetcher.fetch(unit.cid))
-    description.check(
-        UnitId(unit.unit), Root(unit.root), Root(unit.contribution), Root(summary.start_root), run.parameters.segments
-    )
-    if not summary.start_cid:
-        raise UsageError(f"round {number} has no start state in {folder}")
+    stores = open_stores(archive)
+    description = _read_description(run, summary, unit)
+    kept = [_check_kept(stores, f"checkpoint {j}", s.cid, s.state_root) for j, s in enumerate(description.states)]
+    end = _check_kept(stores, f"end of round {number}", Cid(summary.end_cid), Root(summary.end_root))
     state = run.read_state(f"start of round {number}", Cid(summary.start_cid), Root(summary.start_root))
     config = run.programs.config
     length = config.model.context + 1
@@ -78,20 +83,72 @@ def replay(folder: Path, number: int, wanted: str, threads: int, backend: str, a
                 "committed": "0x" + committed.hex(),
                 "replayed": "0x" + answer.end_root.hex(),
                 "same": same,
+                "stored": kept[segment + 1].word,
             }
         )
         if not as_json:
             mark = "same     " if same else "DIFFERENT"
             click.echo(
                 f"segment {segment}  steps {segment * segment_steps}-{(segment + 1) * segment_steps - 1}  {mark}"
-                f"  committed 0x{committed.hex()[:16]}…  replayed 0x{answer.end_root.hex()[:16]}…  {seconds:.1f} s"
+                f"  committed 0x{committed.hex()[:16]}…  replayed 0x{answer.end_root.hex()[:16]}…"
+                f"  file {kept[segment + 1].word}  {seconds:.1f} s"
             )
+    merge = _merge_again(run, stores, summary, backend, threads)
+    damage = [line for one in (*kept, end) for line in one.damage]
     honest = all(one["same"] for one in results)
     if as_json:
-        click.echo(
-            json.dumps({"unit": "0x" + unit.unit.hex(), "status": unit.status, "honest": honest, "segments": results})
-        )
+        verdicts = {"status": unit.status, "honest": honest, "merge": merge, "damage": damage}
+        click.echo(json.dumps({"unit": "0x" + unit.unit.hex()} | verdicts | {"segments": results}))
     else:
         verdict = "every root matches, to the last bit" if honest else "the miner did not do this work"
         click.echo(f"unit 0x{unit.unit.hex()[:16]}… of {unit.miner}, {unit.status.lower()} on chain: {verdict}")
-    sys.exit(0 if honest else 1)
+        click.echo(f"merge of round {number}: {merge}; its end state's file: {end.word}")
+        for line in damage:
+            click.echo(f"DAMAGED: {line}")
+    sys.exit(0 if honest and not damage and merge != "DIFFERENT" else 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What the folder holds of one committed state."""
+
+    word: str
+    damage: tuple[str, ...]
+
+
+def _check_kept(stores: Sequence[BlockStore], what: str, cid: Cid, root: Root) -> _Kept:
+    data, damaged = read_stored(stores, cid)
+    damage = [f"{what} in {folder} is not what its CID {cid} says" for folder in damaged]
+    if data is not None:
+        try:
+            check_state_root(what, decode_state(data), root)
+        except (MalformedInput, RootMismatch) as wrong:
+            damage.append(str(wrong))
+    word = "damaged" if damage else "intact" if data is not None else "not kept"
+    return _Kept(word, tuple(damage))
+
+
+def _read_description(run: RunData, summary: RoundSummary, unit: UnitSummary) -> UnitDescription:
+    description = UnitDescription.from_bytes(run.fetcher.fetch(unit.cid))
+    description.check(
+        UnitId(unit.unit), Root(unit.root), Root(unit.contribution), Root(summary.start_root), run.parameters.segments
+    )
+    return description
+
+
+def _merge_again(run: RunData, stores: Sequence[BlockStore], summary: RoundSummary, backend: str, threads: int) -> str:
+    """Average the round's attested units anew, if their end states are still kept: same, DIFFERENT, or why not."""
+    if not summary.merged:
+        return "there was none"
+    attested = sorted((u for u in summary.units if u.status == Status.ATTESTED.name), key=lambda u: u.unit)
+    states = []
+    for unit in attested[: run.parameters.max_merge]:
+        end = _read_description(run, summary, unit).states[-1]
+        data, _ = read_stored(stores, end.cid)
+        if data is None:
+            return "not repeated, its units' end states are no longer kept"
+        state = decode_state(data)
+        check_state_root("contribution", state, end.state_root)
+        states.append(state)
+    merged = run.programs.run_merge(list(states), backend=backend, threads=threads)
+    return "same" if merkle.state_root(merged) == summary.end_root else "DIFFERENT"

@@ -31,7 +31,6 @@ ETHER = 10**18
 TOKEN = 10**18
 KEY_SCRYPT_N = 1 << 12
 """Keys of the demo guard nothing; the usual work factor would cost each process a second and 256 MiB."""
-SHARD_TOKENS = 65_536
 GENESIS_SEED = Seed(bytes(32))
 Say = Callable[[str], None]
 
@@ -56,8 +55,8 @@ def build_text(settings: DemoSettings, say: Say) -> DataDirectory:
         say(f"Reading {', '.join(map(str, source))} ...")
         options = BuildOptions(
             vocabulary=RunConfig.demo().model.vocabulary,
-            shard_tokens=SHARD_TOKENS,
-            held_out=0.03,
+            shard_tokens=settings.shard_tokens,
+            held_out=settings.held_out,
             licence="PSF-2.0" if not settings.text else "not stated",
             include=() if settings.text else ("*.py",),
             exclude=() if settings.text else ("site-packages/*", "test/*", "*/test/*", "*/tests/*", "idlelib/*"),

@@ -28,6 +28,9 @@ class DemoSettings:
     block_time_s: float = 0.5
     text: tuple[Path, ...] = ()
     """Files or folders to train on; empty takes Python's standard library."""
+    shard_tokens: int = 65_536
+    held_out: float = 0.03
+    """Share of the text that measures the loss."""
     prompt: str = "def "
     sample_tokens: int = 160
     temperature: float = 0.7
@@ -49,3 +52,5 @@ class DemoSettings:
                 raise UsageError(f"there is no {path} to train on")
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is a file; --dir names a folder")
+        if self.folder.is_dir() and not (self.folder / "keys").is_dir() and any(self.folder.iterdir()):
+            raise UsageError(f"{self.folder} holds other files; --dir names a new folder or one with a run in it")
