@@ -39,7 +39,7 @@ class UnitRecord:
     miner: str
     steps: int
     train_s: float
-    """Seconds spent in optimiser steps, and in hashing and storing checkpoints, below."""
+    """Seconds in optimiser steps; below, in reading batches, hashing and storing checkpoints."""
     commit_s: float
     root: bytes
     contribution: bytes
@@ -100,7 +100,7 @@ class VerdictRecord:
     """Whether the chain asked for it; False for what `--watch all` replays on its own account."""
     segments: tuple[SegmentVerdict, ...]
     replay_s: float
-    """Seconds spent in optimiser steps, and in fetching and hashing, below."""
+    """Seconds in optimiser steps; below, in fetching, reading batches and hashing."""
     fetch_s: float
 
 
