@@ -10,7 +10,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,8 +44,8 @@ def short(folder: Path) -> DemoSettings:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Report]:
-    yield run_demo(short(tmp_path_factory.mktemp("demo") / "run"))
+def played(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return run_demo(short(tmp_path_factory.mktemp("demo") / "run"))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from cupel.protocol import program
 from cupel.protocol.arithmetic import self_test
 from cupel.network.ipfs import cid_of
 
-self_test("auto")
+self_test("cpu")
 doubled = program.trace(lambda x: x + x, (torch.ones(3),))
 assert program.run(program.Program.from_bytes(doubled.to_bytes()), (torch.ones(3),)).tolist() == [2.0] * 3
 assert cid_of(b"hello world") == "bafkreifzjut3te2nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e"
