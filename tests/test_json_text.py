@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from cupel.protocol.json_text import MAX_DEPTH, parse_json
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cupel.protocol.json_text import MAX_DEPTH, parse_json
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
