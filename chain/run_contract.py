@@ -166,9 +166,9 @@ class RunContract:
         """Propose the merged state of `merge_set(round_)`. Locks a merge bond."""
         return self._run._send("proposeMerge", round_, state_root, write_value(cid, Cid))
 
-    def acknowledge(self, round_: RoundIndex | int, candidate: int, *, state_root: Root) -> Receipt:
-        """As a drawn juror: "I hold this state and it is the merge of that set"."""
-        return self._run._send("acknowledge", round_, candidate, state_root)
+    def acknowledge(self, round_: RoundIndex | int, candidate: int, *, state_root: Root, cid: Cid) -> Receipt:
+        """As a drawn juror: "I hold this state and it is the merge of that set". Root and CID: that candidate's."""
+        return self._run._send("acknowledge", round_, candidate, state_root, write_value(cid, Cid))
 
     def claim(self, rounds: Sequence[RoundIndex | int]) -> Receipt:
         """Mint the caller's rewards and unlock its bonds of these rounds."""

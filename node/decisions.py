@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cupel.chain.run_values import Phase
-from cupel.protocol.types import Root
+from cupel.protocol.types import Cid, Root
 
 ADVANCE_STAGGER_S = 0.4
 """One party moves a due phase; the next takes over after this long, so that not everybody pays for it."""
@@ -89,14 +89,23 @@ class ComputeMerge:
 
 
 @dataclass(frozen=True, slots=True)
-class ProposeMerge:
+class MergedState:
+    """A state and where it is to be had. States are encoded in one way, so a true root has one true CID."""
+
     root: Root
+    cid: Cid | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeMerge:
+    """What this node computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acknowledge:
+    """The candidate that is what this node computed, by its number."""
+
     candidate: int
-    root: Root
 
 
 MergeAction = ComputeMerge | ProposeMerge | Acknowledge
@@ -110,9 +119,9 @@ class MergeFacts:
 
     wanted: bool
     """Whether there is a merge set in this round."""
-    candidates: tuple[Root, ...] = ()
-    """Roots proposed, by candidate number."""
-    computed: Root | None = None
+    candidates: tuple[MergedState, ...] = ()
+    """What was proposed, by candidate number."""
+    computed: MergedState | None = None
     """What this node got by merging the set."""
     compute: bool = True
     """False where computing failed a moment ago, for want of a contribution."""
@@ -268,7 +277,7 @@ def _decide_merge(facts: MergeFacts, waited_s: float, proposing: bool) -> MergeA
         return ComputeMerge() if facts.compute else None
     if facts.computed in facts.candidates:
         if facts.juror and not facts.acknowledged:
-            return Acknowledge(facts.candidates.index(facts.computed), facts.computed)
+            return Acknowledge(facts.candidates.index(facts.computed))
         return None
-    # A candidate with another root is somebody's mistake or lie: ours stands beside it.
-    return ProposeMerge(facts.computed) if my_turn else None
+    # A candidate with another root, or a CID under which nobody finds it, is a mistake or a lie: ours stands beside it.
+    return ProposeMerge() if my_turn else None

@@ -25,6 +25,7 @@ from cupel.node.decisions import (
     Facts,
     FetchStart,
     Join,
+    MergedState,
     MergeFacts,
     ProposeMerge,
     RecordBeacon,
@@ -265,8 +266,8 @@ class Participant(ABC):
         merged = self._merged.get(round_)
         return MergeFacts(
             wanted=bool(merge_set) and not view.merged,
-            candidates=tuple(c.state_root for c in candidates),
-            computed=merged.root if merged is not None else None,
+            candidates=tuple(MergedState(c.state_root, c.cid) for c in candidates),
+            computed=MergedState(merged.root, merged.cid) if merged is not None else None,
             compute=not self.is_asleep("merge"),
             juror=me in jury,
             acknowledged=acknowledged is not None,
@@ -356,7 +357,7 @@ class Participant(ABC):
         merge_set = self.contract.merge_set(round_)
         units = {unit.unit_id: unit for unit in self.contract.get_units(round_)}
         try:
-            states = [self._contribution(units[unit_id]) for unit_id in merge_set]
+            states = [self.fetch_contribution(units[unit_id]) for unit_id in merge_set]
         except ProtocolError as trouble:
             self.log.warning("contribution not held", round=round_, reason=str(trouble))
             self.put_to_sleep("merge")
@@ -369,10 +370,15 @@ class Participant(ABC):
         self._merged[round_] = Merged(root=root, cid=cid, state=state, units=merge_set)
         self.log.info("merged", round=round_, units=len(merge_set), root=root)
 
-    def _contribution(self, unit: UnitView) -> NamedState:
+    def fetch_contribution(self, unit: UnitView) -> NamedState:
+        """A unit's end state, kept from now on. Raises Unavailable, MalformedInput or RootMismatch."""
         last = self.describe(unit).states[-1]
-        pin = f"unit/{unit.round}/{unit.unit_id.hex()}/{self.parameters.segments}"
+        pin = self.contribution_pin(unit)
         return self.session.states.get(f"contribution of unit 0x{unit.unit_id.hex()}", last.cid, last.state_root, pin)
+
+    def contribution_pin(self, unit: UnitView) -> str:
+        """What keeps a unit's end state here, at its miner and at whoever fetched it."""
+        return f"unit/{unit.round}/{unit.unit_id.hex()}/{self.parameters.segments}"
 
     def _propose(self) -> None:
         merged = self._merged[self.current.round]
@@ -381,8 +387,10 @@ class Participant(ABC):
         self._record_merge(merged, "proposed")
 
     def _acknowledge(self, action: Acknowledge) -> None:
-        self.contract.acknowledge(self.current.round, action.candidate, state_root=action.root)
-        self._record_merge(self._merged[self.current.round], "acknowledged")
+        # Named by what was computed here, so that the number alone can stand for no other candidate.
+        merged = self._merged[self.current.round]
+        self.contract.acknowledge(self.current.round, action.candidate, state_root=merged.root, cid=merged.cid)
+        self._record_merge(merged, "acknowledged")
 
     def _record_merge(self, merged: Merged, what: Any) -> None:
         self.log.info(f"merge {what}", round=self.current.round, root=merged.root)

@@ -421,11 +421,12 @@ class World:
     def play_merge(self, proposer: Account, verifiers: Sequence[Account]) -> bytes:
         """The proposer proposes, the jury acknowledges. Returns the next state root."""
         root = sha(f"merge {self.round} {[one.hex() for one in self.ask('mergeSet', self.round)]}")
-        self.send(proposer, "proposeMerge", self.round, root, (0x55, sha(f"cid {root.hex()}")))
+        cid = (0x55, sha(f"cid {root.hex()}"))
+        self.send(proposer, "proposeMerge", self.round, root, cid)
         jury = self.ask("jury")
         for verifier in verifiers:
             if verifier.address in jury and not self.ask("getRound", self.round)["merged"]:
-                self.send(verifier, "acknowledge", self.round, 0, root)
+                self.send(verifier, "acknowledge", self.round, 0, root, cid)
         return root
 
     def play_to_merge(self, miners: Sequence[Account], verifiers: Sequence[Account]) -> dict[bytes, Work]:

@@ -71,7 +71,8 @@ class Play:
                 text = self.choose.choice("aaaab")
                 self.attempt(account, "proposeMerge", round_, sha(f"{text} {round_}"), (0x55, sha(text)))
                 for number, candidate in enumerate(world.ask("candidates", round_)):
-                    self.attempt(account, "acknowledge", round_, number, candidate["stateRoot"])
+                    cid = (candidate["cid"]["codec"], candidate["cid"]["digest"])
+                    self.attempt(account, "acknowledge", round_, number, candidate["stateRoot"], cid)
 
     def commit(self, account: Account, index: int) -> None:
         work = self.world.honest_work(account, index)

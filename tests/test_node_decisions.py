@@ -21,6 +21,7 @@ from cupel.node.decisions import (
     Facts,
     FetchStart,
     Join,
+    MergedState,
     MergeFacts,
     MinerFacts,
     Open,
@@ -35,9 +36,11 @@ from cupel.node.decisions import (
     decide_miner,
     decide_verifier,
 )
-from cupel.protocol.types import Root
+from cupel.protocol.types import Cid, Root
 
-OURS, OTHER = Root(b"\x01" * 32), Root(b"\x02" * 32)
+OURS = MergedState(Root(b"\x01" * 32), Cid("bafkours"))
+OTHER = MergedState(Root(b"\x02" * 32), Cid("bafkother"))
+UNFETCHABLE = MergedState(OURS.root, Cid("bafknobodys"))
 
 
 def facts(phase: Phase, **changes: object) -> Facts:
@@ -169,9 +172,9 @@ def merging(phase: Phase = Phase.MERGE, phase_for_s: float = 0.0, **changes: obj
 
 def test_the_first_juror_merges_and_proposes_and_then_acknowledges() -> None:
     assert decide_miner(merging(juror=True)) == ComputeMerge()
-    assert decide_miner(merging(juror=True, computed=OURS)) == ProposeMerge(OURS)
+    assert decide_miner(merging(juror=True, computed=OURS)) == ProposeMerge()
     stands = merging(juror=True, computed=OURS, candidates=(OURS,), proposed=True)
-    assert decide_miner(stands) == Acknowledge(0, OURS)
+    assert decide_miner(stands) == Acknowledge(0)
     done = merging(juror=True, computed=OURS, candidates=(OURS,), proposed=True, acknowledged=True)
     assert decide_miner(done) == Wait()
 
@@ -179,15 +182,23 @@ def test_the_first_juror_merges_and_proposes_and_then_acknowledges() -> None:
 def test_a_later_juror_leaves_proposing_to_the_first_for_a_while() -> None:
     assert decide_miner(merging(juror=True, computed=OURS, order=2)) == Wait()
     late = merging(juror=True, computed=OURS, order=2, phase_for_s=2 * PROPOSE_STAGGER_S)
-    assert decide_miner(late) == ProposeMerge(OURS)
+    assert decide_miner(late) == ProposeMerge()
 
 
 def test_no_other_root_than_ones_own_is_acknowledged() -> None:
     false_one = merging(juror=True, computed=OURS, candidates=(OTHER,), acknowledged=False)
-    assert decide_miner(false_one) == ProposeMerge(OURS)
+    assert decide_miner(false_one) == ProposeMerge()
     both = merging(juror=True, computed=OURS, candidates=(OTHER, OURS))
-    assert decide_miner(both) == Acknowledge(1, OURS)
+    assert decide_miner(both) == Acknowledge(1)
     assert decide_miner(merging(Phase.ACKNOWLEDGE, juror=True, computed=OURS, candidates=(OTHER,))) == Wait()
+
+
+def test_ones_own_root_under_another_cid_is_answered_and_not_acknowledged() -> None:
+    bogus = merging(juror=True, computed=OURS, candidates=(UNFETCHABLE,))
+    assert decide_miner(bogus) == ProposeMerge()
+    assert decide_miner(merging(juror=True, computed=OURS, candidates=(UNFETCHABLE, OURS))) == Acknowledge(1)
+    without_bond = merging(juror=True, computed=OURS, candidates=(UNFETCHABLE,), proposed=True)
+    assert decide_miner(without_bond) == Wait()
 
 
 def test_others_merge_only_if_no_juror_does() -> None:

@@ -155,13 +155,15 @@ interface IRun {
     /// @notice Reveal what was sealed about units, in the order of each one's assigned segments.
     function reveal(uint64 round, bytes32[] calldata unitIds, Answer[][] calldata answers, bytes32[] calldata salts) external;
 
-    /// @notice Propose the merged state of `mergeSet(round)`. Locks `mergeBond`. One candidate a member; a root stands once.
+    /// @notice Propose the merged state of `mergeSet(round)`. Locks `mergeBond`. One candidate a member.
+    /// @dev A root may stand with several CIDs, the same pair only once: a CID nobody serves does not keep the true one out.
     /// @return candidate Its number, from 0.
     function proposeMerge(uint64 round, bytes32 stateRoot, Cid calldata cid) external returns (uint8 candidate);
 
     /// @notice As a drawn juror, say once a round: "I hold this state and it is the merge of that set".
-    /// @dev Warning: name the root, not only the number: after a re-org the number may be another candidate's.
-    function acknowledge(uint64 round, uint8 candidate, bytes32 stateRoot) external;
+    /// @dev Root and CID must be those of that number: after a re-org it may be another candidate's. Acknowledge only a CID
+    /// whose file you hold: the next round's start state is fetched by it.
+    function acknowledge(uint64 round, uint8 candidate, bytes32 stateRoot, Cid calldata cid) external;
 
     /// @notice Mint the caller's rewards and unlock its bonds of these rounds, as far as their heights allow.
     /// @dev Reverts if one of the rounds has nothing for the caller now; ask `claimable` first.

@@ -51,7 +51,7 @@ library ErrorsLib {
     error AlreadyProposed(bytes32 stateRoot, uint8 candidate);
     error OneCandidateEach(address proposer);
     error UnknownCandidate(uint8 candidate, uint8 candidates);
-    error CandidateMismatch(bytes32 named, bytes32 stands);
+    error CandidateMismatch(uint8 candidate, bytes32 stateRoot, uint8 codec, bytes32 digest);
     error NotAJuror(address account);
     error AlreadyAcknowledged(address juror, uint8 candidate);
     error AlreadyAccepted(uint8 candidate);

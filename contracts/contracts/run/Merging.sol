@@ -19,14 +19,15 @@ abstract contract Merging is Rounds {
         _checkCodec(cid.codec);
         if (r.merged) revert ErrorsLib.AlreadyAccepted(r.accepted);
         if (_hasProposed[round][msg.sender]) revert ErrorsLib.OneCandidateEach(msg.sender);
-        uint8 standing = _candidateOf[round][stateRoot];
+        bytes32 identity = _identityOf(stateRoot, cid);
+        uint8 standing = _candidateOf[round][identity];
         if (standing != 0) revert ErrorsLib.AlreadyProposed(stateRoot, standing - 1);
 
         _lock(member, MERGE_BOND);
         entries[round][msg.sender].bonds += MERGE_BOND;
         _hasProposed[round][msg.sender] = true;
         candidate = r.candidates++;
-        _candidateOf[round][stateRoot] = candidate + 1;
+        _candidateOf[round][identity] = candidate + 1;
         candidates[round][candidate] = Candidate({
             proposer: msg.sender,
             codec: cid.codec,
@@ -39,7 +40,7 @@ abstract contract Merging is Rounds {
     }
 
     /// @inheritdoc IRun
-    function acknowledge(uint64 round, uint8 candidate, bytes32 stateRoot) external {
+    function acknowledge(uint64 round, uint8 candidate, bytes32 stateRoot, Cid calldata cid) external {
         _advance();
         if (round != currentRound) revert ErrorsLib.WrongRound(round, currentRound);
         Round storage r = rounds[round];
@@ -52,7 +53,9 @@ abstract contract Merging is Rounds {
         if (!isJuror) revert ErrorsLib.NotAJuror(msg.sender);
         if (candidate >= r.candidates) revert ErrorsLib.UnknownCandidate(candidate, r.candidates);
         Candidate storage chosen = candidates[round][candidate];
-        if (chosen.stateRoot != stateRoot) revert ErrorsLib.CandidateMismatch(stateRoot, chosen.stateRoot);
+        if (_candidateOf[round][_identityOf(stateRoot, cid)] != candidate + 1) {
+            revert ErrorsLib.CandidateMismatch(candidate, chosen.stateRoot, chosen.codec, chosen.digest);
+        }
         Entry storage entry = entries[round][msg.sender];
         if (entry.acknowledged != 0) revert ErrorsLib.AlreadyAcknowledged(msg.sender, entry.acknowledged - 1);
 
@@ -66,5 +69,10 @@ abstract contract Merging is Rounds {
         if (r.merged || r.acknowledged == r.jurors) _endPhaseHere(r);
 
         emit EventsLib.Acknowledged(round, candidate, msg.sender);
+    }
+
+    /// @dev A root alone would not do: proposed with a CID that nobody serves, it would keep the true one out.
+    function _identityOf(bytes32 stateRoot, Cid calldata cid) private pure returns (bytes32) {
+        return keccak256(abi.encode(stateRoot, cid));
     }
 }

@@ -83,8 +83,8 @@ abstract contract RunStorage is IRun {
     /// @dev Place v of a unit: hash of the answers the miner opened, while v has not revealed.
     mapping(bytes32 unitId => mapping(uint256 v => bytes32)) internal _openedAnswers;
     mapping(uint256 round => mapping(uint256 number => Candidate)) public candidates;
-    /// @dev Number + 1 of the candidate with this root.
-    mapping(uint256 round => mapping(bytes32 stateRoot => uint8)) internal _candidateOf;
+    /// @dev Number + 1 of the candidate with this root and CID, by the hash of both.
+    mapping(uint256 round => mapping(bytes32 identity => uint8)) internal _candidateOf;
     mapping(uint256 round => mapping(address proposer => bool)) internal _hasProposed;
     mapping(uint256 round => mapping(address account => Entry)) public entries;
 
