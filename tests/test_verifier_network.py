@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
 from network_world import World, key, open_world
 
 from cupel.chain.run_values import Phase, Status
+from cupel.network.ipfs.blockstore import BlockStore
+from cupel.node.descriptions import UnitDescription
 from cupel.node.records import OutcomeRecord, UnitRecord, VerdictRecord
 
 ALONE = {
@@ -48,6 +51,34 @@ def test_a_unit_nobody_serves_is_not_sealed_and_not_merged(tmp_path: Path) -> No
         assert (verdict.verdict, verdict.miner, verdict.segments) == ("unavailable", key("hermit").address, ())
         assert "http://127.0.0.1:9: cannot be reached" in verdict.reason
         assert next(r for r in hermit.history if isinstance(r, OutcomeRecord)).outcome == "unverified"
+
+
+def test_a_unit_whose_end_alone_is_withheld_is_not_sealed_and_holds_no_merge_up(tmp_path: Path) -> None:
+    with open_world(tmp_path, ["miner", "verifier"], **ALONE) as world:
+        miner, verifier = world.add("miner", "miner"), world.add("verifier", "verifier")
+        miner.start()
+        verifier.start()
+        world.wait_for("a segment", lambda: miner.events("segment"), timeout_s=120)
+        # Held still while the state disappears, so that it cannot have fetched it before.
+        assert verifier.process is not None
+        verifier.process.send_signal(signal.SIGSTOP)
+        (unit,) = world.wait_for("commitment", lambda: world.contract.get_units(0), timeout_s=120)
+        assert unit.cid is not None
+        with BlockStore(miner.data / "store", read_only=True) as store:
+            end = UnitDescription.from_bytes(store.read(unit.cid)).states[-1].cid
+        (block,) = (miner.data / "store" / "blocks").glob(f"*/{end}")
+        block.unlink()
+        verifier.process.send_signal(signal.SIGCONT)
+        world.wait_for("end of the round", lambda: world.contract.current().round >= 1, timeout_s=120)
+        world.wait_for("verdict", lambda: [r for r in verifier.history if isinstance(r, VerdictRecord)])
+        end_all(world)
+
+        (unit,) = world.contract.get_units(0)
+        assert unit.opened
+        assert unit.status == Status.UNVERIFIED
+        verdict = next(r for r in verifier.history if isinstance(r, VerdictRecord))
+        assert (verdict.verdict, verdict.segments) == ("unavailable", ())
+        assert end in verdict.reason
 
 
 def test_killed_processes_go_on_where_they_were_and_a_chain_that_was_away_is_waited_for(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ class Verifier(Participant):
         began, computed = time.perf_counter(), self.stats.steps_s
         try:
             description = self.describe(unit)
+            self._hold_end(unit, description)
             answer = self._compute(unit, description, segment)
         except ProtocolError as trouble:
             self._unavailable[unit_id] = str(trouble)
@@ -136,6 +137,15 @@ class Verifier(Participant):
         replay.save(self._folder)
         self.stats.loss = float_of_bits(answer.loss)
         self._report(unit, description)
+
+    def _hold_end(self, unit: UnitView, description: UnitDescription) -> None:
+        """Keep the unit's end state before anything is said of the unit, so that there is somebody to merge it from.
+
+        Its miner may keep back that one state alone: attested, the unit would be in everybody's merge set, and nobody
+        could merge. Raises Unavailable, MalformedInput or RootMismatch
+        """
+        if self.session.states.held(self.contribution_pin(unit)) != description.states[-1].cid:
+            self.fetch_contribution(unit)
 
     def _compute(self, unit: UnitView, description: UnitDescription, segment: int) -> Answer:
         start = description.states[segment]
