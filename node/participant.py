@@ -45,7 +45,7 @@ FASTER = frozenset({"AlreadyAccepted", "AlreadyProposed", "WrongPhase", "WrongRo
 """Refusals that only say that somebody else did it, or moved the phase, in the meantime."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 """Pauses before trying again what failed: each twice the one before."""
-ROUNDS_KEPT = 2
+ROUNDS_KEPT = 4
 """Rounds whose checkpoints are kept; earlier ones can be computed again from the round's start."""
 T = TypeVar("T")
 
