@@ -72,5 +72,6 @@ def test_the_front_page_names_its_two_commands_and_every_folder() -> None:
     text = (ROOT / "README.md").read_text()
     assert "make demo" in text
     assert "make test" in text
+    assert "@@" not in text, "a placeholder where a real output belongs"
     for folder in SETTINGS["package-dir"].values():
         assert f"`{folder}/`" in text, folder
