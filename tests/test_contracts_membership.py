@@ -129,6 +129,24 @@ def test_a_newcomer_plays_from_the_next_round_on() -> None:
     assert world.ask("unitsOf", newcomer.address) == 2
 
 
+def test_a_newcomer_does_not_inherit_the_units_of_the_seat_it_takes() -> None:
+    world = make_world()
+    miners, verifiers, newcomer = world.accounts[:3], world.accounts[3:6], world.accounts[6]
+    world.seat(miners, verifiers)
+    world.pass_to(TRAIN)
+    world.pass_phase()
+    world.pass_to(TRAIN)
+    assert (world.round, world.ask("unitsOf", miners[2].address)) == (1, 1)
+    world.send(miners[2], "retire")
+    world.pass_phase()
+    world.pass_to(TRAIN)
+    world.send(newcomer, "joinMiner", 1, "", value=ETH)  # the third seat, whose units were of another round
+    assert world.ask("unitsOf", newcomer.address) == 0
+    with pytest.raises(Refused) as caught:
+        world.commit(newcomer, world.honest_work(newcomer))
+    assert caught.value.numbers == {"index": 0, "drawn": 0}
+
+
 def test_units_and_endpoint_can_be_changed_by_joining_again() -> None:
     stage = stage_at(SEED)
     world, miner = stage.world, stage.miners[0]
