@@ -4,7 +4,7 @@
     python contracts/compile.py            write chain/artifacts/*.json
     python contracts/compile.py --check    exit 1 and say which artifact differs
 
-Needs Node.js and `npm ci` in contracts/. Running the network needs neither: the artifacts are committed.
+Needs Node.js and `npm install` in contracts/. Running the network needs neither: the artifacts are committed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def read_sources(entries: tuple[str, ...]) -> dict[str, str]:
             continue
         path = ROOT / "node_modules" / name if name.startswith("@") else ROOT / name
         if not path.is_file():
-            raise CompileError(f"{path} is missing: run `npm ci` in {ROOT}")
+            raise CompileError(f"{path} is missing: run `npm install` in {ROOT}")
         sources[name] = path.read_text()
         for target in _IMPORT.findall(sources[name]):
             waiting.append(_resolve(name, target))
@@ -78,7 +78,7 @@ def _resolve(importer: str, target: str) -> str:
 def compile_sources(sources: dict[str, str], outputs: list[str]) -> dict[str, Any]:
     """The compiler's standard JSON output. Raises CompileError for errors and for warnings."""
     if shutil.which("node") is None:
-        raise CompileError("Node.js is missing: install it (version 20 or newer), then run `npm ci` in contracts/")
+        raise CompileError("Node.js is missing: install it (version 20 or newer), then run `npm install` in contracts/")
     request = {
         "language": "Solidity",
         "sources": {name: {"content": text} for name, text in sources.items()},
@@ -87,7 +87,7 @@ def compile_sources(sources: dict[str, str], outputs: list[str]) -> dict[str, An
     command = ["node", str(COMPILER)]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise CompileError(f"the compiler did not run (is `npm ci` done in contracts/?): {done.stderr.strip()[-800:]}")
+        raise CompileError(f"the compiler did not run (is `npm install` done in contracts/?): {done.stderr.strip()[-800:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
     problems = [problem["formattedMessage"] for problem in answer.get("errors", []) if problem["severity"] != "info"]
     if problems:

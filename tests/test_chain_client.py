@@ -281,8 +281,8 @@ def anvil() -> Iterator[ChainClient]:
     """A client of a second, independent implementation, under the same rules."""
     if ANVIL is None:
         if os.environ.get("CI"):
-            pytest.fail("Node.js 20 and `npm ci` in contracts/ are needed here")
-        pytest.skip("needs anvil: Node.js and `npm ci` in contracts/")
+            pytest.fail("Node.js 20 and `npm install` in contracts/ are needed here")
+        pytest.skip("needs anvil: Node.js and `npm install` in contracts/")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

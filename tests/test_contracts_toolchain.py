@@ -23,8 +23,8 @@ def node() -> None:
     if shutil.which("node") is not None and (CONTRACTS / "node_modules" / "solc").is_dir():
         return
     if os.environ.get("CI"):
-        pytest.fail("Node.js 20 and `npm ci` in contracts/ are needed here")
-    pytest.skip("needs Node.js and `npm ci` in contracts/")
+        pytest.fail("Node.js 20 and `npm install` in contracts/ are needed here")
+    pytest.skip("needs Node.js and `npm install` in contracts/")
 
 
 @pytest.mark.node
