@@ -87,7 +87,9 @@ def compile_sources(sources: dict[str, str], outputs: list[str]) -> dict[str, An
     command = ["node", str(COMPILER)]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise CompileError(f"the compiler did not run (is `npm install` done in contracts/?): {done.stderr.strip()[-800:]}")
+        raise CompileError(
+            f"the compiler did not run (is `npm install` done in contracts/?): {done.stderr.strip()[-800:]}"
+        )
     answer: dict[str, Any] = json.loads(done.stdout)
     problems = [problem["formattedMessage"] for problem in answer.get("errors", []) if problem["severity"] != "info"]
     if problems:
