@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint types imports artifacts wheel bench clean help
+.PHONY: demo test lint types imports artifacts wheel bench fuzz clean help
 
 help:
 	@echo "make demo    the whole network on this machine (make demo ARGS='--rounds 3')"
@@ -12,6 +12,7 @@ help:
 	@echo "make artifacts    recompile the contracts (needs Node.js)"
 	@echo "make wheel    build the wheel from the sdist and use it outside the repository"
 	@echo "make bench    the benchmarks"
+	@echo "make fuzz    a million hostile Programs (make fuzz ARGS='--seed 2')"
 
 demo:
 	@VENV=$(VENV) tools/setup.sh
@@ -47,6 +48,10 @@ wheel:
 bench:
 	@VENV=$(VENV) tools/setup.sh dev
 	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+fuzz:
+	@VENV=$(VENV) tools/setup.sh dev
+	@$(BIN)/python tests/fuzz_program.py $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info cupel-demo

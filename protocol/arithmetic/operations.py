@@ -18,6 +18,7 @@ from cupel.protocol.errors import MalformedProgram
 
 MAX_RANK = 8
 MAX_ELEMENTS = 1 << 40
+"""Bounds the product of a shape's sizes that are not 0, too: strides of (0, 2^40, 2^40) overflow in every engine."""
 MAX_DOT_TERMS = 1 << 22
 NOT_FINITE = 0x7FFFFFFF
 """The exponent of a row that holds a NaN or an infinity."""
@@ -198,6 +199,11 @@ class TensorType:
         return prod(self.shape)
 
     @property
+    def is_too_large(self) -> bool:
+        """Whether no value can have this type: above MAX_ELEMENTS, sizes of 0 counted as 1."""
+        return prod(max(size, 1) for size in self.shape) > MAX_ELEMENTS
+
+    @property
     def size_bytes(self) -> int:
         return self.elements * self.dtype.size_bytes
 
@@ -275,7 +281,7 @@ def _need(condition: bool, message: str) -> None:
 def _check(op: Operation, xs: Sequence[TensorType]) -> None:
     code, attrs, out = op.opcode, op.attributes, op.result
     _need(len(out.shape) <= MAX_RANK, f"rank above {MAX_RANK}")
-    _need(all(d >= 0 for d in out.shape) and out.elements <= MAX_ELEMENTS, "result too large")
+    _need(all(d >= 0 for d in out.shape) and not out.is_too_large, "result too large")
     if code in ELEMENTWISE:
         _check_elementwise(code, attrs, xs, out)
     elif code <= Opcode.IOTA:

@@ -91,7 +91,7 @@ class Reader:
         except ValueError:
             raise MalformedProgram(f"{what}: no element type has number {number}") from None
         type_ = TensorType(dtype, shape)
-        if any(size > MAX_ELEMENTS for size in shape) or type_.elements > MAX_ELEMENTS:
+        if type_.is_too_large:
             raise MalformedProgram(f"{what}: {type_} has more than {MAX_ELEMENTS} elements")
         return type_
 
