@@ -1,4 +1,9 @@
-"""A whole small network for tests: a chain, a run of a tiny model on it, and real `miner` and `verifier` processes."""
+"""A whole small network for tests: a chain, a run of a tiny model on it, and real `miner` and `verifier` processes.
+
+Everything that decides a state is fixed: keys follow from names, the beacon is scripted, `start_node` waits for each
+seat before the next is taken, and the contracts' addresses follow from the deployer's nonces. So a run repeats root for
+root, whatever happens to its processes and whatever chain it is on.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +12,23 @@ import datetime
 import functools
 import hashlib
 import json
-import os
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chain_process import ETH, ChainProcess
+from chain_process import ETH
+from node_world.chains import AnyChain, open_chain
+from node_world.forks import Process, start_process
 
 from cupel.chain.client import ChainClient
 from cupel.chain.keys import LocalSigner, save_keystore
 from cupel.chain.run_contract import RunContract, TokenContract, deploy_run, deploy_scripted_beacon
 from cupel.chain.run_file import RunFile
-from cupel.chain.run_values import Parameters
+from cupel.chain.run_values import Parameters, Role
 from cupel.network.data import BuildOptions, DataManifest, ShardSet, build_data
 from cupel.network.ipfs.blockstore import BlockStore
 from cupel.network.ipfs.fetch import Fetcher
@@ -33,18 +37,11 @@ from cupel.network.states import encode_state
 from cupel.node.manifest import RunManifest
 from cupel.node.records import History
 from cupel.protocol import merkle
-from cupel.protocol.training.model import ModelConfig
 from cupel.protocol.training.programs import RunConfig, RunPrograms
 from cupel.protocol.training.state import NamedState
-from cupel.protocol.training.step import TrainingConfig
-from cupel.protocol.types import Seed, Wei
+from cupel.protocol.types import Root, Seed, UnitId, Wei
 
-CONFIG = RunConfig(
-    model=ModelConfig(vocabulary=260, width=16, layers=1, heads=2, hidden=32, context=16),
-    training=TrainingConfig(batch=4, learning_rate=1e-2, warmup_steps=4, total_steps=400),
-    max_merge=3,
-    top_k=8,
-)
+CONFIG = RunConfig.tiny()
 GENESIS_SEED = Seed(b"\x01" * 32)
 PASSWORD = "no secret at all"
 WORDS = [
@@ -91,16 +88,23 @@ class NodeProcess:
     """One `miner` or `verifier`."""
 
     name: str
+    program: str
     signer: LocalSigner
     data: Path
-    command: Sequence[str]
+    arguments: Sequence[str]
     log: Path
-    process: subprocess.Popen[bytes] | None = None
+    network: str | None = None
+    """Path of the network namespace it lives in."""
+    process: Process | None = None
+    may_end: bool = False
+    """Whether it was started to end by itself, at a kill point."""
 
-    def start(self) -> None:
-        with self.log.open("ab") as sink:
-            threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-            self.process = subprocess.Popen(self.command, stderr=sink, stdout=sink, env=os.environ | threads)
+    def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """`environment` is added to the test's own, for this start alone."""
+        self.may_end = bool(environment) and "CUPEL_KILL_AT" in environment
+        self.process = start_process(
+            self.program, self.arguments, output=self.log, environment=environment, network=self.network
+        )
 
     def ask_to_end(self) -> None:
         assert self.process is not None
@@ -117,7 +121,8 @@ class NodeProcess:
         """As `kill -9`."""
         assert self.process is not None
         self.process.kill()
-        self.wait()
+        self.process.wait(30)
+        self.process = None
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Log entries of one event."""
@@ -126,7 +131,7 @@ class NodeProcess:
 
     def check(self) -> None:
         """AssertionError with its log if it ended by itself."""
-        if self.process is not None and self.process.poll() is not None:
+        if self.process is not None and not self.may_end and self.process.poll() is not None:
             raise AssertionError(f"{self.name} ended with {self.process.returncode}:\n{self.text()[-3000:]}")
 
     def text(self) -> str:
@@ -137,12 +142,22 @@ class NodeProcess:
         return History(self.data / "history.jsonl")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundResult:
+    """What the chain says came of one round."""
+
+    merge_set: tuple[UnitId, ...]
+    """In the order in which they are averaged."""
+    state_root: Root
+    """Of the state after it, which the next round starts from."""
+
+
 @dataclass(kw_only=True)
 class World:
     """The run, seen from outside."""
 
     folder: Path
-    chain: ChainProcess
+    chain: AnyChain
     client: ChainClient
     contract: RunContract
     token: TokenContract
@@ -164,17 +179,62 @@ class World:
         password.write_text(PASSWORD)
         now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
         keystore = save_keystore(signer, PASSWORD, home / "keys", scrypt_n=1 << 10, now=now)
-        code = f"import sys; sys.argv[0] = {program!r}; from cupel.{program}.main import main; main()"
-        command = [
-            sys.executable, "-c", code, "--run", str(self.folder / "run.json"), "--rpc", self.chain.url,
-            "--keystore", str(keystore), "--password-file", str(password), "--data", str(home / "data"),
-            "--json-log", *arguments,
+        given = [
+            "--run", str(self.folder / "run.json"), "--rpc", self.chain.url, "--keystore", str(keystore),
+            "--password-file", str(password), "--data", str(home / "data"), "--json-log", *arguments,
         ]  # fmt: skip
         node = NodeProcess(
-            name=name, signer=signer, data=home / "data", command=command, log=self.folder / f"{name}.log"
+            name=name,
+            program=program,
+            signer=signer,
+            data=home / "data",
+            arguments=given,
+            log=self.folder / f"{name}.log",
         )
         self.nodes.append(node)
         return node
+
+    def node(self, name: str) -> NodeProcess:
+        return next(node for node in self.nodes if node.name == name)
+
+    def start_node(
+        self, program: str, name: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> NodeProcess:
+        """Add a node and start it, and wait until it has its seat: seats taken one by one are the same in every run."""
+        node = self.add(program, name, *arguments)
+        node.start(environment)
+        self.wait_for(f"seat of {name}", lambda: self.is_seated(node))
+        return node
+
+    def is_seated(self, node: NodeProcess) -> bool:
+        return self.contract.member_of(node.signer.address).role != Role.NONE
+
+    def kill(self, name: str) -> None:
+        """As `kill -9`."""
+        self.node(name).kill()
+
+    def stop(self, name: str) -> int:
+        """SIGTERM; the exit code."""
+        self.node(name).ask_to_end()
+        return self.node(name).wait()
+
+    def restart(self, name: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start a node again that was killed, stopped or ended by itself; stop it first if it still runs."""
+        node = self.node(name)
+        if node.process is not None and node.process.poll() is None:
+            self.stop(name)
+        node.start(environment)
+
+    def result(self, round_: int) -> RoundResult:
+        """Of a round that has ended."""
+        return RoundResult(
+            merge_set=self.contract.merge_set(round_) if self.contract.get_round(round_).merged else (),
+            state_root=self.contract.get_state(round_ + 1)[0],
+        )
+
+    def results(self, rounds: int) -> list[RoundResult]:
+        """Of the first so many rounds, once they have ended."""
+        return [self.result(round_) for round_ in range(rounds)]
 
     def wait_for(self, what: str, look: Callable[[], T | None], timeout_s: float = 60.0) -> T:
         """What `look` gives once it gives something."""
@@ -232,16 +292,21 @@ def make_parameters(programs: RunPrograms, first_state: NamedState, **changes: o
 
 @contextmanager
 def open_world(
-    folder: Path, parties: Sequence[str], *, block_time_s: float = 0.25, **changes: object
+    folder: Path, parties: Sequence[str], *, block_time_s: float = 0.25, chain: str = "embedded", **changes: object
 ) -> Iterator[World]:
-    """A deployed run and its chain. Nodes are added and started by the test, and ended here."""
+    """A deployed run and its chain. Nodes are added and started by the test, and ended here.
+
+    parties   names of everybody who will need money
+    chain     `embedded` or `anvil`
+    changes   parameters of the run that differ from `make_parameters`
+    """
     make_text(folder / "text")
     built = build_data([folder / "text"], folder / "data", BuildOptions(vocabulary=260, shard_tokens=512, held_out=0.1))
     programs = build_programs()
     genesis = programs.run_genesis(GENESIS_SEED)
-    chain = ChainProcess(folder / "chain", block_time_s=block_time_s)
+    running = open_chain(chain, folder / "chain", block_time_s=block_time_s)
     keys = [key(name) for name in ("deployer", *parties)]
-    chain.start(fund=keys)
+    running.start(fund=keys)
     nodes: list[NodeProcess] = []
     try:
         with BlockStore(folder / "data" / "blockstore") as store, GatewayServer(store) as gateway:
@@ -255,14 +320,14 @@ def open_world(
                 manifest=store.add_bytes(manifest.to_bytes()),
                 **changes,
             )
-            client = ChainClient(chain.url, keys[0], poll_seconds=0.05)
+            client = ChainClient(running.url, keys[0], poll_seconds=0.05)
             beacon = deploy_scripted_beacon(client, b"\x02" * 32)
             deployment = deploy_run(client, dataclasses.replace(parameters, beacon=beacon))
             RunFile.of(client.chain_id, deployment, (gateway.url,)).write(folder / "run.json")
             contract = RunContract(client, deployment.run)
             with Fetcher(store, lambda: [p.endpoint for p in contract.participants()]) as fetcher:
                 world = World(
-                    folder=folder, chain=chain, client=client, contract=contract,
+                    folder=folder, chain=running, client=client, contract=contract,
                     token=TokenContract(client, deployment.token), programs=programs, genesis=genesis,
                     data=built.manifest, fetcher=fetcher, nodes=nodes,
                 )  # fmt: skip
@@ -271,4 +336,4 @@ def open_world(
         for node in nodes:
             if node.process is not None:
                 node.kill()
-        chain.kill()
+        running.kill()

@@ -55,6 +55,11 @@ class RunConfig:
     def demo() -> RunConfig:
         return RunConfig(model=ModelConfig.demo(), training=TrainingConfig.demo(), max_merge=4, top_k=40)
 
+    @staticmethod
+    def tiny() -> RunConfig:
+        """For tests and the soak: a whole round computes in a second."""
+        return RunConfig(model=ModelConfig.tiny(), training=TrainingConfig.tiny(), max_merge=3, top_k=8)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunPrograms:

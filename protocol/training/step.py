@@ -54,6 +54,10 @@ class TrainingConfig:
     def demo() -> TrainingConfig:
         return TrainingConfig(batch=16, learning_rate=3e-3, warmup_steps=60, total_steps=1000)
 
+    @staticmethod
+    def tiny() -> TrainingConfig:
+        return TrainingConfig(batch=4, learning_rate=1e-2, warmup_steps=4, total_steps=400)
+
 
 def compute_learning_rate(training: TrainingConfig, step: torch.Tensor) -> torch.Tensor:
     """Of the update that follows `step` finished ones: linear warm-up, then a cosine."""

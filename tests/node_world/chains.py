@@ -1,0 +1,100 @@
+"""The chains a test network can stand on: our embedded one, and anvil as a second, independent implementation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+from chain_process import ETH, ChainProcess
+
+from cupel.chain.errors import ChainUnreachable
+from cupel.chain.keys import LocalSigner
+from cupel.chain.transport import Transport
+
+FUNDS_WEI = 1000 * ETH
+
+
+class AnyChain(Protocol):
+    """A chain as a process: started, killed, started again."""
+
+    url: str
+
+    def start(self, *, fund: Sequence[LocalSigner]) -> None: ...
+    def kill(self) -> None: ...
+
+
+def find_anvil() -> str | None:
+    """Beside the contracts' other tools (npm), or on the path."""
+    tools = Path(__file__).resolve().parents[2] / "contracts" / "node_modules" / "@foundry-rs"
+    return next((str(path) for path in tools.glob("anvil-*/bin/anvil*")), shutil.which("anvil"))
+
+
+class AnvilProcess:
+    """`anvil` under the same rules, chain id and funds as the embedded chain; its state ends with it."""
+
+    def __init__(self, folder: Path, *, block_time_s: float) -> None:
+        self._folder, self._block_time_s = folder, block_time_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def start(self, *, fund: Sequence[LocalSigner]) -> None:
+        """Start and wait until it answers; skips the test where there is no anvil."""
+        anvil = find_anvil()
+        if anvil is None:
+            if os.environ.get("CI"):
+                pytest.fail("Node.js 20 and `npm install` in contracts/ are needed here")
+            pytest.skip("needs anvil: Node.js and `npm install` in contracts/")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "anvil.log").open("ab") as sink:
+            self._process = subprocess.Popen(
+                [
+                    anvil, "--port", str(port), "--host", "127.0.0.1", "--chain-id", "31337", "--hardfork", "prague",
+                    "--accounts", "1", "--block-time", str(self._block_time_s),
+                ],
+                stdout=sink,
+                stderr=sink,
+            )  # fmt: skip
+        transport = Transport(self.url, patience_s=1.0)
+        try:
+            self._wait(transport)
+            for signer in fund:
+                transport.request("anvil_setBalance", signer.address, hex(FUNDS_WEI))
+        finally:
+            transport.close()
+
+    def _wait(self, transport: Transport) -> None:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                transport.request("eth_chainId")
+                return
+            except ChainUnreachable:
+                assert self._process is not None
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    raise
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+
+def open_chain(kind: str, folder: Path, *, block_time_s: float) -> AnyChain:
+    """`embedded` or `anvil`, not started yet."""
+    if kind == "anvil":
+        return AnvilProcess(folder, block_time_s=block_time_s)
+    if kind == "embedded":
+        return ChainProcess(folder, block_time_s=block_time_s)
+    raise AssertionError(f"no chain is called {kind!r}")
