@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from eth_abi.abi import encode as abi_encode
 from eth_utils.address import to_canonical_address, to_checksum_address
 from machine import describe
 
@@ -23,6 +24,7 @@ from cupel.chain.mapping import make_cid, write_value
 from cupel.chain.node.chain import EmbeddedChain
 from cupel.chain.node.execution import CallRequest
 from cupel.chain.run_values import Parameters
+from cupel.protocol.hashing import keccak256
 from cupel.protocol.types import Address, Root, Wei
 
 MINERS, VERIFIERS = 30, 3
@@ -137,6 +139,12 @@ def open_round(world: World) -> tuple[Address, Address, ContractAbi]:
     return address, lens, run
 
 
+def compute_seed() -> bytes:
+    """Round 0's seed, from what the scripted beacon of `open_round` says at every height."""
+    value = keccak256(abi_encode(["string", "bytes32"], ["cupel scripted beacon", b"\1" * 32]))
+    return keccak256(abi_encode(["bytes32", "uint64", "uint256"], [value, 0, 0]))
+
+
 def main() -> None:
     print(describe())
     with tempfile.TemporaryDirectory() as scratch:
@@ -144,11 +152,12 @@ def main() -> None:
         before = world.chain.store.get_size()
         show("an empty block, committed to disk", measure_ms(world.produce, 200))
         address, lens, run = open_round(world)
+        seed = compute_seed()
         commits = [
             world.sign(
                 key,
                 address,
-                run.bind(address, "commit", 0, 0, b"\4" * 32, b"\5" * 32, (0x55, b"\6" * 32)).data,
+                run.bind(address, "commit", seed, 0, b"\4" * 32, b"\5" * 32, (0x55, b"\6" * 32)).data,
                 gas=400_000,
             )
             for key in world.keys[:MINERS]

@@ -130,13 +130,16 @@ class RunContract:
         """Move every phase that is due; doing nothing is not an error."""
         return self._run._send("advance")
 
-    def commit(self, round_: RoundIndex | int, index: int, *, root: Root, contribution: Root, cid: Cid) -> Receipt:
-        """Commit one of the caller's drawn units. Locks a unit bond."""
-        return self._run._send("commit", round_, index, root, contribution, write_value(cid, Cid))
+    def commit(self, seed: Seed, index: int, *, root: Root, contribution: Root, cid: Cid) -> Receipt:
+        """Commit one of the caller's drawn units. Locks a unit bond.
 
-    def seal(self, round_: RoundIndex | int, unit_ids: Sequence[UnitId], seals: Sequence[bytes]) -> Receipt:
-        """Post seals (`compute_seal`) for units the caller was drawn for."""
-        return self._run._send("seal", round_, list(unit_ids), list(seals))
+        seed   the one the unit was trained for; where a re-org changed it, `WrongSeed` and no bond is at stake
+        """
+        return self._run._send("commit", seed, index, root, contribution, write_value(cid, Cid))
+
+    def seal(self, draw_seed: Seed, unit_ids: Sequence[UnitId], seals: Sequence[bytes]) -> Receipt:
+        """Post seals (`compute_seal`) for units the caller was drawn for by this draw."""
+        return self._run._send("seal", draw_seed, list(unit_ids), list(seals))
 
     def open(
         self,
@@ -162,13 +165,13 @@ class RunContract:
         written = write_value(answers, Sequence[Sequence[Answer]])
         return self._run._send("reveal", round_, list(unit_ids), written, list(salts))
 
-    def propose_merge(self, round_: RoundIndex | int, *, state_root: Root, cid: Cid) -> Receipt:
-        """Propose the merged state of `merge_set(round_)`. Locks a merge bond."""
-        return self._run._send("proposeMerge", round_, state_root, write_value(cid, Cid))
+    def propose_merge(self, draw_seed: Seed, *, state_root: Root, cid: Cid) -> Receipt:
+        """Propose the merged state of the current round's `merge_set`. Locks a merge bond."""
+        return self._run._send("proposeMerge", draw_seed, state_root, write_value(cid, Cid))
 
-    def acknowledge(self, round_: RoundIndex | int, candidate: int, *, state_root: Root, cid: Cid) -> Receipt:
+    def acknowledge(self, draw_seed: Seed, candidate: int, *, state_root: Root, cid: Cid) -> Receipt:
         """As a drawn juror: "I hold this state and it is the merge of that set". Root and CID: that candidate's."""
-        return self._run._send("acknowledge", round_, candidate, state_root, write_value(cid, Cid))
+        return self._run._send("acknowledge", draw_seed, candidate, state_root, write_value(cid, Cid))
 
     def claim(self, rounds: Sequence[RoundIndex | int]) -> Receipt:
         """Mint the caller's rewards and unlock its bonds of these rounds."""

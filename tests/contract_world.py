@@ -214,6 +214,8 @@ class World:
     lens: Address = NOWHERE
     run: Address = NOWHERE
     token: Address = NOWHERE
+    branch: str = ""
+    """Of which of several forks the beacon's values are."""
     gas_of: dict[str, list[int]] = field(default_factory=dict)
     """Gas of every transaction that went through, by function."""
     _asked: dict[tuple[Any, ...], Any] = field(default_factory=dict)
@@ -234,7 +236,7 @@ class World:
     def _set_prevrandao(self) -> None:
         """py-evm leaves it at zero in blocks that are being made; a real chain never does."""
         header = self.chain.header
-        mix = sha(f"prevrandao {header.block_number}")
+        mix = sha(f"prevrandao {self.branch}{header.block_number}")
         self.chain.header = header.copy(mix_hash=mix)
 
     def mine_to(self, height: int) -> None:
@@ -242,11 +244,12 @@ class World:
         assert height > self.height, f"block {height} is past: the head is {self.height}"
         self.mine(height - 1 - self.height)
 
-    def fork(self) -> World:
-        """The same world, going its own way from here."""
+    def fork(self, branch: str | None = None) -> World:
+        """The same world, going its own way from here; a `branch` has beacon values of its own, as after a re-org."""
         stored = self.chain.chaindb.db.wrapped_db.kv_store  # type: ignore[attr-defined]
         chain = type(self.chain)(AtomicDB(MemoryDB(dict(stored))))
-        forked = dataclasses.replace(self, chain=chain, gas_of={}, _asked_at=-1)
+        named = self.branch if branch is None else branch
+        forked = dataclasses.replace(self, chain=chain, gas_of={}, branch=named, _asked_at=-1)
         forked._set_prevrandao()
         return forked
 
@@ -332,6 +335,15 @@ class World:
     def round(self) -> int:
         return int(self.ask("currentRound"))
 
+    @property
+    def seed(self) -> bytes:
+        """The current round's, zero before it is drawn; `draw_seed` likewise."""
+        return bytes(self.ask("getRound", self.round)["seed"])
+
+    @property
+    def draw_seed(self) -> bytes:
+        return bytes(self.ask("getRound", self.round)["drawSeed"])
+
     def advance(self) -> Receipt:
         return self.send(self.deployer, "advance")
 
@@ -368,7 +380,7 @@ class World:
 
     def commit(self, miner: Account, work: Work, index: int = 0) -> Receipt:
         cid = (0x70, sha(f"cid {work.root.hex()}"))
-        return self.send(miner, "commit", self.round, index, work.root, work.contribution, cid)
+        return self.send(miner, "commit", self.seed, index, work.root, work.contribution, cid)
 
     def seal(
         self, verifier: Account, works: dict[bytes, Work], judge: Callable[[Work], Work] = lambda work: work
@@ -378,7 +390,7 @@ class World:
         for unit, answers, salt in self._answers(verifier, works, judge):
             units.append(unit)
             seals.append(compute_seal(unit, verifier.address, answers, salt))
-        return self.send(verifier, "seal", self.round, units, seals)
+        return self.send(verifier, "seal", self.draw_seed, units, seals)
 
     def reveal(
         self, verifier: Account, works: dict[bytes, Work], judge: Callable[[Work], Work] = lambda work: work
@@ -433,11 +445,11 @@ class World:
         """The proposer proposes, the jury acknowledges. Returns the next state root."""
         root = sha(f"merge {self.round} {[one.hex() for one in self.ask('mergeSet', self.round)]}")
         cid = (0x55, sha(f"cid {root.hex()}"))
-        self.send(proposer, "proposeMerge", self.round, root, cid)
+        self.send(proposer, "proposeMerge", self.draw_seed, root, cid)
         jury = self.ask("jury")
         for verifier in verifiers:
             if verifier.address in jury and not self.ask("getRound", self.round)["merged"]:
-                self.send(verifier, "acknowledge", self.round, 0, root, cid)
+                self.send(verifier, "acknowledge", self.draw_seed, 0, root, cid)
         return root
 
     def play_to_merge(self, miners: Sequence[Account], verifiers: Sequence[Account]) -> dict[bytes, Work]:
@@ -586,7 +598,7 @@ def _played_to(phase: int) -> tuple[World, dict[bytes, Work]]:
             world.reveal(verifier, works)
         world.play_opens(before.miners, works)
     elif phase == ACKNOWLEDGE:
-        world.send(before.miners[0], "proposeMerge", 0, sha("merged"), (0x55, sha("merged cid")))
+        world.send(before.miners[0], "proposeMerge", world.draw_seed, sha("merged"), (0x55, sha("merged cid")))
     if phase != SEED:
         world.pass_to(phase)
     assert world.phase == phase

@@ -306,7 +306,7 @@ def test_a_run_is_deployed_joined_and_committed_to(tmp_path: Path) -> None:
         seed = run.get_round(0).seed
         assert len(seed) == 32
         assert run.units_of(KEYS[0].address) == 2
-        receipt = run.commit(0, 1, root=Root(b"\4" * 32), contribution=Root(b"\5" * 32), cid=CID)
+        receipt = run.commit(seed, 1, root=Root(b"\4" * 32), contribution=Root(b"\5" * 32), cid=CID)
         [unit] = run.get_units(0)
         expected = unit_id(31337, deployment.run, 0, KEYS[0].address, 1)
         assert unit.unit_id == expected == run.unit_id_of(0, KEYS[0].address, 1)

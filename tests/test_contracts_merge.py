@@ -25,12 +25,12 @@ CID = (0x70, sha("cid"))
 
 
 def propose(stage: Stage, account: Account, text: str, cid: tuple[int, bytes] = CID) -> int:
-    stage.world.send(account, "proposeMerge", 0, sha(text), cid)
+    stage.world.send(account, "proposeMerge", stage.world.draw_seed, sha(text), cid)
     return len(stage.world.ask("candidates", 0)) - 1
 
 
 def acknowledge(stage: Stage, account: Account, candidate: int, text: str, cid: tuple[int, bytes] = CID) -> Any:
-    return stage.world.send(account, "acknowledge", 0, candidate, sha(text), cid)
+    return stage.world.send(account, "acknowledge", stage.world.draw_seed, candidate, sha(text), cid)
 
 
 # ---------------------------------------------------------------- candidates and jury
@@ -55,9 +55,8 @@ def test_spoilt_candidates_are_refused() -> None:
     stage = stage_at(MERGE)
     world = stage.world
     stage.refused("NotAMember", lambda: propose(stage, stage.outsider, "a"))
-    stage.refused("EmptyRoot", lambda: world.send(stage.miners[0], "proposeMerge", 0, ZERO, CID))
-    stage.refused("UnknownCodec", lambda: world.send(stage.miners[0], "proposeMerge", 0, sha("a"), (1, ZERO)))
-    stage.refused("WrongRound", lambda: world.send(stage.miners[0], "proposeMerge", 1, sha("a"), CID))
+    stage.refused("EmptyRoot", lambda: world.send(stage.miners[0], "proposeMerge", world.draw_seed, ZERO, CID))
+    stage.refused("UnknownCodec", lambda: propose(stage, stage.miners[0], "a", (1, ZERO)))
     propose(stage, stage.miners[0], "a")
     assert stage.refused("AlreadyProposed", lambda: propose(stage, stage.miners[1], "a")) == {
         "stateRoot": sha("a"),
@@ -131,8 +130,9 @@ def test_a_majority_ends_the_round_before_its_height() -> None:
     decided = world.height
     assert decided < until
     # The next transaction finds the round over: the third juror comes too late.
-    numbers = stage.refused("WrongRound", lambda: acknowledge(stage, stage.verifiers[2], 0, "a"))
-    assert numbers == {"round": 0, "current": 1}
+    seed = world.draw_seed
+    late = lambda: world.send(stage.verifiers[2], "acknowledge", seed, 0, sha("a"), CID)  # noqa: E731
+    assert stage.refused("WrongSeed", late) == {"given": seed, "expected": ZERO}
     world.advance()
     assert world.ask("getRound", 0)["endedAt"] == decided
 

@@ -69,17 +69,17 @@ class Play:
                 self.open_and_reveal(account)
             elif phase == MERGE:
                 text = self.choose.choice("aaaab")
-                self.attempt(account, "proposeMerge", round_, sha(f"{text} {round_}"), (0x55, sha(text)))
+                self.attempt(account, "proposeMerge", world.draw_seed, sha(f"{text} {round_}"), (0x55, sha(text)))
                 for number, candidate in enumerate(world.ask("candidates", round_)):
                     cid = (candidate["cid"]["codec"], candidate["cid"]["digest"])
-                    self.attempt(account, "acknowledge", round_, number, candidate["stateRoot"], cid)
+                    self.attempt(account, "acknowledge", world.draw_seed, number, candidate["stateRoot"], cid)
 
     def commit(self, account: Account, index: int) -> None:
         work = self.world.honest_work(account, index)
         if self.choose.random() < 0.1:
             work = spoil(work, self.choose.randrange(5))
         work = self.works.setdefault(work.unit, work)
-        self.attempt(account, "commit", self.world.round, index, work.root, work.contribution, (0x55, sha("cid")))
+        self.attempt(account, "commit", self.world.seed, index, work.root, work.contribution, (0x55, sha("cid")))
 
     def judged(self, unit: bytes, account: Account) -> Work:
         """What an account thinks of a unit: the truth, whatever was committed."""
@@ -93,7 +93,7 @@ class Play:
             try:
                 self.world.seal(account, {unit: self.judged(unit, account) for unit in units})
             except Refused as refused:
-                refused.must_be("AlreadySealed", "WrongPhase", "WrongRound")
+                refused.must_be("AlreadySealed", "WrongPhase", "WrongSeed")
 
     def open_and_reveal(self, account: Account) -> None:
         world = self.world

@@ -47,10 +47,9 @@ def test_a_commit_locks_a_bond_and_is_there_to_fetch() -> None:
 
 
 COMMITS: dict[str, Callable[[Stage], Any]] = {
-    "IndexNotDrawn": lambda s: s.world.send(s.miners[0], "commit", 0, 1, sha("a"), sha("b"), CID),
-    "WrongRound": lambda s: s.world.send(s.miners[0], "commit", 1, 0, sha("a"), sha("b"), CID),
-    "EmptyRoot": lambda s: s.world.send(s.miners[0], "commit", 0, 0, ZERO, sha("b"), CID),
-    "UnknownCodec": lambda s: s.world.send(s.miners[0], "commit", 0, 0, sha("a"), sha("b"), (0x71, ZERO)),
+    "IndexNotDrawn": lambda s: s.world.send(s.miners[0], "commit", s.world.seed, 1, sha("a"), sha("b"), CID),
+    "EmptyRoot": lambda s: s.world.send(s.miners[0], "commit", s.world.seed, 0, ZERO, sha("b"), CID),
+    "UnknownCodec": lambda s: s.world.send(s.miners[0], "commit", s.world.seed, 0, sha("a"), sha("b"), (0x71, ZERO)),
 }
 
 
@@ -66,7 +65,7 @@ def test_only_miners_of_the_round_commit(who: str) -> None:
     account = stage.verifiers[0] if who == "verifier" else stage.outsider
     if who == "newcomer":
         stage.world.send(account, "joinMiner", 1, "", value=ETH)
-    commit = lambda: stage.world.send(account, "commit", 0, 0, sha("a"), sha("b"), CID)  # noqa: E731
+    commit = lambda: stage.world.send(account, "commit", stage.world.seed, 0, sha("a"), sha("b"), CID)  # noqa: E731
     assert stage.refused("IndexNotDrawn", commit) == {"index": 0, "drawn": 0}
 
 
@@ -83,7 +82,7 @@ def test_there_is_no_commit_before_the_seed() -> None:
     world = make_world(scripted=False)
     world.seat(world.accounts[:2], world.accounts[2:5])
     stage = Stage(world, world.accounts[:2], world.accounts[2:5], world.accounts[5], {})
-    stage.refused("WrongPhase", lambda: world.send(stage.miners[0], "commit", 0, 0, sha("a"), sha("b"), CID))
+    stage.refused("WrongPhase", lambda: world.send(stage.miners[0], "commit", world.seed, 0, sha("a"), sha("b"), CID))
 
 
 # ---------------------------------------------------------------- seal
@@ -100,9 +99,8 @@ def test_nobody_but_the_drawn_seals() -> None:
     stage = stage_at(SEAL)
     unit = stage.work_of(stage.miners[0]).unit
     for account in (stage.outsider, stage.miners[1]):
-        numbers = stage.refused(
-            "NotAssigned", lambda account=account: stage.world.send(account, "seal", 0, [unit], [sha("s")])
-        )
+        seal = lambda who=account: stage.world.send(who, "seal", stage.world.draw_seed, [unit], [sha("s")])  # noqa: E731
+        numbers = stage.refused("NotAssigned", seal)
         assert numbers == {"unitId": unit, "verifier": account.address}
 
 
@@ -110,10 +108,11 @@ def test_spoilt_seals_are_refused() -> None:
     stage = stage_at(SEAL)
     world, verifier = stage.world, stage.verifiers[0]
     unit = stage.work_of(stage.miners[0]).unit
-    stage.refused("EmptySeal", lambda: world.send(verifier, "seal", 0, [unit], [ZERO]))
-    stage.refused("LengthsDiffer", lambda: world.send(verifier, "seal", 0, [unit], []))
-    stage.refused("UnknownUnit", lambda: world.send(verifier, "seal", 0, [sha("no unit")], [sha("s")]))
-    stage.refused("AlreadySealed", lambda: world.send(verifier, "seal", 0, [unit, unit], [sha("s"), sha("t")]))
+    stage.refused("EmptySeal", lambda: world.send(verifier, "seal", world.draw_seed, [unit], [ZERO]))
+    stage.refused("LengthsDiffer", lambda: world.send(verifier, "seal", world.draw_seed, [unit], []))
+    stage.refused("UnknownUnit", lambda: world.send(verifier, "seal", world.draw_seed, [sha("no unit")], [sha("s")]))
+    twice = lambda: world.send(verifier, "seal", world.draw_seed, [unit, unit], [sha("s"), sha("t")])  # noqa: E731
+    stage.refused("AlreadySealed", twice)
 
 
 # ---------------------------------------------------------------- open
@@ -270,7 +269,7 @@ def test_a_seal_copied_from_another_verifier_cannot_be_revealed() -> None:
         segments = world.ask("assignedSegments", unit, honest.address)
         salt = sha(f"salt {honest.address} {unit.hex()}")
         copied.append(compute_seal(unit, honest.address, stage.works[unit].answers(segments), salt))
-    world.send(copier, "seal", 0, units, copied)
+    world.send(copier, "seal", world.draw_seed, units, copied)
     world.seal(third, stage.works)
     world.pass_to(OPEN)
     segments = world.ask("assignedSegments", units[0], honest.address)

@@ -134,13 +134,16 @@ interface IRun {
     function advance() external returns (bool moved);
 
     /// @notice Commit one of the caller's drawn units, 0 <= index < units drawn for it. Locks `unitBond`.
+    /// @param seed The current round's seed, which the unit's data followed from. After a re-org that changed it the work is worth
+    /// nothing, and a commit to it must not cost a bond.
     /// @param root Root over segments + 2 leaves (docs/design/roots.md).
     /// @param contribution Root of what the merge averages: the unit's end state.
     /// @param cid Where the unit's states can be fetched.
-    function commit(uint64 round, uint8 index, bytes32 root, bytes32 contribution, Cid calldata cid) external;
+    function commit(bytes32 seed, uint8 index, bytes32 root, bytes32 contribution, Cid calldata cid) external;
 
     /// @notice Post seals for units the caller was drawn for; seal = keccak256(abi.encode(unitId, verifier, answers, salt)).
-    function seal(uint64 round, bytes32[] calldata unitIds, bytes32[] calldata seals) external;
+    /// @param drawSeed The current round's draw seed, here as in the merge: an answer to another draw is refused.
+    function seal(bytes32 drawSeed, bytes32[] calldata unitIds, bytes32[] calldata seals) external;
 
     /// @notice Open the caller's unit: leaf 0, the contribution leaf, the last segment and every drawn segment.
     /// @param leaves Ascending by segment; must hold `segments - 1` and all drawn ones.
@@ -155,15 +158,15 @@ interface IRun {
     /// @notice Reveal what was sealed about units, in the order of each one's assigned segments.
     function reveal(uint64 round, bytes32[] calldata unitIds, Answer[][] calldata answers, bytes32[] calldata salts) external;
 
-    /// @notice Propose the merged state of `mergeSet(round)`. Locks `mergeBond`. One candidate a member.
+    /// @notice Propose the merged state of the current round's `mergeSet`. Locks `mergeBond`. One candidate a member.
     /// @dev A root may stand with several CIDs, the same pair only once: a CID nobody serves does not keep the true one out.
     /// @return candidate Its number, from 0.
-    function proposeMerge(uint64 round, bytes32 stateRoot, Cid calldata cid) external returns (uint8 candidate);
+    function proposeMerge(bytes32 drawSeed, bytes32 stateRoot, Cid calldata cid) external returns (uint8 candidate);
 
     /// @notice As a drawn juror, say once a round: "I hold this state and it is the merge of that set".
     /// @dev Root and CID must be those of that number: after a re-org it may be another candidate's. Acknowledge only a CID
     /// whose file you hold: the next round's start state is fetched by it.
-    function acknowledge(uint64 round, uint8 candidate, bytes32 stateRoot, Cid calldata cid) external;
+    function acknowledge(bytes32 drawSeed, uint8 candidate, bytes32 stateRoot, Cid calldata cid) external;
 
     /// @notice Mint the caller's rewards and unlock its bonds of these rounds, as far as their heights allow.
     /// @dev Reverts if one of the rounds has nothing for the caller now; ask `claimable` first.

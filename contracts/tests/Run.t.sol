@@ -44,6 +44,8 @@ contract Players is Test {
     /// @dev (round, phase) as one number: never smaller than before.
     uint256 public progress;
     bool public wentBack;
+    /// @dev Whether anything was done with another seed than the run's.
+    bool public actedForAnother;
     /// @dev What was said about a unit: the first answer is the only one.
     mapping(bytes32 unitId => bytes32) public committedRoot;
     bytes32[] public committedUnits;
@@ -113,6 +115,7 @@ contract Players is Test {
         for (uint256 i = 0; i < 8; ++i) {
             _roll(2);
             run.advance();
+            answerAnotherFork(seed >> i, keccak256(abi.encode(seed, i)));
             _playPhase(seed);
         }
     }
@@ -140,6 +143,7 @@ contract Players is Test {
     function commit(uint256 who, bool lie) public watched {
         address miner = _who(who % 3);
         uint64 round = run.currentRound();
+        bytes32 seed = lens.getRound(address(run), round).seed;
         (bytes32 start,) = lens.getState(address(run), round);
         uint8 drawn = lens.unitsOf(address(run), miner);
         for (uint8 index = 0; index < drawn; ++index) {
@@ -148,7 +152,7 @@ contract Players is Test {
             bytes32 root = Trees.rootOf(Trees.leavesOf(unitId, start, SEGMENTS, lies));
             bytes32 end = Trees.answerOf(unitId, SEGMENTS - 1, lies).endRoot;
             vm.prank(miner);
-            try run.commit(round, index, root, end, Cid(0x55, root)) {
+            try run.commit(seed, index, root, end, Cid(0x55, root)) {
                 committedRoot[unitId] = root;
                 committedUnits.push(unitId);
                 _lied[unitId] = lies;
@@ -161,13 +165,14 @@ contract Players is Test {
         uint64 round = run.currentRound();
         IRunLens.Assignment[] memory drawn = lens.assignmentsOf(address(run), round, verifier);
         bytes32[] memory units = new bytes32[](1);
+        bytes32 drawSeed = lens.getRound(address(run), round).drawSeed;
         bytes32[] memory seals = new bytes32[](1);
         for (uint256 i = 0; i < drawn.length; ++i) {
             units[0] = drawn[i].unitId;
             IRun.Answer[] memory answers = _answers(drawn[i], dissent && who % 7 == 0);
             seals[0] = keccak256(abi.encode(units[0], verifier, answers, bytes32("salt")));
             vm.prank(verifier);
-            try run.seal(round, units, seals) {} catch {}
+            try run.seal(drawSeed, units, seals) {} catch {}
         }
     }
 
@@ -213,21 +218,49 @@ contract Players is Test {
 
     function merge(uint256 who, bool other) public watched {
         uint64 round = run.currentRound();
+        bytes32 drawSeed = lens.getRound(address(run), round).drawSeed;
         bytes32 root = keccak256(abi.encode("merged", round, other && who % 5 == 0));
         vm.prank(_who(who));
         // Some name a file that is not there: the same root may stand with either CID.
-        try run.proposeMerge(round, root, Cid(who % 3 == 0 ? 0x70 : 0x55, root)) {} catch {}
+        try run.proposeMerge(drawSeed, root, Cid(who % 3 == 0 ? 0x70 : 0x55, root)) {} catch {}
     }
 
     function acknowledge(uint256 who) public watched {
         uint64 round = run.currentRound();
         IRunLens.CandidateView[] memory stand = lens.candidates(address(run), round);
         if (stand.length == 0) return;
+        bytes32 drawSeed = lens.getRound(address(run), round).drawSeed;
         uint8 number = uint8(who / 8 % stand.length);
         vm.prank(_who(who));
-        try run.acknowledge(round, number, stand[number].stateRoot, stand[number].cid) {
+        try run.acknowledge(drawSeed, number, stand[number].stateRoot, stand[number].cid) {
             if (lens.getRound(address(run), round).merged) ++mergedRounds;
         } catch {}
+    }
+
+    /// @dev What another fork's transactions would do here: nothing, whoever sends them and whenever.
+    function answerAnotherFork(uint256 who, bytes32 seed) public watched {
+        address account = _who(who);
+        uint64 round = run.currentRound();
+        IRunLens.RoundView memory r = lens.getRound(address(run), round);
+        if (seed == r.seed || seed == r.drawSeed) return;
+        // A unit drawn for whoever it is, if there is one; and the first candidate.
+        bytes32[] memory units = new bytes32[](1);
+        IRunLens.Assignment[] memory drawn = lens.assignmentsOf(address(run), round, account);
+        if (drawn.length != 0) units[0] = drawn[0].unitId;
+        IRunLens.CandidateView[] memory stand = lens.candidates(address(run), round);
+        Cid memory cid = stand.length == 0 ? Cid(0x55, seed) : stand[0].cid;
+        bytes32 root = stand.length == 0 ? keccak256("root") : stand[0].stateRoot;
+        bytes[4] memory calls = [
+            abi.encodeCall(run.commit, (seed, 0, root, root, cid)),
+            abi.encodeCall(run.seal, (seed, units, units)),
+            abi.encodeCall(run.proposeMerge, (seed, keccak256("other"), cid)),
+            abi.encodeCall(run.acknowledge, (seed, 0, root, cid))
+        ];
+        for (uint256 i = 0; i < calls.length; ++i) {
+            vm.prank(account);
+            (bool acted,) = address(run).call(calls[i]);
+            if (acted) actedForAnother = true;
+        }
     }
 
     function claim(uint256 who) public watched {
@@ -329,6 +362,10 @@ contract RunInvariants is Test {
 
     function invariant_PhasesNeverGoBack() external view {
         assertTrue("monotone", !_players.wentBack());
+    }
+
+    function invariant_WhatAnswersAnotherSeedDoesNothing() external view {
+        assertTrue("refused", !_players.actedForAnother());
     }
 
     function invariant_AUnitHasOneAnswerOfEverybody() external view {

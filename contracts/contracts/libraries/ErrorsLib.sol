@@ -24,6 +24,7 @@ library ErrorsLib {
 
     // Rounds
     error WrongRound(uint64 round, uint64 current);
+    error WrongSeed(bytes32 given, bytes32 expected);
     error WrongPhase(uint8 phase, uint8 expected);
     error UnknownRound(uint64 round, uint64 current);
 

@@ -10,9 +10,9 @@ import {Candidate, Entry, Member, Round} from "./Types.sol";
 /// @title Agreeing on the state the next round starts from
 abstract contract Merging is Rounds {
     /// @inheritdoc IRun
-    function proposeMerge(uint64 round, bytes32 stateRoot, Cid calldata cid) external returns (uint8 candidate) {
+    function proposeMerge(bytes32 drawSeed, bytes32 stateRoot, Cid calldata cid) external returns (uint8 candidate) {
         _advance();
-        Round storage r = _inPhase(round, Phase.Merge);
+        (uint64 round, Round storage r) = _answering(drawSeed, Phase.Merge);
         Member storage member = members[msg.sender];
         if (member.role == Role.None) revert ErrorsLib.NotAMember(msg.sender);
         if (stateRoot == 0) revert ErrorsLib.EmptyRoot();
@@ -40,13 +40,9 @@ abstract contract Merging is Rounds {
     }
 
     /// @inheritdoc IRun
-    function acknowledge(uint64 round, uint8 candidate, bytes32 stateRoot, Cid calldata cid) external {
+    function acknowledge(bytes32 drawSeed, uint8 candidate, bytes32 stateRoot, Cid calldata cid) external {
         _advance();
-        if (round != currentRound) revert ErrorsLib.WrongRound(round, currentRound);
-        Round storage r = rounds[round];
-        if (r.phase != Phase.Merge && r.phase != Phase.Acknowledge) {
-            revert ErrorsLib.WrongPhase(uint8(r.phase), uint8(Phase.Acknowledge));
-        }
+        (uint64 round, Round storage r) = _answering(drawSeed, Phase.Acknowledge);
         if (r.merged) revert ErrorsLib.AlreadyAccepted(r.accepted);
         Member storage member = members[msg.sender];
         bool isJuror = member.role == Role.Verifier && member.joinedRound <= round && r.jury >> member.seat & 1 == 1;

@@ -214,6 +214,19 @@ abstract contract RunStorage is IRun {
         if (r.phase != phase) revert ErrorsLib.WrongPhase(uint8(r.phase), uint8(phase));
     }
 
+    /// @dev The current round, if it is the one of this seed: the first for Train, the draw's from then on. What a fork that was
+    /// undone asked for has another seed, so an answer to it cannot act here. Call after `_advance`.
+    function _answering(bytes32 given, Phase phase) internal view returns (uint64 round, Round storage r) {
+        round = currentRound;
+        r = rounds[round];
+        bytes32 expected = phase == Phase.Train ? r.seed : r.drawSeed;
+        if (given != expected) revert ErrorsLib.WrongSeed(given, expected);
+        // A merge can be acknowledged while candidates may still come.
+        if (r.phase != phase && (phase != Phase.Acknowledge || r.phase != Phase.Merge)) {
+            revert ErrorsLib.WrongPhase(uint8(r.phase), uint8(phase));
+        }
+    }
+
     function _unitIdOf(uint64 round, address miner, uint8 index) internal view returns (bytes32) {
         return keccak256(abi.encode(block.chainid, address(this), round, miner, index));
     }

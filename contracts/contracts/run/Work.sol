@@ -12,9 +12,9 @@ import {Entry, Member, Round, Unit} from "./Types.sol";
 /// @title Units of work: committed and opened by miners, sealed and revealed by verifiers
 abstract contract Work is Rounds {
     /// @inheritdoc IRun
-    function commit(uint64 round, uint8 index, bytes32 root, bytes32 contribution, Cid calldata cid) external {
+    function commit(bytes32 seed, uint8 index, bytes32 root, bytes32 contribution, Cid calldata cid) external {
         _advance();
-        Round storage r = _inPhase(round, Phase.Train);
+        (uint64 round, Round storage r) = _answering(seed, Phase.Train);
         Member storage member = members[msg.sender];
         uint8 drawn = _drawnFor(member, round);
         if (index >= drawn) revert ErrorsLib.IndexNotDrawn(index, drawn);
@@ -43,9 +43,9 @@ abstract contract Work is Rounds {
     }
 
     /// @inheritdoc IRun
-    function seal(uint64 round, bytes32[] calldata unitIds, bytes32[] calldata seals) external {
+    function seal(bytes32 drawSeed, bytes32[] calldata unitIds, bytes32[] calldata seals) external {
         _advance();
-        Round storage r = _inPhase(round, Phase.Seal);
+        (uint64 round, Round storage r) = _answering(drawSeed, Phase.Seal);
         if (unitIds.length != seals.length) revert ErrorsLib.LengthsDiffer(unitIds.length, seals.length);
         for (uint256 i = 0; i < unitIds.length; ++i) {
             bytes32 unitId = unitIds[i];
