@@ -69,6 +69,8 @@ class BlockStore:
         self._lock_file: IO[str] | None = None
         self.damaged: set[Cid] = set()
         """Names under which damaged bytes were found since this object was made."""
+        self.pins_changed = 0
+        """Times pins changed through this object: who keeps something made from them can tell that it is stale."""
         if read_only:
             if not self._blocks.is_dir():
                 raise UsageError(f"{self.directory}: no blockstore here")
@@ -321,6 +323,7 @@ class BlockStore:
         self._check_writable()
         with atomic_file(self._pins, beside=self._temporary) as file:
             file.write(json.dumps(pins, sort_keys=True, indent=1).encode())
+        self.pins_changed += 1
 
     def _check_writable(self) -> None:
         if self._lock_file is None:

@@ -1,25 +1,26 @@
 """Fetching files from peers who may be absent, slow or lying.
 
 Every block is hashed on arrival and stored at once, so nothing false is kept, and what was fetched before a failure is
-not fetched again. A peer that lies is asked nothing more during that fetch; the others still are.
+not fetched again. A peer that lies is asked nothing more during that fetch; the others still are. One that is slow is
+overtaken: another is asked for the same block, and the first right answer counts.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from cupel.network.ipfs.blockstore import BlockMissing, BlockStore
 from cupel.network.ipfs.car import read_car
 from cupel.network.ipfs.cid import MAX_BLOCK_BYTES, CidLike, Codec, ParsedCid, check_block, parse_cid
-from cupel.network.ipfs.gateway import CAR_TYPE, RAW_TYPE
-from cupel.network.ipfs.peers import PeerClient, PeerFailed
+from cupel.network.ipfs.negotiation import CAR_TYPE, RAW_TYPE
+from cupel.network.ipfs.peers import Introduce, PeerClient, PeerFailed
+from cupel.network.ipfs.standing import Standing
 from cupel.network.ipfs.unixfs import MAX_FILE_BYTES, Part, Walk
 from cupel.protocol.errors import MalformedBlock, Unavailable
 
@@ -37,6 +38,9 @@ class FetchLimits:
     """For one block from one peer, connecting included."""
     bytes_per_second: int = 64 << 10
     """Slowest average taken from a peer that sends a whole file."""
+    hedge_s: float = 1.0
+    """After so long, or four times what the peer usually takes if that is less, a second peer is asked for the same
+    block as well; the first right answer counts."""
     failures: int = 2
     """Times a peer may fail to answer before it is asked nothing more during this fetch."""
     archives: bool = False
@@ -44,6 +48,21 @@ class FetchLimits:
     set the pace, and on a near network blocks from several connections come faster."""
     file_timeout_s: float = 120.0
     """For a whole file, besides the time its size takes at `bytes_per_second`."""
+
+
+MOST_RESTS = 16
+"""Times a peer may say during one fetch that it is busy before that counts as a failure."""
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    """One question to one peer."""
+
+    peer: str
+    patience_s: float
+    """After which somebody else is asked as well."""
+    began: float = field(default_factory=time.monotonic)
+    abandon: threading.Event = field(default_factory=threading.Event)
 
 
 class NobodyServed(Unavailable):
@@ -61,18 +80,25 @@ class Fetcher:
     """Brings files into a blockstore; threads may share one.
 
     blockstore  takes every block; must be writable
-    peers       asked in turn, those that failed before last
+    peers       asked in turn, the slow after the quick, those that failed before last
+    introduce   headers that tell a peer who asks
     """
 
-    def __init__(self, blockstore: BlockStore, peers: Peers, *, limits: FetchLimits | None = None) -> None:
+    def __init__(
+        self,
+        blockstore: BlockStore,
+        peers: Peers,
+        *,
+        limits: FetchLimits | None = None,
+        introduce: Introduce | None = None,
+    ) -> None:
         self.blockstore = blockstore
-        self.client = PeerClient()
+        self.client = PeerClient(introduce=introduce)
         """For further bounded requests to the same peers."""
+        self.standing = Standing()
         self._peers = peers
         self._limits = limits or FetchLimits()
-        self._turn = itertools.count()
-        self._faults: dict[str, int] = {}
-        """Failures of each peer since its last success; only decides who is asked first."""
+        self.requests = ThreadPoolExecutor(max_workers=2 * self._limits.workers, thread_name_prefix="ask")
 
     def fetch(self, cid: CidLike, *, max_bytes: int = MAX_FILE_BYTES, timeout_s: float | None = None) -> bytes:
         """The bytes of a file, from here or from a peer. Raises as `fetch_to_store`."""
@@ -122,6 +148,7 @@ class Fetcher:
                 self.blockstore.pin(parsed, pin)
 
     def close(self) -> None:
+        self.requests.shutdown(wait=False, cancel_futures=True)
         self.client.close()
 
     def __enter__(self) -> Self:
@@ -131,14 +158,6 @@ class Fetcher:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def in_order(self, peers: Sequence[str]) -> list[str]:
-        """Peers, the reliable first; equally reliable ones take turns at being first."""
-        turn = next(self._turn) % len(peers) if peers else 0
-        return sorted([*peers[turn:], *peers[:turn]], key=lambda peer: self._faults.get(peer, 0))
-
-    def note(self, peer: str, *, failed: bool) -> None:
-        self._faults[peer] = min(self._faults.get(peer, 0) + 1, 8) if failed else 0
 
     @property
     def limits(self) -> FetchLimits:
@@ -160,6 +179,11 @@ class _Attempt:
         self._failures: dict[str, str] = {}
         self._failed: dict[str, int] = {}
         self._excluded: set[str] = set()
+        self._absent: set[str] = set()
+        """Peers that did not have some block of this file, and so perhaps none; asked after those who had all."""
+        self._resting: dict[str, float] = {}
+        """Until when, by time.monotonic, to leave busy peers alone."""
+        self._excused: dict[str, int] = {}
 
     def run(self) -> None:
         root = self._walk.root
@@ -207,47 +231,88 @@ class _Attempt:
     def _ensure(self, cid: ParsedCid) -> bytes:
         """The block, from here or else from the first peer that serves it."""
         block = self._store.get(cid)
-        if block is not None:
-            return block
-        for peer in self._fetcher.in_order(self._peers):
-            if peer in self._excluded:
-                continue
-            try:
-                block = self._ask(peer, cid)
-            except PeerFailed as failure:
-                self._note(failure)
-                continue
-            self._fetcher.note(peer, failed=False)
+        if block is None:
+            block = self._race(cid)
             self._store.put_checked(cid, block)
-            return block
-        raise NobodyServed(cid, dict(self._failures), late=self._deadline() <= time.monotonic())
+        return block
 
-    def _ask(self, peer: str, cid: ParsedCid) -> bytes:
+    def _race(self, cid: ParsedCid) -> bytes:
+        """The block from one peer, or from a second one that overtakes it."""
+        running: dict[Future[bytes], _Request] = {}
+        asked: set[str] = set()
+        try:
+            while True:
+                peer = self._next(asked) if len(running) < 2 else None
+                if peer is not None:
+                    asked.add(peer)
+                    request = _Request(peer, self._fetcher.standing.patience_s(peer, self._limits.hedge_s))
+                    running[self._fetcher.requests.submit(self._ask, request, cid)] = request
+                elif not running:
+                    self._rest(cid, asked)
+                    continue
+                is_alone = len(running) == 1 and bool(self._ready(asked))
+                patience_s = request.patience_s if peer is not None and is_alone else None
+                for done in wait(running, timeout=patience_s, return_when=FIRST_COMPLETED).done:
+                    request = running.pop(done)
+                    try:
+                        return done.result()
+                    except PeerFailed as failure:
+                        self._note(failure, asked)
+        finally:
+            for request in running.values():
+                request.abandon.set()
+                self._fetcher.standing.overtaken(request.peer, time.monotonic() - request.began)
+
+    def _ready(self, asked: set[str]) -> list[str]:
+        """Who may be asked now."""
+        now = time.monotonic()
+        with self._lock:
+            left = [p for p in self._peers if p not in self._excluded and p not in asked]
+            return [p for p in left if self._resting.get(p, 0.0) <= now]
+
+    def _next(self, asked: set[str]) -> str | None:
+        """Whom to ask first of those."""
+        with self._lock:
+            absent = set(self._absent)
+        return next(iter(self._fetcher.standing.in_order(self._ready(asked), absent)), None)
+
+    def _rest(self, cid: ParsedCid, asked: set[str]) -> None:
+        """Wait for a peer that said it is busy. Raises NobodyServed if there is none, or not in time."""
+        with self._lock:
+            busy = [until for peer, until in self._resting.items() if peer not in asked and peer not in self._excluded]
+        left_s = self._deadline() - time.monotonic()
+        if not busy or left_s <= 0:
+            raise NobodyServed(cid, dict(self._failures), late=left_s <= 0)
+        time.sleep(max(0.0, min(min(busy) - time.monotonic(), left_s)))
+
+    def _ask(self, request: _Request, cid: ParsedCid) -> bytes:
+        peer, began = request.peer, time.monotonic()
         block = self._fetcher.client.get(
             peer,
             f"/ipfs/{cid}?format=raw",
             max_bytes=MAX_BLOCK_BYTES,
             timeout_s=min(self._limits.block_timeout_s, self._left_s(cid)),
             accept=RAW_TYPE,
+            abandon=request.abandon,
         )
         try:
             check_block(cid, block)
         except MalformedBlock as error:
             raise PeerFailed(peer, f"sent wrong bytes: {error}", lied=True) from None
+        self._fetcher.standing.served(peer, time.monotonic() - began)
         return block
 
     def _by_car(self) -> None:
         """Take what one peer sends of the file in one stream; what is missing then is asked for block by block."""
         root = self._walk.root.cid
-        for peer in self._fetcher.in_order(self._peers):
+        for peer in self._fetcher.standing.in_order(self._peers, self._absent):
             if peer in self._failures:  # it had not even the root
                 continue
             try:
                 self._take_car(peer, root)
             except PeerFailed as failure:
-                self._note(failure)
+                self._note(failure, set())
                 continue
-            self._fetcher.note(peer, failed=False)
             return
 
     def _take_car(self, peer: str, root: ParsedCid) -> None:
@@ -274,15 +339,23 @@ class _Attempt:
         if any(part.cid not in seen for part in waiting):
             raise PeerFailed(peer, "sent only part of the file")
 
-    def _note(self, failure: PeerFailed) -> None:
+    def _note(self, failure: PeerFailed, asked: set[str]) -> None:
+        """Remember what a peer did; a busy one may be asked for the same block again."""
+        peer = failure.peer
         with self._lock:
-            self._failures[failure.peer] = failure.reason
+            self._failures[peer] = failure.reason
             if failure.absent:
+                self._absent.add(peer)
                 return
-            self._failed[failure.peer] = self._failed.get(failure.peer, 0) + 1
-            if failure.lied or self._failed[failure.peer] >= self._limits.failures:
-                self._excluded.add(failure.peer)
-        self._fetcher.note(failure.peer, failed=True)
+            if failure.rest_s is not None and self._excused.setdefault(peer, 0) < MOST_RESTS:
+                self._excused[peer] += 1
+                self._resting[peer] = time.monotonic() + failure.rest_s
+                asked.discard(peer)
+                return
+            self._failed[peer] = self._failed.get(peer, 0) + 1
+            if failure.lied or self._failed[peer] >= self._limits.failures:
+                self._excluded.add(peer)
+        self._fetcher.standing.failed(peer)
 
     def _left_s(self, cid: ParsedCid) -> float:
         left = self._deadline() - time.monotonic()

@@ -4,8 +4,8 @@
     GET|HEAD /ipfs/{cid}?format=car    the file, depth first         application/vnd.ipld.car
 
 Whoever fetches checks every block, so the server needs no trust and gives nothing but blocks: no rendered files, no
-paths, no directories. The aiohttp server runs in a thread of its own and takes further routes, so that a process
-serves everything on one port.
+paths, no directories. An `Access` may keep blocks from some who ask. The aiohttp server runs in a thread of its own
+and takes further routes, so that a process serves everything on one port.
 Source: https://specs.ipfs.tech/http-gateways/trustless-gateway/
 """
 
@@ -15,29 +15,36 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from cupel.network.ipfs.admission import Access, Admission, PeerLimits
 from cupel.network.ipfs.blockstore import BlockMissing, BlockStore
 from cupel.network.ipfs.car import car_header, car_section
 from cupel.network.ipfs.cid import EMPTY_IDENTITY_CID, ParsedCid, parse_cid
+from cupel.network.ipfs.negotiation import CAR_TYPE, RAW_TYPE, Car, Raw, plain, wanted
 from cupel.network.ipfs.unixfs import Part, Walk
 from cupel.protocol.errors import MalformedBlock, MalformedInput, Unavailable, UsageError
 
 log = logging.getLogger(__name__)
 
-RAW_TYPE = "application/vnd.ipld.raw"
-CAR_TYPE = "application/vnd.ipld.car"
 _IMMUTABLE = "public, max-age=29030400, immutable"
-_HELP = f"ask for ?format=raw ({RAW_TYPE}) or ?format=car ({CAR_TYPE})"
+_REFUSALS: Mapping[int, type[web.HTTPException]] = {
+    401: web.HTTPUnauthorized,
+    403: web.HTTPForbidden,
+    404: web.HTTPNotFound,
+    503: web.HTTPServiceUnavailable,
+}
 JsonHandler = Callable[[Mapping[str, str]], object]
 """From a route's path parameters to something `json` can write."""
 
@@ -56,6 +63,8 @@ class GatewayLimits:
     """How long a client may take to accept one block."""
     idle_timeout_s: float = 60.0
     """How long a connection may stay open between requests."""
+    peer: PeerLimits = field(default_factory=PeerLimits)
+    """What one peer is given of all this; more is answered 429."""
 
 
 def json_route(path: str, handler: JsonHandler) -> web.RouteDef:
@@ -68,9 +77,9 @@ def json_route(path: str, handler: JsonHandler) -> web.RouteDef:
         try:
             value = await asyncio.get_running_loop().run_in_executor(None, handler, dict(request.match_info))
         except Unavailable as error:
-            raise _plain(web.HTTPNotFound, str(error)) from None
+            raise plain(web.HTTPNotFound, str(error)) from None
         except MalformedInput as error:
-            raise _plain(web.HTTPBadRequest, str(error)) from None
+            raise plain(web.HTTPBadRequest, str(error)) from None
         text = json.dumps(value, sort_keys=True, separators=(",", ":"))
         return web.Response(text=text, content_type="application/json", headers={"Cache-Control": "no-store"})
 
@@ -82,6 +91,7 @@ class GatewayServer:
 
     port    0 takes a free one; `url` tells which
     routes  added to the same server before it starts, for example from `json_route`
+    access  decides who gets which block; without it everybody gets every block
     """
 
     def __init__(
@@ -92,11 +102,16 @@ class GatewayServer:
         *,
         routes: Sequence[web.AbstractRouteDef] = (),
         limits: GatewayLimits | None = None,
+        access: Access | None = None,
     ) -> None:
         self._store = blockstore
         self._host, self._port = host, port
         self._routes = tuple(routes)
         self._limits = limits or GatewayLimits()
+        self._access = access
+        self._admission = Admission(self._limits.peer, time.monotonic)
+        # Not the threads that read blocks: who may have what is withheld may have to be asked of a chain that hangs.
+        self._deciding = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gateway-access")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping: asyncio.Event | None = None
@@ -202,6 +217,13 @@ class GatewayServer:
                 raise web.HTTPServiceUnavailable(
                     text="too many requests in hand; try again\n", headers={"Retry-After": "1"}
                 )
+            peer = self._peer(request)
+            wait_s = self._admission.enter(peer)
+            if wait_s is not None:
+                raise web.HTTPTooManyRequests(
+                    text="more than one peer is given; ask again later\n",
+                    headers={"Retry-After": str(max(1, math.ceil(wait_s)))},
+                )
             self._in_hand += 1
             try:
                 return await handler(request)
@@ -212,8 +234,31 @@ class GatewayServer:
                 raise
             finally:
                 self._in_hand -= 1
+                self._admission.leave(peer)
 
         return guard
+
+    def _peer(self, request: web.Request) -> str:
+        """Against whose limits a request counts."""
+        authorization = request.headers.get("Authorization")
+        known = self._access.known(authorization) if self._access is not None and authorization else None
+        return known or f"ip {request.remote}"
+
+    async def _check_access(self, request: web.Request, cid: ParsedCid) -> None:
+        """Raise what HTTP has for it unless this request may have `cid` and all below it."""
+        access, loop = self._access, asyncio.get_running_loop()
+        if access is None or await loop.run_in_executor(None, access.is_public, cid):
+            return
+        authorization = request.headers.get("Authorization")
+        refusal = await loop.run_in_executor(self._deciding, access.refuse, cid, authorization)
+        if refusal is None:
+            return
+        headers = {"Cache-Control": "no-store"}
+        if refusal.status == 401:
+            headers["WWW-Authenticate"] = "Cupel"
+        if refusal.retry_after_s is not None:
+            headers["Retry-After"] = str(refusal.retry_after_s)
+        raise _REFUSALS[refusal.status](text=refusal.reason + "\n", headers=headers)
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         text = request.match_info["cid"]
@@ -222,41 +267,43 @@ class GatewayServer:
         try:
             cid = parse_cid(text)
         except MalformedInput as error:
-            raise _plain(web.HTTPBadRequest, str(error)) from None
-        wanted = _wanted(request)
-        if isinstance(wanted, _Raw):
+            raise plain(web.HTTPBadRequest, str(error)) from None
+        asked = wanted(request)
+        await self._check_access(request, cid)
+        if isinstance(asked, Raw):
             return await self._raw(request, cid)
-        return await self._car(request, cid, wanted)
+        return await self._car(request, cid, asked)
 
     async def _raw(self, request: web.Request, cid: ParsedCid) -> web.StreamResponse:
-        headers = _headers(cid, etag=f'"{cid}.raw"', suffix="bin")
+        headers = self._headers(request, cid, etag=f'"{cid}.raw"', suffix="bin")
         if _unchanged(request, headers["ETag"]):
             return web.Response(status=304, headers=headers)
         block = await self._block(cid)
+        self._admission.charge(self._peer(request), len(block))
         response = web.Response(body=block, headers=headers)
         response.content_type = RAW_TYPE
         return response
 
-    async def _car(self, request: web.Request, cid: ParsedCid, wanted: _Car) -> web.StreamResponse:
-        tag = hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]
-        headers = _headers(cid, etag=f'W/"{cid}.car.{tag}"', suffix="car")
-        headers["Content-Type"] = f"{CAR_TYPE}; version=1; order=dfs; dups={'y' if wanted.repeats else 'n'}"
+    async def _car(self, request: web.Request, cid: ParsedCid, asked: Car) -> web.StreamResponse:
+        tag = hashlib.sha256(repr(asked).encode()).hexdigest()[:8]
+        headers = self._headers(request, cid, etag=f'W/"{cid}.car.{tag}"', suffix="car")
+        headers["Content-Type"] = f"{CAR_TYPE}; version=1; order=dfs; dups={'y' if asked.repeats else 'n'}"
         if _unchanged(request, headers["ETag"]):
             return web.Response(status=304, headers=headers)
         root = await self._block(cid)
         walk = Walk(cid)
         try:
-            children = walk.open(walk.root, root) if wanted.scope != "block" else []
+            children = walk.open(walk.root, root) if asked.scope != "block" else []
         except MalformedBlock as error:
-            raise _plain(web.HTTPNotImplemented, f"only plain files are served whole: {error}") from None
+            raise plain(web.HTTPNotImplemented, f"only plain files are served whole: {error}") from None
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         if request.method == "HEAD":
             return response
-        await self._write(response, car_header(cid) + car_section(cid, root))
+        await self._write(request, response, car_header(cid) + car_section(cid, root))
         try:
-            async for part, block in self._below(walk, children, repeats=wanted.repeats):
-                await self._write(response, car_section(part, block))
+            async for part, block in self._below(walk, children, repeats=asked.repeats):
+                await self._write(request, response, car_section(part, block))
         except (BlockMissing, MalformedBlock) as error:
             # A CAR has no place for an error: cut the connection, so that nobody takes what was sent for the whole.
             log.warning("CAR of %s ends early: %s", cid, error)
@@ -282,11 +329,25 @@ class GatewayServer:
         try:
             return await asyncio.get_running_loop().run_in_executor(None, self._store.require, cid)
         except BlockMissing:
-            raise _plain(web.HTTPNotFound, f"{cid}: not here") from None
+            raise plain(web.HTTPNotFound, f"{cid}: not here") from None
 
-    async def _write(self, response: web.StreamResponse, data: bytes) -> None:
+    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+        self._admission.charge(self._peer(request), len(data))
         async with asyncio.timeout(self._limits.write_timeout_s):
             await response.write(data)
+
+    def _headers(self, request: web.Request, cid: ParsedCid, *, etag: str, suffix: str) -> dict[str, str]:
+        # What was given to one peer for its signature is not for a cache in between to give to others.
+        is_shared = self._access is None or "Authorization" not in request.headers
+        return {
+            "Cache-Control": _IMMUTABLE if is_shared else "private, no-store",
+            "ETag": etag,
+            "Vary": "Accept, Authorization",
+            "X-Content-Type-Options": "nosniff",
+            "X-Ipfs-Path": f"/ipfs/{cid}",
+            "X-Ipfs-Roots": str(cid),
+            "Content-Disposition": f'attachment; filename="{cid}.{suffix}"',
+        }
 
 
 class _Refuse(asyncio.Protocol):
@@ -296,81 +357,8 @@ class _Refuse(asyncio.Protocol):
         transport.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Raw:
-    """One block."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Car:
-    """A CAR, with the parameters that change its bytes."""
-
-    scope: str
-    """`block` the root alone; `all` and `entity` the whole file, the only entity there is here."""
-    repeats: bool
-    """Send a block as often as the file repeats it."""
-
-
 async def _no_paths(request: web.Request) -> web.StreamResponse:
-    raise _plain(web.HTTPNotImplemented, "paths below a CID are not resolved here; ask for the CID of the file itself")
-
-
-def _wanted(request: web.Request) -> _Raw | _Car:
-    """What the URL or, without `format`, the Accept header asks for. Raises 400, 406 or 501."""
-    kind = request.query.get("format")
-    parameters: dict[str, str] = {}
-    if kind is None:
-        kind, parameters = _accepted(request.headers.get("Accept", ""))
-    if kind not in ("raw", "car"):
-        raise _plain(web.HTTPNotAcceptable, f"format {kind!r} is not served; {_HELP}")
-    if kind == "raw":
-        return _Raw()
-    if "entity-bytes" in request.query:
-        raise _plain(web.HTTPNotImplemented, "entity-bytes is not served; take the whole file or single blocks")
-    version = request.query.get("car-version", parameters.get("version", "1"))
-    order = request.query.get("car-order", parameters.get("order", "dfs"))
-    repeats = request.query.get("car-dups", parameters.get("dups", "n"))
-    scope = request.query.get("dag-scope", "all")
-    if scope not in ("all", "entity", "block"):
-        raise _plain(web.HTTPBadRequest, f"dag-scope {scope!r}: one of all, entity, block")
-    if version != "1" or order not in ("dfs", "unk") or repeats not in ("y", "n"):
-        raise _plain(
-            web.HTTPNotAcceptable,
-            f"a CAR here has version 1, order dfs, dups y or n; asked: {version}, {order}, {repeats}",
-        )
-    return _Car(scope, repeats == "y")
-
-
-def _accepted(accept: str) -> tuple[str, dict[str, str]]:
-    """The first servable type of an Accept header, by its weights, with its parameters."""
-    kinds = {RAW_TYPE: "raw", CAR_TYPE: "car"}
-    best: tuple[float, str, dict[str, str]] | None = None
-    for item in accept.split(",")[:32]:
-        media, *rest = (piece.strip() for piece in item.split(";"))
-        parameters = {
-            key.strip(): value.strip().strip('"') for key, _, value in (piece.partition("=") for piece in rest)
-        }
-        try:
-            weight = float(parameters.get("q", "1"))
-        except ValueError:
-            continue
-        if media in kinds and weight > 0 and (best is None or weight > best[0]):
-            best = (weight, kinds[media], parameters)
-    if best is None:
-        raise _plain(web.HTTPNotAcceptable, f"this gateway serves blocks, not rendered files; {_HELP}")
-    return best[1], best[2]
-
-
-def _headers(cid: ParsedCid, *, etag: str, suffix: str) -> dict[str, str]:
-    return {
-        "Cache-Control": _IMMUTABLE,
-        "ETag": etag,
-        "Vary": "Accept",
-        "X-Content-Type-Options": "nosniff",
-        "X-Ipfs-Path": f"/ipfs/{cid}",
-        "X-Ipfs-Roots": str(cid),
-        "Content-Disposition": f'attachment; filename="{cid}.{suffix}"',
-    }
+    raise plain(web.HTTPNotImplemented, "paths below a CID are not resolved here; ask for the CID of the file itself")
 
 
 def _unchanged(request: web.Request, etag: str) -> bool:
@@ -379,7 +367,3 @@ def _unchanged(request: web.Request, etag: str) -> bool:
     return asked.strip() == "*" or etag.removeprefix("W/") in (
         tag.strip().removeprefix("W/") for tag in asked.split(",")
     )
-
-
-def _plain(kind: type[web.HTTPException], text: str) -> web.HTTPException:
-    return kind(text=text + "\n", headers={"Cache-Control": "no-store"})

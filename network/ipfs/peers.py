@@ -6,11 +6,9 @@ holds from the first connection attempt to the last byte, and a limit on what is
 
 from __future__ import annotations
 
-import ssl
-import time
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -18,40 +16,80 @@ from urllib.parse import urlsplit
 import httpcore
 import httpx
 
+from cupel.network.ipfs.transport import Abandoned, DeadlineTransport, limited
 from cupel.protocol.errors import Unavailable
 from cupel.protocol.json_text import parse_json
 
-_deadline: ContextVar[float] = ContextVar("deadline")
-"""When, by time.monotonic, the request this thread is making must be over."""
+Introduce = Callable[[str], Mapping[str, str]]
+"""Headers that tell a peer, given by its URL, who asks."""
+_LONGEST_REASON = 300
+"""Bytes of a refusal that are read and repeated."""
+_LONGEST_REST_S = 30.0
+"""A peer that asks to be left alone for longer is left alone for this long."""
 
 
 class PeerFailed(Unavailable):
     """One peer did not serve what it was asked for."""
 
-    def __init__(self, peer: str, reason: str, *, lied: bool = False, absent: bool = False) -> None:
+    def __init__(
+        self, peer: str, reason: str, *, lied: bool = False, absent: bool = False, rest_s: float | None = None
+    ) -> None:
         super().__init__(f"{peer}: {reason}")
         self.peer = peer
         self.reason = reason
         self.lied = lied
         """It sent something else than was asked for."""
         self.absent = absent
-        """It answered properly that it does not have it."""
+        """It answered properly that it does not have it, or not for us."""
+        self.rest_s = rest_s
+        """It is busy and wants to be asked again after so many seconds."""
 
 
 class PeerClient:
     """Makes requests to peers; any number of threads may share one. Connections are kept and used again.
 
     connections        open at once, over all peers
-    connect_timeout_s  for reaching a machine; answering has its own limit in each request
+    connect_timeout_s  for finding and reaching a machine; answering has its own limit in each request
+    introduce          what peers are told about who asks; by default nothing
     """
 
-    def __init__(self, *, connections: int = 32, connect_timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, *, connections: int = 32, connect_timeout_s: float = 5.0, introduce: Introduce | None = None
+    ) -> None:
         self._connect_timeout_s = connect_timeout_s
-        self._client = httpx.Client(transport=_DeadlineTransport(connections), follow_redirects=False, trust_env=False)
+        self._introduce = introduce
+        self._client = httpx.Client(transport=DeadlineTransport(connections), follow_redirects=False, trust_env=False)
 
-    def get(self, peer: str, path: str, *, max_bytes: int, timeout_s: float, accept: str = "*/*") -> bytes:
-        """The body of one answer. Raises PeerFailed: refused, late, too long, cut short, or an error status."""
-        with self.stream(peer, path, max_bytes=max_bytes, timeout_s=timeout_s, accept=accept) as chunks:
+    def get(
+        self,
+        peer: str,
+        path: str,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        accept: str = "*/*",
+        abandon: threading.Event | None = None,
+    ) -> bytes:
+        """The body of one answer. Raises PeerFailed: refused, late, too long, cut short, or an error status.
+
+        abandon  set by another thread to end the request early, which then fails
+        """
+        with self.stream(
+            peer, path, max_bytes=max_bytes, timeout_s=timeout_s, accept=accept, abandon=abandon
+        ) as chunks:
+            return b"".join(chunks)
+
+    def post(
+        self,
+        peer: str,
+        path: str,
+        *,
+        files: Mapping[str, tuple[str, bytes]] | None = None,
+        max_bytes: int,
+        timeout_s: float,
+    ) -> bytes:
+        """The body of the answer to a POST, `files` sent as multipart/form-data. Raises as `get`."""
+        with self.stream(peer, path, method="POST", files=files, max_bytes=max_bytes, timeout_s=timeout_s) as chunks:
             return b"".join(chunks)
 
     def get_json(self, peer: str, path: str, *, max_bytes: int = 1 << 20, timeout_s: float = 20.0) -> object:
@@ -65,25 +103,32 @@ class PeerClient:
 
     @contextmanager
     def stream(
-        self, peer: str, path: str, *, max_bytes: int, timeout_s: float, accept: str = "*/*"
+        self,
+        peer: str,
+        path: str,
+        *,
+        method: str = "GET",
+        files: Mapping[str, tuple[str, bytes]] | None = None,
+        max_bytes: int,
+        timeout_s: float,
+        accept: str = "*/*",
+        abandon: threading.Event | None = None,
     ) -> Iterator[Iterator[bytes]]:
         """The body as it arrives. Raises PeerFailed, as `get`, inside the block as well."""
         url = checked_url(peer) + path
-        token = _deadline.set(time.monotonic() + timeout_s)
+        introduction = self._introduce(peer) if self._introduce is not None else {}
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, self._connect_timeout_s))
         # A server that compresses could send a gigabyte in a kilobyte.
-        headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "cupel"}
-        try:
+        headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "cupel", **introduction}
+        with limited(timeout_s, abandon):
             with _blaming(peer, timeout_s):
-                request = self._client.build_request("GET", url, headers=headers, timeout=timeout)
+                request = self._client.build_request(method, url, headers=headers, timeout=timeout, files=files)
                 response = self._client.send(request, stream=True)
             try:
-                _check_answer(peer, response, max_bytes)
+                _check_answer(peer, response, max_bytes, timeout_s)
                 yield _bounded(peer, response.iter_raw(), max_bytes, timeout_s)
             finally:
                 response.close()
-        finally:
-            _deadline.reset(token)
 
     def close(self) -> None:
         self._client.close()
@@ -110,9 +155,15 @@ def checked_url(peer: str) -> str:
     return peer.rstrip("/")
 
 
-def _check_answer(peer: str, response: httpx.Response, max_bytes: int) -> None:
+def _check_answer(peer: str, response: httpx.Response, max_bytes: int, timeout_s: float) -> None:
     if response.status_code in (404, 410):
         raise PeerFailed(peer, "does not have it (404)", absent=True)
+    if response.status_code in (401, 403):
+        reason = _read_reason(peer, response, timeout_s)
+        raise PeerFailed(peer, f"refuses it ({response.status_code}: {reason})", absent=True)
+    rest_s = _read_rest(response)
+    if rest_s is not None:
+        raise PeerFailed(peer, f"is busy ({response.status_code}), asks for {rest_s:g} s", rest_s=rest_s)
     if response.status_code != 200:
         raise PeerFailed(peer, f"answered {response.status_code} {response.reason_phrase}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -120,6 +171,25 @@ def _check_answer(peer: str, response: httpx.Response, max_bytes: int) -> None:
     length = response.headers.get("Content-Length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > max_bytes:
         raise PeerFailed(peer, f"announced {int(length[:20]):,} bytes where at most {max_bytes:,} are taken", lied=True)
+
+
+def _read_reason(peer: str, response: httpx.Response, timeout_s: float) -> str:
+    """The first line of a refusal, fit to be printed."""
+    text = b""
+    for chunk in _bounded(peer, response.iter_raw(), 1 << 16, timeout_s):
+        text += chunk
+        if len(text) >= _LONGEST_REASON:
+            break
+    first = text[:_LONGEST_REASON].decode("ascii", "replace").strip().partition("\n")[0]
+    return "".join(c if c.isprintable() and c != "\ufffd" else "?" for c in first) or "no reason given"
+
+
+def _read_rest(response: httpx.Response) -> float | None:
+    """Seconds to wait, where an answer says that the peer is busy now."""
+    stated = response.headers.get("Retry-After", "")
+    if response.status_code not in (429, 503) or not (stated.isascii() and stated.isdigit()):
+        return 1.0 if response.status_code == 429 else None
+    return min(float(stated[:6]), _LONGEST_REST_S)
 
 
 def _bounded(peer: str, chunks: Iterator[bytes], max_bytes: int, timeout_s: float) -> Iterator[bytes]:
@@ -141,6 +211,8 @@ def _blaming(peer: str, timeout_s: float) -> Iterator[None]:
     laid at a peer's door."""
     try:
         yield
+    except Abandoned:
+        raise PeerFailed(peer, "is asked no longer") from None
     except (httpcore.ConnectTimeout, httpcore.ConnectError) as error:
         raise PeerFailed(peer, f"cannot be reached: {error}") from None
     except (httpcore.TimeoutException, httpx.TimeoutException):
@@ -149,95 +221,3 @@ def _blaming(peer: str, timeout_s: float) -> Iterator[None]:
         raise PeerFailed(peer, f"broke off: {error or type(error).__name__}") from None
     except (httpcore.ProtocolError, httpcore.UnsupportedProtocol, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise PeerFailed(peer, f"cannot be asked: {error or type(error).__name__}") from None
-
-
-class _DeadlineTransport(httpx.BaseTransport):
-    """httpx over httpcore with one deadline for a whole request.
-
-    The timeouts of httpx hold for a single read: a server that sends a byte now and then would never run into one.
-    """
-
-    def __init__(self, connections: int) -> None:
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=ssl.create_default_context(),
-            max_connections=connections,
-            max_keepalive_connections=connections,
-            keepalive_expiry=30.0,
-            network_backend=_DeadlineBackend(),
-        )
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        if not isinstance(request.stream, httpx.SyncByteStream):
-            raise AssertionError("only synchronous requests are made here")
-        answer = self._pool.handle_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(
-                    scheme=request.url.raw_scheme,
-                    host=request.url.raw_host,
-                    port=request.url.port,
-                    target=request.url.raw_path,
-                ),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer), extensions=answer.extensions)
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-class _Body(httpx.SyncByteStream):
-    def __init__(self, answer: httpcore.Response) -> None:
-        self._answer = answer
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._answer.iter_stream()
-
-    def close(self) -> None:
-        self._answer.close()
-
-
-class _DeadlineBackend(httpcore.SyncBackend):
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        return _DeadlineStream(super().connect_tcp(host, port, _left(timeout), local_address, socket_options))
-
-
-class _DeadlineStream(httpcore.NetworkStream):
-    """A connection that never waits past the deadline of the request it is used for."""
-
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _left(timeout))
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, _left(timeout))
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.NetworkStream:
-        return _DeadlineStream(self._stream.start_tls(ssl_context, server_hostname, _left(timeout)))
-
-    def get_extra_info(self, info: str) -> object:
-        return self._stream.get_extra_info(info)
-
-
-def _left(timeout: float | None) -> float:
-    left = _deadline.get() - time.monotonic()
-    if left <= 0:
-        raise httpcore.ReadTimeout("past the deadline of the request")
-    return left if timeout is None else min(left, timeout)

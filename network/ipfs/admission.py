@@ -1,0 +1,119 @@
+"""Who is served what, and how much of it: what a gateway asks before it answers.
+
+The network layer knows no chain. Whoever runs a server hands it an `Access`, which says of a block whether anybody may
+have it, and if not, whether this request may. Limits by peer keep one of them from taking what there is for all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cupel.network.ipfs.cid import ParsedCid
+
+REMEMBERED_PEERS = 4096
+"""Peers whose recent use is remembered; the one heard of longest ago is forgotten first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not answered, as HTTP says it."""
+
+    status: int
+    """401 without a valid signature, 403 not for this peer, 404 not here, 503 not decidable now."""
+    reason: str
+    """One plain sentence, sent to the peer."""
+    retry_after_s: int | None = None
+
+
+class Access(Protocol):
+    """Decides about single blocks. Called from several threads."""
+
+    def known(self, authorization: str) -> str | None:
+        """Whose limits a request with this Authorization header counts against; None: its IP address's. Never waits."""
+
+    def is_public(self, cid: ParsedCid) -> bool:
+        """Whether anybody may have this block, as far as that is known without asking anybody."""
+
+    def refuse(self, cid: ParsedCid, authorization: str | None) -> Refusal | None:
+        """Why this request may not have a block that is not public; None if it may. May take as long as a question
+        to the chain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerLimits:
+    """What one peer is given. A peer is a known account or else an IP address, so several nodes behind one address
+    that do not sign share what it gets."""
+
+    requests: int = 32
+    """In hand at the same time."""
+    requests_per_s: float = 500.0
+    burst_requests: int = 1000
+    """Made at once after a time of silence."""
+    bytes_per_s: float = 64 << 20
+    burst_bytes: int = 256 << 20
+    """Taken at once after a time of silence. What is owed after a long answer is waited for before the next."""
+
+
+@dataclass(slots=True)
+class _Account:
+    """One peer's use."""
+
+    refilled: float
+    requests: float
+    size_bytes: float
+    in_hand: int = 0
+
+
+class Admission:
+    """Token buckets by peer. Belongs to one thread, the server's own.
+
+    now   seconds of a clock that never goes back
+    """
+
+    def __init__(self, limits: PeerLimits, now: Callable[[], float]) -> None:
+        self._limits, self._now = limits, now
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+
+    def enter(self, peer: str) -> float | None:
+        """None lets a request in, until `leave`; otherwise the seconds after which asking again may help."""
+        account, limits = self._account(peer), self._limits
+        if account.in_hand >= limits.requests:
+            return 1.0
+        if account.requests < 1.0:
+            return (1.0 - account.requests) / limits.requests_per_s
+        if account.size_bytes <= 0.0:
+            return (1.0 - account.size_bytes) / limits.bytes_per_s
+        account.requests -= 1.0
+        account.in_hand += 1
+        return None
+
+    def leave(self, peer: str) -> None:
+        """A request that was let in is over."""
+        account = self._account(peer)
+        account.in_hand = max(0, account.in_hand - 1)
+
+    def charge(self, peer: str, size_bytes: int) -> None:
+        """So much is being sent to it."""
+        self._account(peer).size_bytes -= size_bytes
+
+    def _account(self, peer: str) -> _Account:
+        now, limits = self._now(), self._limits
+        account = self._accounts.get(peer)
+        if account is None:
+            account = _Account(now, limits.burst_requests, limits.burst_bytes)
+            self._accounts[peer] = account
+            self._forget()
+        self._accounts.move_to_end(peer)
+        passed, account.refilled = now - account.refilled, now
+        account.requests = min(limits.burst_requests, account.requests + passed * limits.requests_per_s)
+        account.size_bytes = min(limits.burst_bytes, account.size_bytes + passed * limits.bytes_per_s)
+        return account
+
+    def _forget(self) -> None:
+        if len(self._accounts) > REMEMBERED_PEERS:
+            idle = next((peer for peer, account in self._accounts.items() if account.in_hand == 0), None)
+            if idle is not None:
+                del self._accounts[idle]
