@@ -5,14 +5,12 @@ Subcommands are imported only when used, so that `cupel chain` starts without to
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import sys
 
 import click
 
 import cupel
-from cupel.protocol.errors import CupelError, UsageError
+from cupel.node.command import run_command
 
 COMMANDS = {
     "chain": ("cupel.commands.chain:chain", "Run the embedded chain as a process of its own."),
@@ -43,9 +41,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(self.list_commands(ctx))}."
-            raise click.UsageError(f"no command '{args[0]}'; {hint}", ctx)
+            raise click.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -62,28 +58,5 @@ def cli() -> None:
     """
 
 
-def run(command: click.Command, name: str) -> None:
-    """Run a command with Cupel's exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
-    try:
-        code = command.main(prog_name=name, standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
-    except UsageError as error:
-        click.echo(f"{name}: {error}", err=True)
-        sys.exit(2)
-    except CupelError as error:
-        click.echo(f"{name}: {type(error).__name__}: {error}", err=True)
-        sys.exit(1)
-    except BrokenPipeError:
-        sys.exit(1)
-
-
 def main() -> None:
-    run(cli, "cupel")
+    run_command(cli, "cupel")

@@ -8,7 +8,7 @@ import click
 
 from cupel.miner.settings import FAULTS, MinerSettings
 from cupel.node.command import run_command, stop_on_signals
-from cupel.node.settings import node_options
+from cupel.node.options import ENVIRONMENT_PREFIX, build_settings, node_options
 
 
 @click.command("miner", context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,7 +25,7 @@ def miner(**options: Any) -> None:
 
     Every option may also come from the environment (CUPEL_RPC for --rpc) or from cupel.toml.
     """
-    settings = MinerSettings(**options)
+    settings = build_settings(MinerSettings, options)
     stop = stop_on_signals()
     # Past this point torch is loaded, which takes seconds; --help and wrong settings do not wait for it.
     from cupel.miner.miner import run_miner
@@ -34,7 +34,7 @@ def miner(**options: Any) -> None:
 
 
 def main() -> None:
-    run_command(miner, "miner")
+    run_command(miner, "miner", ENVIRONMENT_PREFIX)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cupel.node.settings import NodeSettings
-from cupel.protocol.errors import UsageError
+from cupel.node.settings import NodeSettings, WrongSetting
 
 FAULTS = ("perturb",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinerSettings(NodeSettings):
-    """What a miner needs besides. Checked on construction; raises UsageError."""
+    """What a miner needs besides. Checked on construction; raises WrongSetting."""
 
     units: int = 1
     """Units of work asked for in each round."""
@@ -25,8 +24,8 @@ class MinerSettings(NodeSettings):
         # slots=True makes a second class, which zero-argument super() does not know.
         super(MinerSettings, self).__post_init__()
         if not 1 <= self.units <= 255:
-            raise UsageError(f"--units is {self.units}; take 1 to 255")
+            raise WrongSetting("units", f"--units is {self.units}; take 1 to 255")
         if self.deposit_wei is not None and self.deposit_wei < 0:
-            raise UsageError(f"--deposit is {self.deposit_wei} wei; it cannot be negative")
+            raise WrongSetting("deposit_wei", f"--deposit is {self.deposit_wei} wei; it cannot be negative")
         if self.fault is not None and self.fault not in FAULTS:
-            raise UsageError(f"--fault is {self.fault!r}; take one of {', '.join(FAULTS)}")
+            raise WrongSetting("fault", f"--fault is {self.fault!r}; take one of {', '.join(FAULTS)}")

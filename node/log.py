@@ -9,18 +9,20 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from cupel.node.redaction import redact
+
 
 def plain(value: object) -> Any:
-    """`value` as JSON knows it: bytes become 0x-hex, tuples lists, whatever else its text."""
+    """`value` as JSON knows it: bytes become 0x-hex, tuples lists, whatever else its text, secrets in URLs cut."""
     if isinstance(value, (bytes, bytearray)):
         return "0x" + value.hex()
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (bool, int, float)):
         return value
-    return str(value)
+    return redact(str(value))
 
 
 def _word(value: object) -> str:
@@ -67,6 +69,7 @@ class Log:
             mark = "" if level in ("info", "stat") else f"{level}: "
             tail = "".join(f" {name}={_word(value)}" for name, value in fields.items()) if words else ""
             text = f"{stamp} {self._name} {mark}{event}{tail}"
+        text = redact(text)
         with self._lock:
             self._stream.write(text + "\n")
             self._stream.flush()

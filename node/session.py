@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 
 from cupel.chain.client import ChainClient
-from cupel.chain.keys import LocalSigner, load_account, read_password_file
+from cupel.chain.keys import LocalSigner
 from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Parameters, Participant
@@ -27,6 +27,7 @@ from cupel.node.log import Log
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
 from cupel.node.records import History
 from cupel.node.settings import NodeSettings, parse_listen
+from cupel.node.signers import connect, open_signer
 from cupel.node.states import States
 from cupel.node.stats import StatLine, Stats
 from cupel.protocol import merkle, sampling
@@ -226,13 +227,13 @@ def open_session(settings: NodeSettings, name: str, stop: threading.Event) -> It
     log = Log(name, as_json=settings.json_log)
     torch.set_num_threads(settings.threads)
     run_file = RunFile.read(settings.run)
-    signer = load_account(settings.keystore, read_password_file(settings.password_file))
+    signer = open_signer(settings)
     with ExitStack() as stack:
         store = stack.enter_context(BlockStore(settings.data / "store"))
-        chain = ChainClient(settings.rpc, signer, chain_id=run_file.chain_id)
+        chain = connect(settings, signer, run_file.chain_id)
         stack.callback(chain.close)
         if not chain.has_code(run_file.contract):
-            raise UsageError(f"{settings.run}: no contract is at {run_file.contract} on the chain at {settings.rpc}")
+            raise UsageError(f"{settings.run}: no contract is at {run_file.contract} on the chain at {chain.url}")
         session = Session(settings, log=log, stop=stop, run_file=run_file, signer=signer, chain=chain, store=store)
         self_test(session.backend)
         stack.enter_context(session.fetcher)

@@ -60,7 +60,7 @@ def test_a_mistyped_command_is_answered_with_what_was_meant() -> None:
         text=True,
     )
     assert done.returncode == 2
-    assert "did you mean 'demo'?" in done.stderr
+    assert done.stderr == "cupel: No such command 'deno'. Did you mean 'demo'? `cupel --help` lists what there is.\n"
 
 
 def test_the_command_page_says_what_help_says() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cupel.node.command import run_command, stop_on_signals
-from cupel.node.settings import node_options
+from cupel.node.options import ENVIRONMENT_PREFIX, build_settings, node_options
 from cupel.verifier.settings import WATCHES, VerifierSettings
 
 
@@ -28,7 +28,7 @@ def verifier(**options: Any) -> None:
 
     Every option may also come from the environment (CUPEL_RPC for --rpc) or from cupel.toml.
     """
-    settings = VerifierSettings(**options)
+    settings = build_settings(VerifierSettings, options)
     stop = stop_on_signals()
     # Past this point torch is loaded, which takes seconds; --help and wrong settings do not wait for it.
     from cupel.verifier.verifier import run_verifier
@@ -37,7 +37,7 @@ def verifier(**options: Any) -> None:
 
 
 def main() -> None:
-    run_command(verifier, "verifier")
+    run_command(verifier, "verifier", ENVIRONMENT_PREFIX)
 
 
 if __name__ == "__main__":

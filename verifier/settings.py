@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cupel.node.settings import NodeSettings
-from cupel.protocol.errors import UsageError
+from cupel.node.settings import NodeSettings, WrongSetting
 
 WATCHES = ("drawn", "all")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifierSettings(NodeSettings):
-    """What a verifier needs besides. Checked on construction; raises UsageError."""
+    """What a verifier needs besides. Checked on construction; raises WrongSetting."""
 
     slots: int = 1
     """Stake slots to keep free: the more, the likelier to be drawn."""
@@ -25,8 +24,8 @@ class VerifierSettings(NodeSettings):
         # slots=True makes a second class, which zero-argument super() does not know.
         super(VerifierSettings, self).__post_init__()
         if not 1 <= self.slots <= 65535:
-            raise UsageError(f"--slots is {self.slots}; take 1 to 65535")
+            raise WrongSetting("slots", f"--slots is {self.slots}; take 1 to 65535")
         if self.deposit_wei is not None and self.deposit_wei < 0:
-            raise UsageError(f"--deposit is {self.deposit_wei} wei; it cannot be negative")
+            raise WrongSetting("deposit_wei", f"--deposit is {self.deposit_wei} wei; it cannot be negative")
         if self.watch not in WATCHES:
-            raise UsageError(f"--watch is {self.watch!r}; take one of {', '.join(WATCHES)}")
+            raise WrongSetting("watch", f"--watch is {self.watch!r}; take one of {', '.join(WATCHES)}")

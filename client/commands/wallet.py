@@ -49,21 +49,6 @@ def _get_directory(keystore: Path | None) -> Path:
     return get_keystore_directory() if keystore is None else keystore
 
 
-def _get_password(file: Path | None, descriptor: int | None, *, confirm: bool = False) -> str:
-    from cupel.chain.keys import read_password_descriptor, read_password_file
-
-    if file is not None and descriptor is not None:
-        raise UsageError("give --password-file or --password-fd, not both")
-    if file is not None:
-        return read_password_file(file)
-    if descriptor is not None:
-        return read_password_descriptor(descriptor)
-    if not sys.stdin.isatty():
-        raise UsageError("no password: give --password-file or --password-fd, or run this in a terminal")
-    password: str = click.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True)
-    return password
-
-
 def format_ether(wei: int) -> str:
     """An amount in ETH, exact, without trailing zeros."""
     whole, rest = divmod(wei, WEI_PER_ETH)
@@ -84,8 +69,9 @@ def wallet() -> None:
 def new(keystore: Path | None, password_file: Path | None, password_fd: int | None) -> None:
     """Make a key and print its address. Who loses the file or the password loses the key."""
     from cupel.chain.keys import make_key, save_keystore
+    from cupel.node.signers import get_password
 
-    password = _get_password(password_file, password_fd, confirm=True)
+    password = get_password(password_file, password_fd, confirm=True)
     signer = make_key()
     path = save_keystore(signer, password, _get_directory(keystore), now=_now())
     click.echo(signer.address)
@@ -105,9 +91,10 @@ def import_key(
 ) -> None:
     """Encrypt a private key made elsewhere and print its address."""
     from cupel.chain.keys import LocalSigner, save_keystore
+    from cupel.node.signers import get_password
 
     signer = LocalSigner(_read_key(key_file))
-    password = _get_password(password_file, password_fd, confirm=True)
+    password = get_password(password_file, password_fd, confirm=True)
     path = save_keystore(signer, password, _get_directory(keystore), now=_now())
     click.echo(signer.address)
     click.echo(f"kept in {path}", err=True)
@@ -184,10 +171,11 @@ def send(
     from cupel.chain.client import ChainClient
     from cupel.chain.keys import find_keystore, load_account
     from cupel.commands.chain import parse_ether
+    from cupel.node.signers import get_password
 
     target, wei = _parse_address(to), parse_ether(amount)
     path = find_keystore(_get_directory(keystore), sender)
-    signer = load_account(path, _get_password(password_file, password_fd))
+    signer = load_account(path, get_password(password_file, password_fd))
     client = ChainClient(rpc, signer, chain_id=chain_id)
     if not yes:
         question = f"Send {format_ether(wei)} ETH from {signer.address} to {target} on chain {client.chain_id}?"
@@ -210,9 +198,10 @@ def export(
     Whoever sees that file owns everything the key owns. It is never printed.
     """
     from cupel.chain.keys import find_keystore, load_account, write_private_file
+    from cupel.node.signers import get_password
 
     path = find_keystore(_get_directory(keystore), key)
-    signer = load_account(path, _get_password(password_file, password_fd))
+    signer = load_account(path, get_password(password_file, password_fd))
     write_private_file(out, f"0x{signer.export_key().hex()}\n".encode())
     click.echo(f"the key of {signer.address} is in {out}, unencrypted", err=True)
 
