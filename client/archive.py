@@ -8,17 +8,14 @@ data/           manifests, programs, shards, the states rounds started from, uni
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import types
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cupel.chain.run_values import Parameters
 from cupel.network.ipfs import BlockStore
+from cupel.node.json_fields import from_fields, to_fields
 from cupel.protocol.errors import UsageError
 
 
@@ -98,7 +95,7 @@ class RunArchive:
 
     def append(self, summary: RoundSummary) -> None:
         with self._rounds.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(dataclasses.asdict(summary))) + "\n")
+            file.write(json.dumps(to_fields(summary)) + "\n")
 
     def rounds(self) -> Iterator[RoundSummary]:
         """Ended rounds, oldest first; a line cut short by a crash is left out."""
@@ -106,7 +103,7 @@ class RunArchive:
             return
         for number, line in enumerate(self._rounds.read_text(encoding="utf-8").split("\n")[:-1], 1):
             try:
-                yield _build(RoundSummary, json.loads(line))
+                yield from_fields(RoundSummary, json.loads(line))
             except (KeyError, TypeError, ValueError) as wrong:
                 raise UsageError(f"{self._rounds}, line {number}: not a round ({wrong!r})") from wrong
 
@@ -118,13 +115,13 @@ class RunArchive:
         return known[number]
 
     def write_parameters(self, parameters: Parameters) -> None:
-        text = json.dumps(_plain(dataclasses.asdict(parameters)), indent=2)
+        text = json.dumps(to_fields(parameters), indent=2)
         (self.folder / "parameters.json").write_text(text + "\n", encoding="utf-8")
 
     def read_parameters(self) -> Parameters:
         path = self.folder / "parameters.json"
         try:
-            return typing.cast(Parameters, _build(Parameters, json.loads(path.read_text(encoding="utf-8"))))
+            return from_fields(Parameters, json.loads(path.read_text(encoding="utf-8")))
         except (OSError, KeyError, TypeError, ValueError) as wrong:
             raise UsageError(f"{path} does not hold a run's parameters ({wrong!r})") from wrong
 
@@ -143,36 +140,3 @@ def find_unit(summary: RoundSummary, wanted: str) -> UnitSummary:
         listed = "\n".join(f"  {i}  0x{u.unit.hex()}  {u.status.lower()}" for i, u in enumerate(summary.units))
         raise UsageError(f"{len(found) or 'no'} units of round {summary.round} match {wanted!r}; name one:\n{listed}")
     return found[0]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return "0x" + value.hex()
-    if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
-    return value
-
-
-def _build(kind: Any, fields: dict[str, Any]) -> Any:
-    hints = typing.get_type_hints(kind)
-    if set(fields) != set(hints):
-        raise ValueError(f"fields {sorted(set(fields) ^ set(hints))} are missing or unknown")
-    return kind(**{name: _value(hints[name], one) for name, one in fields.items()})
-
-
-def _value(hint: Any, value: Any) -> Any:
-    while isinstance(hint, typing.NewType):
-        hint = hint.__supertype__
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return None if value is None else _value(typing.get_args(hint)[0], value)
-    if typing.get_origin(hint) is tuple:
-        return tuple(_value(typing.get_args(hint)[0], one) for one in value)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value)
-    if hint is bytes:
-        return bytes.fromhex(value.removeprefix("0x"))
-    if not isinstance(value, (int, float) if hint is float else hint):
-        raise ValueError(f"{value!r} is not of type {hint.__name__}")
-    return value

@@ -6,17 +6,15 @@ verdict is about bits.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import struct
-import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from cupel.node.log import plain
+from cupel.node.json_fields import from_fields, to_fields
 from cupel.protocol.errors import MalformedInput
 
 
@@ -150,7 +148,7 @@ _KINDS: dict[str, type[Record]] = {t.kind: t for t in typing.get_args(Record)}
 
 def to_line(record: Record) -> str:
     """`record` as one line of JSON, without the line's end."""
-    return json.dumps({"kind": record.kind} | plain(dataclasses.asdict(record)), ensure_ascii=False)
+    return json.dumps({"kind": record.kind} | to_fields(record), ensure_ascii=False)
 
 
 def from_line(line: str) -> Record:
@@ -158,32 +156,9 @@ def from_line(line: str) -> Record:
     try:
         fields = json.loads(line)
         kind = _KINDS[fields.pop("kind")]
-        return typing.cast(Record, _build(kind, fields))
+        return from_fields(kind, fields)
     except (KeyError, TypeError, ValueError, AttributeError) as wrong:
         raise MalformedInput(f"not a history record ({wrong!r}): {line[:120]!r}") from wrong
-
-
-def _build(kind: type[Any], fields: dict[str, Any]) -> object:
-    hints = typing.get_type_hints(kind)
-    return kind(**{name: _value(hints[name], value) for name, value in fields.items()})
-
-
-def _value(hint: Any, value: Any) -> object:
-    """`value` from JSON as the field of type `hint` that it was."""
-    origin = typing.get_origin(hint)
-    if hint is bytes:
-        return bytes.fromhex(value.removeprefix("0x"))
-    if origin is tuple:
-        return tuple(_value(typing.get_args(hint)[0], v) for v in value)
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _value(typing.get_args(hint)[0], value)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise ValueError(f"{value!r} is not one of {typing.get_args(hint)}")
-        return value
-    if dataclasses.is_dataclass(hint):
-        return _build(typing.cast("type[Any]", hint), value)
-    return hint(value)
 
 
 class History:
