@@ -12,6 +12,7 @@ from cupel.miner.faults import check_chain, perturb
 from cupel.miner.settings import MinerSettings
 from cupel.miner.work import UnitWork
 from cupel.node.decisions import Commit, MinerFacts, Open, Train, decide_miner
+from cupel.node.deposits import miner_deposit
 from cupel.node.participant import Participant
 from cupel.node.records import Outcome, OutcomeRecord, UnitRecord, float_of_bits
 from cupel.node.session import Session, Stopped, open_session
@@ -80,9 +81,7 @@ class Miner(Participant):
             raise UsageError(f"--units is {self.settings.units}; this run takes {p.max_units_per_miner} of one miner")
         wanted = self.settings.deposit_wei
         if wanted is None:
-            # What is disputed is held for longer, but then something is wrong with this miner.
-            rounds = self.rounds_within(p.maturity_blocks)
-            wanted = rounds * (self.settings.units * p.unit_bond + p.merge_bond)
+            wanted = miner_deposit(p, self.settings.units)
         deposit = self.compute_deposit("join as a miner", wanted)
         self.contract.join_miner(self.settings.units, self.session.endpoint, deposit_wei=deposit)
         self.log.info("joined", units=self.settings.units, deposit_eth=deposit / 10**18, endpoint=self.session.endpoint)

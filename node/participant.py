@@ -439,10 +439,6 @@ class Participant(ABC):
         )
         self.log.info("claimed", rounds=rounds, tokens=amount / 10**18)
 
-    def rounds_within(self, blocks: int) -> int:
-        """Rounds that may end within so many blocks, when rounds are as short as they can be."""
-        return 2 + blocks // (2 * self.parameters.beacon_delay + 6)
-
     def compute_deposit(self, what: str, wanted_wei: int) -> int:
         """What is left to put down of a wanted deposit; nothing for a seat taken earlier, whose endpoint changed.
 

@@ -11,6 +11,7 @@ from cupel.chain.run_contract import compute_seal
 from cupel.chain.run_values import Answer as PostedAnswer
 from cupel.chain.run_values import Assignment, Phase, Status, UnitView
 from cupel.node.decisions import DrawnUnit, Replay, Reveal, Seal, VerifierFacts, decide_verifier
+from cupel.node.deposits import verifier_deposit
 from cupel.node.descriptions import UnitDescription
 from cupel.node.participant import ROUNDS_KEPT, Participant
 from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_bits
@@ -101,9 +102,7 @@ class Verifier(Participant):
         p = self.parameters
         wanted = self.settings.deposit_wei
         if wanted is None:
-            # A slot's stake is held with each disputed unit, whoever was right: one such unit a round is covered.
-            slots = self.settings.slots * (1 + self.rounds_within(p.hold_blocks))
-            wanted = slots * p.slot_stake + self.rounds_within(p.maturity_blocks) * p.merge_bond
+            wanted = verifier_deposit(p, self.settings.slots)
         deposit = self.compute_deposit("stake as a verifier", wanted)
         self.contract.stake(self.session.endpoint, deposit_wei=deposit)
         self.log.info("staked", slots=self.settings.slots, deposit_eth=deposit / 10**18, endpoint=self.session.endpoint)
