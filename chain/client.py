@@ -149,6 +149,11 @@ class ChainClient:
         answer = self._request("eth_getBlockByNumber", hex(number) if isinstance(number, int) else number, False)
         return None if answer is None else _parse_block(answer)
 
+    def get_block_by_hash(self, block_hash: bytes) -> Block | None:
+        """A block by its hash, in the chain or not; None if the node does not know it."""
+        answer = self._request("eth_getBlockByHash", f"0x{block_hash.hex()}", False)
+        return None if answer is None else _parse_block(answer)
+
     def get_header(self, number: Height | int) -> bytes:
         """A block's header in RLP, as its hash covers it. Raises Unavailable, MalformedInput."""
         answer = self._request("eth_getBlockByNumber", hex(number), False)

@@ -17,6 +17,7 @@ COMMANDS = {
     "data": ("cupel.commands.data:data", "Build, show, verify and serve training data."),
     "demo": ("cupel.commands.demo:demo", "The whole network on this machine: mine, verify, merge, pay."),
     "doctor": ("cupel.commands.doctor:doctor", "Check this machine's arithmetic engine, to the last bit."),
+    "journal": ("cupel.commands.journal:journal", "Show a node's statements, and take them to another machine."),
     "replay": ("cupel.commands.replay:replay", "Repeat a unit of a finished run from disk and compare its roots."),
     "status": ("cupel.commands.status:status", "Show rounds, units, rewards and roots of a run from disk."),
     "wallet": ("cupel.commands.wallet:wallet", "Make, import and use encrypted keys."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from contextlib import suppress
 
@@ -10,19 +9,22 @@ from cupel.chain.run_values import Answer as OpenedAnswer
 from cupel.chain.run_values import Opened, Phase, Status
 from cupel.miner.faults import check_chain, perturb
 from cupel.miner.settings import MinerSettings
-from cupel.miner.work import UnitWork
+from cupel.miner.work import KIND, UnitWork
 from cupel.node.decisions import Commit, MinerFacts, Open, Train, decide_miner
+from cupel.node.journal import Duty, question_of
 from cupel.node.deposits import miner_deposit
-from cupel.node.participant import Participant
+from cupel.node.participant import ROUNDS_KEPT, Participant
 from cupel.node.records import Outcome, OutcomeRecord, UnitRecord, float_of_bits
 from cupel.node.session import Session, Stopped, open_session
+from cupel.node.stopping import StopRequest
 from cupel.protocol import merkle
-from cupel.protocol.errors import UsageError
+from cupel.protocol.errors import MalformedInput, RootMismatch, Unavailable, UsageError
+from cupel.protocol.training.state import NamedState
 from cupel.protocol.training.unit import Commitment, answer_of, train_segment
-from cupel.protocol.types import Cid, RoundIndex, SegmentIndex, UnitId
+from cupel.protocol.types import Cid, RoundIndex, Seed, SegmentIndex, UnitId
 
 
-def run_miner(settings: MinerSettings, stop: threading.Event) -> None:
+def run_miner(settings: MinerSettings, stop: StopRequest) -> None:
     """Mine until `stop` is set. Raises as `open_session`, and UsageError for a fault where it may do harm."""
     with suppress(Stopped), open_session(settings, "miner", stop) as session:
         if settings.fault is not None:
@@ -37,7 +39,6 @@ class Miner(Participant):
     def __init__(self, session: Session, settings: MinerSettings) -> None:
         super().__init__(session)
         self.settings = settings
-        self._folder = settings.data / "units"
         self._work: dict[int, UnitWork] = {}
         """This round's units by index."""
 
@@ -57,21 +58,41 @@ class Miner(Participant):
 
     def _gather(self) -> MinerFacts:
         facts = self.gather()
-        if facts.phase not in (Phase.TRAIN, Phase.OPEN):
+        if facts.phase not in (Phase.TRAIN, Phase.DRAW, Phase.SEAL, Phase.OPEN):
             return MinerFacts(round=facts)
         units = self.keep_for_round("my units", lambda: self.contract.units_of(self.session.address))
         mine = [u for u in self.get_units() if u.miner == self.session.address]
+        for unit in mine:
+            self._record_unit(unit.index)
+            if not unit.opened:
+                # Asked once a phase, and whenever a damaged block was met: what is committed must be servable.
+                checked = ("checked", unit.index, len(self.session.store.damaged))
+                self.keep(checked, lambda index=unit.index: self._check_checkpoints(index))  # type: ignore[misc]
         return MinerFacts(
             round=facts,
             units=units,
-            ready=frozenset(i for i in range(units) if self._is_trained(i)),
+            begun=frozenset(i for i in range(units) if self._trained_segments(i) > 0),
+            ready=frozenset(i for i in range(units) if self._trained_segments(i) == self.parameters.segments),
             committed=frozenset(u.index for u in mine),
             opened=frozenset(u.index for u in mine if u.opened),
         )
 
-    def _is_trained(self, index: int) -> bool:
+    def _check_checkpoints(self, index: int) -> None:
+        """Forget the segments from the first whose end state is no longer on disk: they are trained again."""
         work = self._unit_work(index)
-        return work is not None and len(work.answers) == self.parameters.segments
+        if work is None:
+            return
+        for segment, cid in enumerate(work.cids):
+            if not self.session.states.is_whole(cid):
+                self.log.warning("checkpoint lost: training its segment again", unit=index, segment=segment)
+                del work.answers[segment:], work.cids[segment:]
+                work.state = None
+                work.save(self.session.journal)
+                return
+
+    def _trained_segments(self, index: int) -> int:
+        work = self._unit_work(index)
+        return 0 if work is None else len(work.answers)
 
     # Joining
 
@@ -92,13 +113,19 @@ class Miner(Participant):
         run = self.session.run_file
         return merkle.unit_id(run.chain_id, run.contract, self.current.round, self.session.address, index)
 
+    def _get_seed(self) -> Seed:
+        """What this round's data order follows from, and what commits name."""
+        return self.keep_for_round("seed", lambda: self.contract.get_round(self.current.round).seed)
+
     def _unit_work(self, index: int) -> UnitWork | None:
-        if index not in self._work:
-            saved = UnitWork.load(self._folder, self._unit_id(index))
-            if saved is None:
-                return None
-            self._work[index] = saved
-        return self._work[index]
+        """Work on this unit that is of use: a re-org may have given the round another seed or start state."""
+        work = self._work.get(index)
+        if work is None or work.unit != self._unit_id(index):
+            work = UnitWork.load(self.session.journal, self._unit_id(index))
+        if work is None or (work.seed, work.start_root) != (self._get_seed(), self.get_start()[0]):
+            return None
+        self._work[index] = work
+        return work
 
     def _train(self, index: int) -> None:
         """The next segment of one unit."""
@@ -107,27 +134,41 @@ class Miner(Participant):
             work = self._begin(index)
         began, computed = time.perf_counter(), self.stats.steps_s
         segment = len(work.answers)
-        state = work.state
+        state = work.state if work.state is not None else self._read_checkpoint(work, segment)
         if state is None:
-            last = work.answers[-1].end_root
-            state = self.session.states.get("own checkpoint", work.cids[-1], last, self._pin(work, segment))
-        seed = self.keep_for_round(("seed", work.round), lambda: self.contract.get_round(work.round).seed)
-        load = self.session.run.load_batch(seed, work.unit)
+            return
+        load = self.session.run.load_batch(work.seed, work.unit)
         steps = self.parameters.segment_steps
         step = perturb(self.step, steps) if self.settings.fault == "perturb" else self.step
         result = train_segment(step, state, load, segment, steps)
         answer = answer_of(result)
         cid = self.session.states.put(result.state, self._pin(work, segment + 1))
+        self.session.points.reach("checkpoint/stored")
         work.answers.append(answer)
         work.cids.append(cid)
         work.state = dict(result.state)
         work.train_s += self.stats.steps_s - computed
         work.commit_s += time.perf_counter() - began - (self.stats.steps_s - computed)
-        work.save(self._folder)
+        work.save(self.session.journal)
+        self.session.points.reach("work/saved")
         self.stats.loss = float_of_bits(answer.loss)
         self.log.info(
             "segment", round=work.round, unit=index, segment=segment, loss=self.stats.loss, state=answer.end_root
         )
+
+    def _read_checkpoint(self, work: UnitWork, segment: int) -> NamedState | None:
+        """The state before a segment, from disk. None where it is lost: the segment before it is trained again."""
+        if segment == 0:
+            return self.start
+        last = work.answers[-1].end_root
+        try:
+            return self.session.states.get("own checkpoint", work.cids[-1], last, self._pin(work, segment))
+        except (Unavailable, MalformedInput, RootMismatch) as trouble:
+            self.log.warning("checkpoint lost", round=work.round, unit=work.index, reason=str(trouble))
+            work.answers.pop()
+            work.cids.pop()
+            work.save(self.session.journal)
+            return None
 
     def _begin(self, index: int) -> UnitWork:
         root, _ = self.get_start()
@@ -139,6 +180,7 @@ class Miner(Participant):
         work = UnitWork(
             unit=self._unit_id(index),
             round=self.current.round,
+            seed=self._get_seed(),
             index=index,
             start_root=root,
             start_cid=cid,
@@ -154,21 +196,30 @@ class Miner(Participant):
     def _commit(self, index: int) -> None:
         work = self._work[index]
         began = time.perf_counter()
-        commitment = work.commit(self.session.signer.derive_secret)
-        description = work.describe(commitment)
-        cid = self.session.store.add_bytes(
-            description.to_bytes(), pin=f"unit/{work.round}/{work.unit.hex()}/description"
-        )
+        commitment, cid = self._describe(work)
         work.commit_s += time.perf_counter() - began
-        self.contract.commit(
-            self.current.round, index, root=commitment.root, contribution=commitment.contribution, cid=cid
-        )
+        content = commitment.root + commitment.contribution + cid.encode()
+        self.session.journal.state(Duty.COMMIT, work.unit, question_of(work.seed, work.start_root), content)
+        self.session.points.reach("commit/stated")
+        self.contract.commit(work.seed, index, root=commitment.root, contribution=commitment.contribution, cid=cid)
         work.state = None
         self.forget()
-        self._record_unit(work, commitment, cid)
-
-    def _record_unit(self, work: UnitWork, commitment: Commitment, cid: Cid) -> None:
         self.log.info("committed", round=work.round, unit=work.index, root=commitment.root)
+
+    def _describe(self, work: UnitWork) -> tuple[Commitment, Cid]:
+        """The unit's commitment, and its description, stored."""
+        commitment = work.commit(self.session.signer.derive_secret)
+        pin = f"unit/{work.round}/{work.unit.hex()}/description"
+        cid = self.session.store.add_bytes(work.describe(commitment).to_bytes(), pin=pin)
+        self.session.points.reach("description/stored")
+        return commitment, cid
+
+    def _record_unit(self, index: int) -> None:
+        """A unit that the chain shows committed, once; also where the process died right after committing it."""
+        work = self._unit_work(index)
+        if work is None or work.is_recorded or len(work.answers) < self.parameters.segments:
+            return
+        commitment, cid = self._describe(work)
         self.session.history.append(
             UnitRecord(
                 time_s=time.time(),
@@ -185,6 +236,9 @@ class Miner(Participant):
                 losses=tuple(float_of_bits(a.loss) for a in work.answers),
             )
         )
+        self.session.points.reach("unit/recorded")
+        work.is_recorded = True
+        work.save(self.session.journal)
 
     def _open(self, index: int) -> None:
         """Show leaf 0, the contribution, the last segment and every segment anybody drew."""
@@ -217,16 +271,20 @@ class Miner(Participant):
     # Afterwards
 
     def _settle(self, ended: RoundIndex) -> None:
-        """Count and record what became of units of this and earlier rounds; those of a run before a restart too."""
+        """Count and record what became of a round's units; again if a re-org made it something else."""
         self._work.clear()
-        for path in sorted(self._folder.glob("*.json")):
-            work = UnitWork.load(self._folder, UnitId(bytes.fromhex(path.stem)))
-            if work is not None and work.round <= ended:
+        journal = self.session.journal
+        for name in journal.names(KIND, last_round=ended):
+            work = UnitWork.load(journal, UnitId(name))
+            if work is None or work.round <= ended - ROUNDS_KEPT:
+                journal.drop(KIND, name)
+            elif work.round == ended or work.outcome is None:
                 self._settle_unit(work)
-                path.unlink()
 
     def _settle_unit(self, work: UnitWork) -> None:
         outcome = self._outcome(work)
+        if outcome == work.outcome:
+            return
         if outcome == "accepted":
             self.stats.accepted += 1
         elif outcome in ("rejected", "disputed"):
@@ -239,6 +297,9 @@ class Miner(Participant):
         self.session.history.append(
             OutcomeRecord(time_s=time.time(), round=work.round, index=work.index, unit=work.unit, outcome=outcome)
         )
+        self.session.points.reach("unit/settled")
+        work.outcome = outcome
+        work.save(self.session.journal)
 
     def _outcome(self, work: UnitWork) -> Outcome:
         unit = next((u for u in self.contract.get_units(work.round) if u.unit_id == work.unit), None)

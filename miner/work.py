@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from cupel.network.ipfs.blockstore import atomic_file
 from cupel.node.descriptions import CommittedState, UnitDescription
+from cupel.node.journal import Journal
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.training.unit import Answer, Commitment, DeriveSecret
-from cupel.protocol.types import Cid, Root, UnitId
+from cupel.protocol.types import Cid, Root, Seed, UnitId
+
+KIND = "work"
+"""What these documents are called in the journal."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -20,6 +21,8 @@ class UnitWork:
 
     unit: UnitId
     round: int
+    seed: Seed
+    """What the unit's data order follows from. Work for another seed or start state answers another question."""
     index: int
     start_root: Root
     start_cid: Cid
@@ -30,6 +33,10 @@ class UnitWork:
     train_s: float = 0.0
     commit_s: float = 0.0
     """Seconds spent hashing and storing checkpoints."""
+    is_recorded: bool = False
+    """Whether its commitment is in the history."""
+    outcome: str | None = None
+    """What became of it, once its round ended; a re-org may still change that."""
     state: NamedState | None = None
     """After the last trained segment, while training goes on; None where it must be read back."""
 
@@ -45,33 +52,37 @@ class UnitWork:
 
     # On disk
 
-    def save(self, folder: Path) -> None:
-        table = {
-            "unit": self.unit.hex(),
-            "round": self.round,
-            "index": self.index,
-            "start_root": self.start_root.hex(),
-            "start_cid": self.start_cid,
-            "answers": [[a.end_root.hex(), a.loss.hex(), a.gradient_norm.hex()] for a in self.answers],
-            "cids": self.cids,
-            "train_s": self.train_s,
-            "commit_s": self.commit_s,
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path_of(folder, self.unit)) as file:
-            file.write(json.dumps(table).encode())
+    def save(self, journal: Journal) -> None:
+        journal.put(
+            KIND,
+            self.unit,
+            self.round,
+            {
+                "seed": self.seed.hex(),
+                "index": self.index,
+                "start_root": self.start_root.hex(),
+                "start_cid": self.start_cid,
+                "answers": [[a.end_root.hex(), a.loss.hex(), a.gradient_norm.hex()] for a in self.answers],
+                "cids": self.cids,
+                "train_s": self.train_s,
+                "commit_s": self.commit_s,
+                "round": self.round,
+                "recorded": self.is_recorded,
+                "outcome": self.outcome,
+            },
+        )
 
     @staticmethod
-    def load(folder: Path, unit: UnitId) -> UnitWork | None:
-        """What was saved, or None. Raises MalformedInput for a file that `save` does not write."""
-        path = path_of(folder, unit)
-        if not path.exists():
+    def load(journal: Journal, unit: UnitId) -> UnitWork | None:
+        """What was saved, or None. Raises MalformedInput for a document that `save` does not write."""
+        table = journal.get(KIND, unit)
+        if table is None:
             return None
         try:
-            table = json.loads(path.read_bytes())
             return UnitWork(
-                unit=UnitId(bytes.fromhex(table["unit"])),
+                unit=unit,
                 round=int(table["round"]),
+                seed=Seed(bytes.fromhex(table["seed"])),
                 index=int(table["index"]),
                 start_root=Root(bytes.fromhex(table["start_root"])),
                 start_cid=Cid(table["start_cid"]),
@@ -84,10 +95,8 @@ class UnitWork:
                 cids=[Cid(c) for c in table["cids"]],
                 train_s=float(table["train_s"]),
                 commit_s=float(table["commit_s"]),
+                is_recorded=bool(table["recorded"]),
+                outcome=table["outcome"],
             )
         except (KeyError, TypeError, ValueError) as wrong:
-            raise MalformedInput(f"{path} is damaged ({wrong!r}); delete it, and the unit is trained anew") from wrong
-
-
-def path_of(folder: Path, unit: UnitId) -> Path:
-    return folder / f"{unit.hex()}.json"
+            raise MalformedInput(f"{journal.path}: work on unit 0x{unit.hex()} is damaged ({wrong!r})") from wrong

@@ -16,6 +16,7 @@ import click
 
 from cupel.chain.errors import ChainUnreachable
 from cupel.node.redaction import format_crash, redact
+from cupel.node.stopping import StopRequest
 from cupel.protocol.errors import CupelError, UsageError
 
 
@@ -101,14 +102,14 @@ class _RedactingHandler(logging.StreamHandler):  # type: ignore[type-arg]  # gen
         return redact(super().format(record))
 
 
-def stop_on_signals() -> threading.Event:
-    """Set by SIGTERM or SIGINT; a second one ends the process at once."""
-    stop = threading.Event()
+def stop_on_signals() -> StopRequest:
+    """SIGTERM or SIGINT: once to finish, twice to end after the step under way, three times to end at once."""
+    stop = StopRequest()
 
     def ask(number: int, _: object) -> None:
-        if stop.is_set():
+        if stop.quit.is_set():
             sys.exit(128 + number)
-        stop.set()
+        stop.ask()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask)

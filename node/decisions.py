@@ -28,6 +28,16 @@ class Join:
 
 
 @dataclass(frozen=True, slots=True)
+class Retire:
+    """Give up the seat from the next round on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing is left to do for a node that was asked to end."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     rounds: tuple[int, ...]
 
@@ -109,8 +119,9 @@ class Acknowledge:
 
 
 MergeAction = ComputeMerge | ProposeMerge | Acknowledge
-MinerAction = Wait | Join | Claim | Advance | RecordBeacon | FetchStart | Train | Commit | Open | MergeAction
-VerifierAction = Wait | Join | Claim | Advance | RecordBeacon | FetchStart | Replay | Seal | Reveal | MergeAction
+CommonAction = Wait | Join | Retire | Finish | Claim | Advance | RecordBeacon | FetchStart | MergeAction
+MinerAction = CommonAction | Train | Commit | Open
+VerifierAction = CommonAction | Replay | Seal | Reveal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,12 +160,20 @@ class Facts:
     """Place in the order of moving due phases, different for each party and rotating with the rounds."""
     member: bool
     """Whether the party has, or has asked for, a seat, and is announced there under its present endpoint."""
+    seated: bool = True
+    """Whether the party has a seat, be it one it is about to leave."""
     claimable: tuple[int, ...] = ()
     merge: MergeFacts = MergeFacts(wanted=False)
     start_held: bool = True
     """Whether this node has the state the round starts from."""
     start_asleep: bool = False
     """Whether asking for it failed a moment ago."""
+    finishing: bool = False
+    """Whether the operator asked the node to end: duties that are begun are carried out, nothing new is begun."""
+    round_over: bool = False
+    """Whether the round in which that was asked has ended."""
+    retire: bool = False
+    """Whether the seat is to be given up and is not yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +181,8 @@ class MinerFacts:
     round: Facts
     units: int = 0
     """Units drawn for this miner, indices from 0."""
+    begun: frozenset[int] = frozenset()
+    """Of which a segment is trained."""
     ready: frozenset[int] = frozenset()
     """Trained whole, here."""
     committed: frozenset[int] = frozenset()
@@ -189,6 +210,8 @@ class VerifierFacts:
     """Segments left that were not drawn, for `--watch all`."""
     seal_soon: bool = False
     """The seal phase ends in a few blocks: post what there is."""
+    frozen: bool = True
+    """Whether the node's stake is in this round's draw."""
 
 
 def decide_miner(facts: MinerFacts) -> MinerAction:
@@ -197,17 +220,28 @@ def decide_miner(facts: MinerFacts) -> MinerAction:
     if common is not None:
         return common
     phase = facts.round.phase
+    unopened = sorted(facts.committed - facts.opened)
     if phase == Phase.TRAIN and facts.round.start_held:
         open_units = [i for i in range(facts.units) if i not in facts.committed]
+        if facts.round.finishing:
+            # What is not begun is handed back: others need not wait for it, and it costs nothing.
+            open_units = [i for i in open_units if i in facts.begun]
         for index in open_units:
             if index in facts.ready:
                 return Commit(index)
         if open_units:
             return Train(open_units[0])
     if phase == Phase.OPEN:
-        for index in sorted(facts.committed - facts.opened):
+        for index in unopened:
             if index in facts.ready:
                 return Open(index)
+    if phase in (Phase.DRAW, Phase.SEAL, Phase.OPEN) and facts.round.start_held:
+        # Lost with the disk: training is exact, so the committed unit can be had again, and be opened.
+        lost = [i for i in unopened if i not in facts.ready]
+        if lost:
+            return Train(lost[0])
+    if facts.round.finishing and not (unopened and phase in (Phase.TRAIN, Phase.DRAW, Phase.SEAL, Phase.OPEN)):
+        return _decide_rest(facts.round) if _is_juror_waiting(facts.round) else Finish()
     return _decide_rest(facts.round)
 
 
@@ -219,15 +253,39 @@ def decide_verifier(facts: VerifierFacts) -> VerifierAction:
     urgent = {Phase.SEAL: _decide_seal, Phase.OPEN: _decide_reveal}.get(facts.round.phase)
     if urgent is not None and (action := urgent(facts)) is not None:
         return action
+    if facts.round.finishing and _is_verifier_done(facts):
+        return Finish()
     rest = _decide_rest(facts.round)
-    if isinstance(rest, Wait) and facts.watched:
+    if isinstance(rest, Wait) and facts.watched and not facts.round.finishing:
         unit, segment = facts.watched[0]
         return Replay(unit, segment, drawn=False)
     return rest
 
 
-def _decide_common(facts: Facts) -> Join | Advance | RecordBeacon | Wait | None:
-    if not facts.member:
+def _is_verifier_done(facts: VerifierFacts) -> bool:
+    """Whether nothing more can be asked of this verifier in the round in which it was asked to end."""
+    phase = facts.round.phase
+    if phase == Phase.SEAL:
+        return not facts.drawn and not facts.frozen
+    if phase == Phase.OPEN:
+        return all(u.is_revealed or not u.is_sealed for u in facts.drawn) and not facts.frozen
+    if phase in (Phase.SEED, Phase.TRAIN, Phase.DRAW):
+        return not facts.frozen
+    return not _is_juror_waiting(facts.round)
+
+
+def _is_juror_waiting(facts: Facts) -> bool:
+    """Whether this node's word on a merge is still awaited."""
+    merging = facts.phase in (Phase.MERGE, Phase.ACKNOWLEDGE)
+    return merging and facts.merge.wanted and facts.merge.juror and not facts.merge.acknowledged
+
+
+def _decide_common(facts: Facts) -> CommonAction | None:
+    if facts.retire:
+        return Retire()
+    if facts.finishing and (facts.round_over or not facts.seated):
+        return Finish()
+    if not facts.member and not facts.finishing:
         return Join()
     if facts.due:
         if facts.due_for_s < facts.rank * ADVANCE_STAGGER_S:

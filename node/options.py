@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from cupel.node.config_file import CONFIG_META, ConfigFile, read_config
 from cupel.node.redaction import hide_url
 from cupel.node.settings import BACKENDS, GWEI, NodeSettings, WrongSetting
+from cupel.node.stopping import OnStop
 from cupel.protocol.errors import UsageError
 
 ENVIRONMENT_PREFIX = "CUPEL"
@@ -123,6 +124,10 @@ _OPTIONS = (
     click.option("--metrics", help="Serve Prometheus metrics at HOST:PORT, or at a port of 127.0.0.1. [default: off]"),
     click.option("--threads", type=int, default=1, show_default=True, help="Compute threads."),
     click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Engine."),
+    click.option(
+        "--on-stop", type=click.Choice([one.value for one in OnStop]), default=OnStop.FINISH.value, show_default=True,
+        help="At Ctrl-C or SIGTERM: finish this round's duties, leave the run besides, or quit at once. Twice: quit.",
+    ),
     click.option("--json-log", is_flag=True, help="One JSON object per line on stderr."),
 )  # fmt: skip
 SHARED_NAMES = frozenset(

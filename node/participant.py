@@ -24,29 +24,35 @@ from cupel.node.decisions import (
     ComputeMerge,
     Facts,
     FetchStart,
+    Finish,
     Join,
     MergedState,
     MergeFacts,
     ProposeMerge,
     RecordBeacon,
+    Retire,
     Wait,
 )
 from cupel.node.descriptions import MAX_DESCRIPTION_BYTES, UnitDescription
+from cupel.node.journal import Contradiction, Duty, question_of, round_subject
 from cupel.node.records import ClaimRecord, MergeRecord, RoundRecord
 from cupel.node.session import Session, Stopped
+from cupel.node.stopping import OnStop
 from cupel.protocol import merkle
 from cupel.protocol.errors import ProtocolError, Unavailable, UsageError
 from cupel.protocol.training.state import NamedState
-from cupel.protocol.types import Cid, Height, Root, RoundIndex, UnitId
+from cupel.protocol.types import Cid, Height, Root, RoundIndex, Seed, UnitId
 
 POLL_S = 0.25
 """Pause between looks at the chain's height."""
-FASTER = frozenset({"AlreadyAccepted", "AlreadyProposed", "WrongPhase", "WrongRound"})
+FASTER = frozenset({"AlreadyAccepted", "AlreadyProposed", "WrongPhase", "WrongRound", "WrongSeed"})
 """Refusals that only say that somebody else did it, or moved the phase, in the meantime."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 """Pauses before trying again what failed: each twice the one before."""
 ROUNDS_KEPT = 4
-"""Rounds whose checkpoints are kept; earlier ones can be computed again from the round's start."""
+"""Rounds whose states and work are kept; whoever wants earlier ones computes them again."""
+CLOSED = b"closed"
+"""Name of the document that says which rounds are closed."""
 T = TypeVar("T")
 
 
@@ -58,6 +64,13 @@ class Merged:
     cid: Cid
     state: NamedState
     units: tuple[UnitId, ...]
+    contributions: tuple[Root, ...]
+    """Of these units: what the merge is of."""
+
+    @property
+    def content(self) -> bytes:
+        """As a statement has it."""
+        return self.root + self.cid.encode()
 
 
 class Participant(ABC):
@@ -75,8 +88,11 @@ class Participant(ABC):
         self.step = session.step()
         self._of_phase: dict[Any, Any] = {}
         self._of_round: dict[Any, Any] = {}
-        self._descriptions: dict[UnitId, UnitDescription] = {}
+        self._descriptions: dict[Root, UnitDescription] = {}
+        """By the root their unit was committed under."""
         self._merged: dict[int, Merged] = {}
+        self._finishing_in: RoundIndex | None = None
+        """The round in which the operator asked the node to end."""
         self._is_due = self._beacon_missed = False
         self._phase_since = self._due_since = time.monotonic()
         self._asleep: dict[object, tuple[float, float]] = {}
@@ -87,9 +103,9 @@ class Participant(ABC):
     # The loop
 
     def run(self) -> None:
-        """Play until the session's stop is set."""
+        """Play until the operator ends it."""
         trouble_s = 0.0
-        while not self.session.stop.is_set():
+        while not self.session.stop.quit.is_set():
             try:
                 self._look()
                 if not self._turn():
@@ -102,6 +118,12 @@ class Participant(ABC):
                     self.log.warning("refused", reason=str(refused))
                 self.forget_all()
                 self._wait_for_block()
+            except Contradiction as refused:
+                # Something computed twice came out differently, or another process speaks for this key: a person must
+                # look. What was said stands; going on would cost the bond.
+                self.log.error("not signed", reason=str(refused))
+                self.forget_all()
+                self.session.stop.wait(LONGEST_PAUSE_S)
             except (ProtocolError, ChainUnreachable) as trouble:
                 self.log.warning("trouble, going on", reason=str(trouble))
                 # Whatever the reason, what was known of the chain may be out of date.
@@ -123,11 +145,14 @@ class Participant(ABC):
 
     def _look(self) -> None:
         """Bring `current` up to date."""
-        height = self.session.chain.head().number
-        if height == self.height:
+        look = self.session.heads.look()
+        if look.reorg_depth:
+            self._on_reorg(look.reorg_depth)
+        elif look.head.number == self.height:
+            self._notice_stop()
             return
         before, now = self._seen, self.contract.current()
-        self.height, self._seen = height, now
+        self.height, self._seen = look.head.number, now
         if before is None or (before.round, before.phase) != (now.round, now.phase):
             self._phase_since = time.monotonic()
             self.forget()
@@ -137,10 +162,41 @@ class Participant(ABC):
         was_due, (self._is_due, self._beacon_missed) = self._is_due, self._compute_due(now)
         if not was_due:
             self._due_since = time.monotonic()
-        if before is None or before.round != now.round:
-            self._enter_round(None if before is None else before.round)
+        self._close_rounds()
         self._update_rewards()
+        self._notice_stop()
         self.session.stat_line.tick()
+
+    def _on_reorg(self, depth: int) -> None:
+        """Other blocks took the place of the newest `depth`: nothing read from those may be relied on.
+
+        What was computed is kept under the seed, start state or commitment it belongs to, and used if these are the
+        same on the new blocks.
+        """
+        self.log.warning("the chain replaced its newest blocks", depth=depth)
+        self.stats.reorgs += 1
+        self.forget_all()
+        self._seen = None
+        self._descriptions.clear()
+        self._claims_from = 0
+        # Rounds that ended may have ended otherwise, or not yet.
+        closed = self._closed_through()
+        self._set_closed(min(closed, max(closed - ROUNDS_KEPT, -1)))
+
+    def _notice_stop(self) -> None:
+        """Remember in which round the operator asked for the end."""
+        stop = self.session.stop
+        if stop.finish.is_set() and self._finishing_in is None:
+            if self.session.settings.on_stop == OnStop.QUIT:
+                stop.quit.set()
+                raise Stopped
+            self._finishing_in = self.current.round
+            self.log.info(
+                "finishing what this round asks of this node; asked again, it ends at once",
+                round=self.current.round,
+                phase=self.current.phase.name.lower(),
+                until_block=self.current.until,
+            )
 
     def _compute_due(self, current: Current) -> tuple[bool, bool]:
         """Whether the phase is over in the next block, and whether that is for want of a recorded beacon value."""
@@ -222,12 +278,19 @@ class Participant(ABC):
         """Root and CID of the state the current round starts from."""
         return self.keep_for_round("start", lambda: self.contract.get_state(self.current.round))
 
+    def get_draw_seed(self) -> Seed:
+        """What this round's draw followed from; zero before it. Seals and merges name it."""
+        round_ = self.current.round
+        return self.keep_for_round("draw seed", lambda: self.contract.get_round(round_).draw_seed)
+
     def gather(self) -> Facts:
         """What every party knows of the current round."""
         now, current = time.monotonic(), self.current
         is_merging = current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE) and not self._is_due
         root, _ = self.get_start()
         held = self.start is not None and self._start_root == root
+        member, finishing = self.get_member(), self._finishing_in is not None
+        is_seated = member.role != Role.NONE
         return Facts(
             phase=current.phase,
             phase_for_s=now - self._phase_since,
@@ -235,11 +298,15 @@ class Participant(ABC):
             due_for_s=now - self._due_since,
             beacon_missed=self._beacon_missed,
             rank=self._rank(),
-            member=self.get_member().role != Role.NONE and self.get_member().endpoint == self.session.endpoint,
+            member=is_seated and not member.leaving and member.endpoint == self.session.endpoint,
+            seated=is_seated,
             claimable=self._claimable_now(),
             merge=self._gather_merge() if is_merging else MergeFacts(wanted=False),
             start_held=held,
             start_asleep=self.is_asleep("start"),
+            finishing=finishing,
+            round_over=self._finishing_in is not None and current.round > self._finishing_in,
+            retire=finishing and self.session.settings.on_stop == OnStop.LEAVE and is_seated and not member.leaving,
         )
 
     def _seats(self) -> tuple[Seated, ...]:
@@ -264,6 +331,8 @@ class Participant(ABC):
         member = self.get_member()
         order = [*jury, *(p.account for p in reversed(self._seats()) if p.account not in jury)]
         merged = self._merged.get(round_)
+        if merged is not None and (merged.units, merged.contributions) != self._merge_inputs(merge_set):
+            merged = None
         return MergeFacts(
             wanted=bool(merge_set) and not view.merged,
             candidates=tuple(MergedState(c.state_root, c.cid) for c in candidates),
@@ -277,13 +346,25 @@ class Participant(ABC):
             order=order.index(me) if me in order else len(order),
         )
 
+    def _merge_inputs(self, merge_set: tuple[UnitId, ...]) -> tuple[tuple[UnitId, ...], tuple[Root, ...]]:
+        """The merge set and the end states it is merged from."""
+        contributions = {unit.unit_id: unit.contribution for unit in self.get_units()}
+        return merge_set, tuple(contributions[unit_id] for unit_id in merge_set)
+
     # Acting
 
     def act(self, action: object) -> bool:
         """Carry out an action that both roles know; False for `Wait`."""
         if isinstance(action, Wait):
             return False
-        if isinstance(action, Join):
+        if isinstance(action, Finish):
+            self.log.info("nothing is left to do: ending", round=self.current.round)
+            raise Stopped
+        if isinstance(action, Retire):
+            self.contract.retire()
+            self.log.info("seat given up", round=self.current.round)
+            self.forget("member")
+        elif isinstance(action, Join):
             self._join()
             self.forget("member", "seats")
         elif isinstance(action, Advance):
@@ -334,6 +415,7 @@ class Participant(ABC):
         pin = f"start/{root.hex()}"
         if self.session.states.held(pin) is None:
             self.session.states.put(state, pin)
+            self.session.points.reach("start/stored")
         self.start, self._start_root = state, root
 
     def describe(self, unit: UnitView) -> UnitDescription:
@@ -341,7 +423,7 @@ class Participant(ABC):
 
         Raises Unavailable, MalformedInput, or RootMismatch: it is not what was committed
         """
-        if unit.unit_id not in self._descriptions:
+        if unit.root not in self._descriptions:
             if unit.cid is None:
                 raise Unavailable(f"unit 0x{unit.unit_id.hex()} names no description")
             start, _ = self.keep_for_round(("state", unit.round), lambda: self.contract.get_state(unit.round))
@@ -349,13 +431,14 @@ class Participant(ABC):
             description = UnitDescription.from_bytes(data)
             description.check(unit.unit_id, unit.root, unit.contribution, start, self.parameters.segments)
             self.session.store.pin(unit.cid, f"unit/{unit.round}/{unit.unit_id.hex()}/description")
-            self._descriptions[unit.unit_id] = description
-        return self._descriptions[unit.unit_id]
+            self.session.points.reach("description/held")
+            self._descriptions[unit.root] = description
+        return self._descriptions[unit.root]
 
     def _compute_merge(self) -> None:
         round_ = self.current.round
-        merge_set = self.contract.merge_set(round_)
-        units = {unit.unit_id: unit for unit in self.contract.get_units(round_)}
+        merge_set, contributions = self._merge_inputs(self.contract.merge_set(round_))
+        units = {unit.unit_id: unit for unit in self.get_units()}
         try:
             states = [self.fetch_contribution(units[unit_id]) for unit_id in merge_set]
         except ProtocolError as trouble:
@@ -367,7 +450,8 @@ class Participant(ABC):
         )
         root = merkle.state_root(state)
         cid = self.session.states.put(state, f"start/{root.hex()}")
-        self._merged[round_] = Merged(root=root, cid=cid, state=state, units=merge_set)
+        self.session.points.reach("merge/stored")
+        self._merged[round_] = Merged(root=root, cid=cid, state=state, units=merge_set, contributions=contributions)
         self.log.info("merged", round=round_, units=len(merge_set), root=root)
 
     def fetch_contribution(self, unit: UnitView) -> NamedState:
@@ -381,16 +465,24 @@ class Participant(ABC):
         return f"unit/{unit.round}/{unit.unit_id.hex()}/{self.parameters.segments}"
 
     def _propose(self) -> None:
-        merged = self._merged[self.current.round]
-        self.contract.propose_merge(self.current.round, state_root=merged.root, cid=merged.cid)
+        merged = self._state_merge(Duty.PROPOSE)
+        self.contract.propose_merge(self.get_draw_seed(), state_root=merged.root, cid=merged.cid)
         self.forget("member")
         self._record_merge(merged, "proposed")
 
     def _acknowledge(self, action: Acknowledge) -> None:
         # Named by what was computed here, so that the number alone can stand for no other candidate.
-        merged = self._merged[self.current.round]
-        self.contract.acknowledge(self.current.round, action.candidate, state_root=merged.root, cid=merged.cid)
+        merged = self._state_merge(Duty.ACKNOWLEDGE)
+        self.contract.acknowledge(self.get_draw_seed(), action.candidate, state_root=merged.root, cid=merged.cid)
         self._record_merge(merged, "acknowledged")
+
+    def _state_merge(self, duty: Duty) -> Merged:
+        """Write down what is about to be said of this round's merge. Raises Contradiction."""
+        merged = self._merged[self.current.round]
+        question = question_of(self.get_draw_seed(), *merged.units, *merged.contributions)
+        self.session.journal.state(duty, round_subject(self.current.round), question, merged.content)
+        self.session.points.reach(f"{duty}/stated")
+        return merged
 
     def _record_merge(self, merged: Merged, what: Any) -> None:
         self.log.info(f"merge {what}", round=self.current.round, root=merged.root)
@@ -458,22 +550,51 @@ class Participant(ABC):
 
     # Between rounds
 
-    def _enter_round(self, left: RoundIndex | None) -> None:
-        if left is None:
+    def _closed_through(self) -> int:
+        """The last round that was settled and recorded; on disk, so that a round that ended meanwhile is not missed."""
+        known = self.session.journal.get("rounds", CLOSED)
+        return -1 if known is None else int(known["through"])
+
+    def _set_closed(self, round_: int) -> None:
+        self.session.journal.put("rounds", CLOSED, 0, {"through": round_})
+
+    def _close_rounds(self) -> None:
+        """Settle and record what ended since this was last done."""
+        last = self.current.round - 1
+        closed = self.keep_for_round("closed", self._closed_through)
+        if closed == last:
             return
-        for ended in range(left, self.current.round):
+        if closed > last:
+            # A re-org took the ends of these rounds back.
+            self._set_closed(last)
+            self.forget("closed")
+            return
+        # Of a run this node was not in before, or long ago, there is nothing to settle in earlier rounds.
+        for ended in range(max(closed + 1, last + 1 - ROUNDS_KEPT), last + 1):
             self._close_round(RoundIndex(ended))
+            self._set_closed(ended)
+            self.session.points.reach("round/recorded")
         self._descriptions.clear()
         self._asleep.clear()
-        for old in [r for r in self._merged if r < self.current.round - 1]:
+        for old in [r for r in self._merged if r < last]:
             del self._merged[old]
+        self.forget("closed")
+        self._prune()
+
+    def _prune(self) -> None:
+        """Let go of what no rule keeps (docs/design/nodes.md)."""
+        first = max(self.current.round - ROUNDS_KEPT + 1, 0)
+        kept = {self.contract.get_state(RoundIndex(r))[0] for r in range(first, self.current.round + 1)}
+        kept |= {self.parameters.genesis_root, *(merged.root for merged in self._merged.values())}
+        names = frozenset(f"start/{root.hex()}" for root in kept)
         try:
-            freed = self.session.prune(self._is_needed)
+            freed = self.session.prune(lambda pin: _is_needed(pin, names, first))
         except BlockMissing as missing:
             self.log.warning("nothing pruned: a file that is kept is damaged", reason=str(missing))
         else:
             if freed:
                 self.log.info("pruned", bytes=freed)
+        self.session.points.reach("pruned")
 
     def _close_round(self, ended: RoundIndex) -> None:
         view = self.contract.get_round(ended)
@@ -495,12 +616,14 @@ class Participant(ABC):
             "round ended", round=ended, committed=view.committed, attested=view.attested, merged=view.merged, state=end
         )
 
-    def _is_needed(self, pin: str) -> bool:
-        kind, _, rest = pin.partition("/")
-        if kind not in ("unit", "replay") or pin.endswith("/description"):
-            return True
-        round_, _, _ = rest.partition("/")
-        return int(round_) > self.current.round - ROUNDS_KEPT
+
+def _is_needed(pin: str, starts: frozenset[str], first_round: int) -> bool:
+    kind, _, rest = pin.partition("/")
+    if kind == "start":
+        return pin in starts
+    if kind not in ("unit", "replay"):
+        return True
+    return int(rest.partition("/")[0]) >= first_round
 
 
 def _keep(kept: dict[Any, Any], name: object, read: Callable[[], Any]) -> Any:

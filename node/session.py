@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 
 from cupel.chain.client import ChainClient
+from cupel.chain.heads import HeadTracker
+from cupel.chain.key_lock import hold_key
 from cupel.chain.keys import LocalSigner
 from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
@@ -23,13 +25,17 @@ from cupel.network.data import DataManifest, ShardSet, load_manifest
 from cupel.network.ipfs.blockstore import BlockStore
 from cupel.network.ipfs.fetch import Fetcher, FetchLimits
 from cupel.network.ipfs.gateway import GatewayServer, json_route
+from cupel.node.journal import Identity, Journal
 from cupel.node.log import Log
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
+from cupel.node.ownership import claim_key, hold_folder
+from cupel.node.points import Points
 from cupel.node.records import History
 from cupel.node.settings import NodeSettings, parse_listen
 from cupel.node.signers import connect, open_signer
 from cupel.node.states import States
 from cupel.node.stats import StatLine, Stats
+from cupel.node.stopping import StopRequest
 from cupel.protocol import merkle, sampling
 from cupel.protocol.arithmetic import choose_backend, self_test
 from cupel.protocol.errors import MalformedInput, RootMismatch, Unavailable, UsageError
@@ -88,14 +94,18 @@ class Session:
         settings: NodeSettings,
         *,
         log: Log,
-        stop: threading.Event,
+        stop: StopRequest,
         run_file: RunFile,
         signer: LocalSigner,
         chain: ChainClient,
         store: BlockStore,
+        journal: Journal,
+        points: Points,
     ) -> None:
         self.settings, self.log, self.stop = settings, log, stop
         self.run_file, self.signer, self.chain, self.store = run_file, signer, chain, store
+        self.journal, self.points = journal, points
+        self.heads = HeadTracker(chain)
         self.contract = RunContract(chain, run_file.contract)
         self.token = TokenContract(chain, run_file.token)
         self.history = History(settings.data / "history.jsonl")
@@ -125,8 +135,8 @@ class Session:
         return [peer for peer in dict.fromkeys(known) if peer not in (self.endpoint, self.gateway.url)]
 
     def check_stop(self) -> None:
-        """Raise Stopped once the operator wants the process to end."""
-        if self.stop.is_set():
+        """Raise Stopped once the operator wants the process to end now."""
+        if self.stop.quit.is_set():
             raise Stopped
 
     def step(self) -> Step:
@@ -216,7 +226,7 @@ class Session:
 
 
 @contextmanager
-def open_session(settings: NodeSettings, name: str, stop: threading.Event) -> Iterator[Session]:
+def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterator[Session]:
     """Everything a node needs, started; stopped again at the end.
 
     Raises   UsageError (wrong settings, password, chain), BackendUnfit, Unavailable, RootMismatch, MalformedInput
@@ -228,13 +238,31 @@ def open_session(settings: NodeSettings, name: str, stop: threading.Event) -> It
     torch.set_num_threads(settings.threads)
     run_file = RunFile.read(settings.run)
     signer = open_signer(settings)
+    identity = Identity(chain_id=run_file.chain_id, contract=run_file.contract, address=signer.address)
+    points = Points.from_environment(os.environ, run_file.chain_id)
     with ExitStack() as stack:
+        stack.enter_context(hold_folder(settings.data))
+        stack.enter_context(hold_key(run_file.chain_id, signer.address, f"{name} in {settings.data}"))
+        journal = stack.enter_context(Journal(settings.data, identity))
+        lost = claim_key(journal, settings.data)
+        if lost is not None:
+            log.warning(lost)
         store = stack.enter_context(BlockStore(settings.data / "store"))
         chain = connect(settings, signer, run_file.chain_id)
         stack.callback(chain.close)
         if not chain.has_code(run_file.contract):
             raise UsageError(f"{settings.run}: no contract is at {run_file.contract} on the chain at {chain.url}")
-        session = Session(settings, log=log, stop=stop, run_file=run_file, signer=signer, chain=chain, store=store)
+        session = Session(
+            settings,
+            log=log,
+            stop=stop,
+            run_file=run_file,
+            signer=signer,
+            chain=chain,
+            store=store,
+            journal=journal,
+            points=points,
+        )
         self_test(session.backend)
         stack.enter_context(session.fetcher)
         stack.enter_context(session.gateway)

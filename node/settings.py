@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cupel.node.redaction import redact
+from cupel.node.stopping import OnStop
 from cupel.protocol.errors import UsageError
 
 BACKENDS = ("auto", "cpu", "torch", "reference")
@@ -94,6 +95,8 @@ class NodeSettings:
     threads: int = 1
     backend: str = "auto"
     json_log: bool = False
+    on_stop: str = OnStop.FINISH.value
+    """What the first request to stop means; the second one always means at once."""
 
     def __post_init__(self) -> None:
         self._check_key()
@@ -112,6 +115,8 @@ class NodeSettings:
             raise WrongSetting("max_fee_wei", "--max-fee is 0; nothing could be sent. Take what you would pay per gas")
         if self.tip_wei is not None and self.tip_wei > self.max_fee_wei:
             raise WrongSetting("tip_wei", "--tip is above --max-fee, which includes it")
+        if self.on_stop not in [one.value for one in OnStop]:
+            raise WrongSetting("on_stop", f"--on-stop is {self.on_stop!r}; take one of {', '.join(OnStop)}")
         if self.backend not in BACKENDS:
             raise WrongSetting("backend", f"--backend is {self.backend!r}; take one of {', '.join(BACKENDS)}")
 

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 
 import torch
 
-from cupel.network.ipfs import BlockStore
+from cupel.network.ipfs.blockstore import BlockMissing, BlockStore
 from cupel.network.ipfs.fetch import Fetcher
+from cupel.network.ipfs.unixfs import walk_file
 from cupel.network.states import check_state_root, decode_state, encode_state
+from cupel.protocol.errors import MalformedInput
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.types import Cid, Root
 
@@ -42,6 +44,15 @@ class States:
             check_state_root(what, state, root)
             self._store.pin(cid, pin)
         return state
+
+    def is_whole(self, cid: Cid) -> bool:
+        """Whether every block of a state is here and intact. Reads and hashes them."""
+        try:
+            for _ in walk_file(cid, self._store.require, max_bytes=self._max_bytes):
+                pass
+        except (BlockMissing, MalformedInput):
+            return False
+        return True
 
     def held(self, pin: str) -> Cid | None:
         """What a name keeps."""

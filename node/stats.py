@@ -26,6 +26,8 @@ class Stats:
     """Rewards not yet mature, in the token's smallest unit."""
     matured: int = 0
     """Rewards that can be, or have been, claimed."""
+    reorgs: int = 0
+    """Times the chain replaced blocks this node had seen."""
     loss: float | None = None
     """Of the last segment computed, in nats a token."""
 

@@ -8,6 +8,7 @@ CupelError
 │   │   └── MalformedBlock      bytes that do not match the CID they were asked for by
 │   ├── RootMismatch            a tensor, state or unit does not hash to the root it was promised under
 │   ├── Unavailable             nobody who was asked could serve it
+│   ├── StorageFailed           this machine's disk is full or failing; nothing was said that is not written down
 │   └── ChainRefused            the contract reverted or the node rejected a transaction
 ├── UnsupportedOperation        a traced function uses something without exact semantics
 ├── BackendUnfit                this machine's fast engine does not reproduce the stored vectors
@@ -53,6 +54,10 @@ class RootMismatch(ProtocolError):
 
 class Unavailable(ProtocolError):
     """Nobody who was asked could serve it."""
+
+
+class StorageFailed(ProtocolError):
+    """This machine's disk is full or failing. What depends on being written down was not done."""
 
 
 class ChainRefused(ProtocolError):

@@ -20,6 +20,7 @@ from cupel.node.decisions import (
     DrawnUnit,
     Facts,
     FetchStart,
+    Finish,
     Join,
     MergedState,
     MergeFacts,
@@ -28,6 +29,7 @@ from cupel.node.decisions import (
     ProposeMerge,
     RecordBeacon,
     Replay,
+    Retire,
     Reveal,
     Seal,
     Train,
@@ -222,14 +224,83 @@ def test_a_round_without_attested_units_merges_nothing() -> None:
     st.frozensets(st.integers(0, 2)),
     st.frozensets(st.integers(0, 2)),
     st.booleans(),
+    st.booleans(),
 )
 def test_no_unit_is_ever_committed_twice_or_untrained(
-    phase: Phase, units: int, ready: frozenset[int], committed: frozenset[int], due: bool
+    phase: Phase, units: int, ready: frozenset[int], committed: frozenset[int], due: bool, finishing: bool
 ) -> None:
-    action = decide_miner(MinerFacts(round=facts(phase, due=due), units=units, ready=ready, committed=committed))
-    if isinstance(action, (Commit, Train)):
+    common = facts(phase, due=due, finishing=finishing)
+    action = decide_miner(MinerFacts(round=common, units=units, ready=ready, committed=committed))
+    if isinstance(action, Commit):
         assert phase == Phase.TRAIN
-        assert not due
         assert action.index < units
-        assert action.index not in committed
-        assert (action.index in ready) == isinstance(action, Commit)
+        assert action.index in ready - committed
+    if isinstance(action, Train):
+        assert action.index not in ready
+        if action.index in committed:
+            assert phase in (Phase.DRAW, Phase.SEAL, Phase.OPEN)
+        else:
+            assert phase == Phase.TRAIN
+            assert not finishing
+    if isinstance(action, (Commit, Train)):
+        assert not due
+
+
+def test_a_committed_unit_whose_work_is_lost_is_trained_again_to_be_opened() -> None:
+    for phase in (Phase.DRAW, Phase.SEAL, Phase.OPEN):
+        lost = MinerFacts(round=facts(phase), units=1, committed=frozenset({0}))
+        assert decide_miner(lost) == Train(0)
+        assert decide_miner(replace(lost, ready=frozenset({0}))) == (Open(0) if phase == Phase.OPEN else Wait())
+        assert decide_miner(replace(lost, opened=frozenset({0}))) == Wait()
+
+
+# Ending
+
+
+def test_a_miner_asked_to_end_finishes_what_it_began_and_hands_back_the_rest() -> None:
+    asked = MinerFacts(round=facts(Phase.TRAIN, finishing=True), units=2, begun=frozenset({1}))
+    assert decide_miner(asked) == Train(1)
+    assert decide_miner(replace(asked, ready=frozenset({1}))) == Commit(1)
+    assert decide_miner(replace(asked, begun=frozenset())) == Finish()
+
+
+def test_a_miner_asked_to_end_stays_until_its_commitment_is_opened() -> None:
+    committed = {"units": 1, "ready": frozenset({0}), "committed": frozenset({0})}
+    for phase in (Phase.TRAIN, Phase.DRAW, Phase.SEAL):
+        assert decide_miner(MinerFacts(round=facts(phase, finishing=True), **committed)) == Wait()
+    opening = MinerFacts(round=facts(Phase.OPEN, finishing=True), **committed)
+    assert decide_miner(opening) == Open(0)
+    assert decide_miner(replace(opening, opened=frozenset({0}))) == Finish()
+
+
+def test_a_verifier_asked_to_end_reveals_what_it_sealed() -> None:
+    sealed = VerifierFacts(round=facts(Phase.OPEN, finishing=True), drawn=(drawn(is_sealed=True),))
+    assert decide_verifier(sealed) == Reveal((b"u",))
+
+
+def test_a_verifier_asked_to_end_stays_while_it_may_be_drawn_and_until_the_merge_has_its_word() -> None:
+    for phase in (Phase.SEED, Phase.TRAIN, Phase.DRAW, Phase.SEAL, Phase.OPEN):
+        asked = VerifierFacts(round=facts(phase, finishing=True), frozen=True)
+        assert decide_verifier(asked) == Wait()
+        assert decide_verifier(replace(asked, frozen=False)) == Finish()
+    merge = MergeFacts(wanted=True, juror=True, candidates=(OURS,), computed=OURS)
+    waiting = VerifierFacts(round=facts(Phase.ACKNOWLEDGE, finishing=True, merge=merge))
+    assert decide_verifier(waiting) == Acknowledge(0)
+    done = replace(merge, acknowledged=True)
+    assert decide_verifier(replace(waiting, round=replace(waiting.round, merge=done))) == Finish()
+
+
+def test_whoever_is_asked_to_end_neither_joins_nor_plays_another_round() -> None:
+    outside = facts(Phase.TRAIN, finishing=True, member=False, seated=False)
+    assert decide_miner(MinerFacts(round=outside, units=1)) == Finish()
+    assert decide_verifier(VerifierFacts(round=outside)) == Finish()
+    later = facts(Phase.TRAIN, finishing=True, round_over=True)
+    assert decide_miner(MinerFacts(round=later, units=1, begun=frozenset({0}))) == Finish()
+    assert decide_verifier(VerifierFacts(round=later)) == Finish()
+
+
+def test_leaving_gives_up_the_seat_first_and_serves_the_round_out() -> None:
+    asked = facts(Phase.SEAL, finishing=True, retire=True)
+    assert decide_verifier(VerifierFacts(round=asked, drawn=(drawn(),))) == Retire()
+    left = replace(asked, retire=False, member=False)
+    assert decide_verifier(VerifierFacts(round=left, drawn=(drawn(),))) == Seal((b"u",))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from cupel.network.ipfs.blockstore import atomic_file
+from cupel.node.journal import Journal
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.training.unit import Answer
-from cupel.protocol.types import Root, UnitId
+from cupel.protocol.types import Root, Seed, UnitId
+
+KIND = "replay"
+"""What these documents are called in the journal."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -18,6 +19,10 @@ class UnitReplay:
 
     unit: UnitId
     round: int
+    seed: Seed
+    """The round's seed, from which the unit's data order follows."""
+    root: Root
+    """What its miner committed to. Answers about another seed or root say nothing about this one."""
     answers: dict[int, Answer] = field(default_factory=dict)
     """By segment."""
     replay_s: float = 0.0
@@ -26,32 +31,36 @@ class UnitReplay:
     reported: set[str] = field(default_factory=set)
     """Which verdicts are in the history: `drawn`, `all`."""
 
-    def save(self, folder: Path) -> None:
-        table = {
-            "unit": self.unit.hex(),
-            "round": self.round,
-            "answers": {
-                str(s): [a.end_root.hex(), a.loss.hex(), a.gradient_norm.hex()] for s, a in self.answers.items()
+    def save(self, journal: Journal) -> None:
+        journal.put(
+            KIND,
+            self.unit,
+            self.round,
+            {
+                "round": self.round,
+                "seed": self.seed.hex(),
+                "root": self.root.hex(),
+                "answers": {
+                    str(s): [a.end_root.hex(), a.loss.hex(), a.gradient_norm.hex()] for s, a in self.answers.items()
+                },
+                "replay_s": self.replay_s,
+                "fetch_s": self.fetch_s,
+                "reported": sorted(self.reported),
             },
-            "replay_s": self.replay_s,
-            "fetch_s": self.fetch_s,
-            "reported": sorted(self.reported),
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path_of(folder, self.unit)) as file:
-            file.write(json.dumps(table).encode())
+        )
 
     @staticmethod
-    def load(folder: Path, unit: UnitId) -> UnitReplay | None:
-        """What was saved, or None. Raises MalformedInput for a file that `save` does not write."""
-        path = path_of(folder, unit)
-        if not path.exists():
+    def load(journal: Journal, unit: UnitId) -> UnitReplay | None:
+        """What was saved, or None. Raises MalformedInput for a document that `save` does not write."""
+        table = journal.get(KIND, unit)
+        if table is None:
             return None
         try:
-            table = json.loads(path.read_bytes())
             return UnitReplay(
-                unit=UnitId(bytes.fromhex(table["unit"])),
+                unit=unit,
                 round=int(table["round"]),
+                seed=Seed(bytes.fromhex(table["seed"])),
+                root=Root(bytes.fromhex(table["root"])),
                 answers={
                     int(segment): Answer(
                         end_root=Root(bytes.fromhex(end)), loss=bytes.fromhex(loss), gradient_norm=bytes.fromhex(norm)
@@ -63,8 +72,4 @@ class UnitReplay:
                 reported=set(table["reported"]),
             )
         except (KeyError, TypeError, ValueError) as wrong:
-            raise MalformedInput(f"{path} is damaged ({wrong!r}); delete it, and the unit is replayed anew") from wrong
-
-
-def path_of(folder: Path, unit: UnitId) -> Path:
-    return folder / f"{unit.hex()}.json"
+            raise MalformedInput(f"{journal.path}: the replay of 0x{unit.hex()} is damaged ({wrong!r})") from wrong

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,17 +12,19 @@ from cupel.chain.run_values import Assignment, Phase, Status, UnitView
 from cupel.node.decisions import DrawnUnit, Replay, Reveal, Seal, VerifierFacts, decide_verifier
 from cupel.node.deposits import verifier_deposit
 from cupel.node.descriptions import UnitDescription
+from cupel.node.journal import Duty, question_of
 from cupel.node.participant import ROUNDS_KEPT, Participant
 from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_bits
 from cupel.node.session import Session, Stopped, open_session
+from cupel.node.stopping import StopRequest
 from cupel.protocol.errors import ProtocolError
 from cupel.protocol.training.unit import Answer, answer_of, train_segment
-from cupel.protocol.types import RoundIndex, Salt, SegmentIndex, UnitId
-from cupel.verifier.replay import UnitReplay
+from cupel.protocol.types import RoundIndex, Salt, Seed, SegmentIndex, UnitId
+from cupel.verifier.replay import KIND, UnitReplay
 from cupel.verifier.settings import VerifierSettings
 
 
-def run_verifier(settings: VerifierSettings, stop: threading.Event) -> None:
+def run_verifier(settings: VerifierSettings, stop: StopRequest) -> None:
     """Verify until `stop` is set. Raises as `open_session`."""
     with suppress(Stopped), open_session(settings, "verifier", stop) as session:
         Verifier(session, settings).run()
@@ -39,7 +40,6 @@ class Verifier(Participant):
     def __init__(self, session: Session, settings: VerifierSettings) -> None:
         super().__init__(session)
         self.settings = settings
-        self._folder = settings.data / "replays"
         self._replays: dict[UnitId, UnitReplay] = {}
         self._unavailable: dict[UnitId, str] = {}
         """Why a unit cannot be replayed, as of the last attempt."""
@@ -69,13 +69,19 @@ class Verifier(Participant):
             drawn=tuple(self._drawn_unit(one) for one in self._assignments()) if is_drawn else (),
             watched=self._watched(),
             seal_soon=self.height + SEAL_MARGIN_BLOCKS >= self.current.until,
+            frozen=self.keep_for_round("frozen", self._is_frozen),
         )
+
+    def _is_frozen(self) -> bool:
+        """Whether this verifier's stake is in the current round's draw."""
+        return any(p.account == self.session.address and p.frozen for p in self.contract.participants())
 
     def _assignments(self) -> tuple[Assignment, ...]:
         return self.keep("mine", lambda: self.contract.assignments_of(self.current.round, self.session.address))
 
     def _drawn_unit(self, drawn: Assignment) -> DrawnUnit:
-        known = self._replay_of(drawn.unit_id, self.current.round).answers
+        unit = next(u for u in self.get_units() if u.unit_id == drawn.unit_id)
+        known = self._replay_of(unit).answers
         return DrawnUnit(
             unit=drawn.unit_id,
             missing=tuple(s for s in drawn.segments if s not in known),
@@ -85,7 +91,7 @@ class Verifier(Participant):
         )
 
     def _watch(self, units: tuple[UnitView, ...]) -> None:
-        self._backlog |= {u.unit_id: u for u in units if "all" not in self._replay_of(u.unit_id, u.round).reported}
+        self._backlog |= {u.unit_id: u for u in units if "all" not in self._replay_of(u).reported}
 
     def _watched(self) -> tuple[tuple[bytes, int], ...]:
         return tuple(
@@ -93,7 +99,7 @@ class Verifier(Participant):
             for unit_id, unit in self._backlog.items()
             if not self.is_asleep(unit_id)
             for segment in range(self.parameters.segments)
-            if segment not in self._replay_of(unit_id, unit.round).answers
+            if segment not in self._replay_of(unit).answers
         )
 
     # Joining
@@ -109,16 +115,23 @@ class Verifier(Participant):
 
     # Replaying
 
-    def _replay_of(self, unit: UnitId, round_: int) -> UnitReplay:
-        if unit not in self._replays:
-            saved = UnitReplay.load(self._folder, unit)
-            self._replays[unit] = saved or UnitReplay(unit=unit, round=round_)
-        return self._replays[unit]
+    def _get_seed(self, round_: int) -> Seed:
+        return self.keep_for_round(("seed", round_), lambda: self.contract.get_round(round_).seed)
+
+    def _replay_of(self, unit: UnitView) -> UnitReplay:
+        """What is known of this unit as it stands on chain: after a re-org it may be another one of the same id."""
+        seed, replay = self._get_seed(unit.round), self._replays.get(unit.unit_id)
+        if replay is None:
+            replay = UnitReplay.load(self.session.journal, unit.unit_id)
+        if replay is None or (replay.seed, replay.root) != (seed, unit.root):
+            replay = UnitReplay(unit=unit.unit_id, round=unit.round, seed=seed, root=unit.root)
+        self._replays[unit.unit_id] = replay
+        return replay
 
     def _replay(self, unit_id: UnitId, segment: int) -> None:
         """One segment. What nobody serves, or is not what was committed, is unavailable; it is asked for again."""
         unit = self._backlog.get(unit_id) or next(u for u in self.get_units() if u.unit_id == unit_id)
-        replay = self._replay_of(unit_id, unit.round)
+        replay = self._replay_of(unit)
         began, computed = time.perf_counter(), self.stats.steps_s
         try:
             description = self.describe(unit)
@@ -133,7 +146,8 @@ class Verifier(Participant):
         replay.answers[segment] = answer
         replay.replay_s += self.stats.steps_s - computed
         replay.fetch_s += time.perf_counter() - began - (self.stats.steps_s - computed)
-        replay.save(self._folder)
+        replay.save(self.session.journal)
+        self.session.points.reach("replay/saved")
         self.stats.loss = float_of_bits(answer.loss)
         self._report(unit, description)
 
@@ -145,6 +159,7 @@ class Verifier(Participant):
         """
         if self.session.states.held(self.contribution_pin(unit)) != description.states[-1].cid:
             self.fetch_contribution(unit)
+            self.session.points.reach("contribution/held")
 
     def _compute(self, unit: UnitView, description: UnitDescription, segment: int) -> Answer:
         start = description.states[segment]
@@ -154,15 +169,15 @@ class Verifier(Participant):
             start.state_root,
             f"replay/{unit.round}/{unit.unit_id.hex()}/{segment}",
         )
-        seed = self.keep_for_round(("seed", unit.round), lambda: self.contract.get_round(unit.round).seed)
-        load = self.session.run.load_batch(seed, unit.unit_id)
+        self.session.points.reach("replay/fetched")
+        load = self.session.run.load_batch(self._get_seed(unit.round), unit.unit_id)
         return answer_of(train_segment(self.step, state, load, segment, self.parameters.segment_steps))
 
     # Saying what was found
 
     def _report(self, unit: UnitView, description: UnitDescription) -> None:
         """Log and record a verdict once all drawn segments, or all there are, are replayed."""
-        known = self._replay_of(unit.unit_id, unit.round).answers
+        known = self._replay_of(unit).answers
         drawn: tuple[SegmentIndex, ...] = ()
         if unit.round == self.current.round:
             drawn = next((a.segments for a in self._assignments() if a.unit_id == unit.unit_id), ())
@@ -175,7 +190,7 @@ class Verifier(Participant):
     def _report_once(
         self, unit: UnitView, description: UnitDescription, segments: Sequence[int], *, drawn: bool
     ) -> None:
-        replay, which = self._replay_of(unit.unit_id, unit.round), "drawn" if drawn else "all"
+        replay, which = self._replay_of(unit), "drawn" if drawn else "all"
         if which in replay.reported:
             return
         found = tuple(_compare(s, description, replay.answers[s]) for s in segments)
@@ -196,7 +211,8 @@ class Verifier(Participant):
         if not wrong:
             self.log.info("unit agrees", miner=unit.miner, unit=unit.index, segments=segments)
         replay.reported.add(which)
-        replay.save(self._folder)
+        replay.save(self.session.journal)
+        self.session.points.reach("verdict/recorded")
 
     def _record(
         self, unit: UnitView, verdict: Verdict, reason: str, segments: tuple[SegmentVerdict, ...], *, drawn: bool
@@ -205,7 +221,7 @@ class Verifier(Participant):
             self.stats.accepted += verdict == "attests"
             self.stats.rejected += verdict == "rejects"
             self.stats.stale += verdict == "unavailable"
-        replay = self._replay_of(unit.unit_id, unit.round)
+        replay = self._replay_of(unit)
         self.session.history.append(
             VerdictRecord(
                 time_s=time.time(),
@@ -225,9 +241,9 @@ class Verifier(Participant):
 
     # Sealing and revealing
 
-    def _answers(self, unit: UnitId) -> list[PostedAnswer]:
-        drawn = next(a for a in self._assignments() if a.unit_id == unit)
-        known = self._replay_of(unit, self.current.round).answers
+    def _answers(self, unit: UnitView) -> list[PostedAnswer]:
+        drawn = next(a for a in self._assignments() if a.unit_id == unit.unit_id)
+        known = self._replay_of(unit).answers
         return [
             PostedAnswer(end_root=a.end_root, loss=a.loss, gradient_norm=a.gradient_norm)
             for a in (known[s] for s in drawn.segments)
@@ -236,16 +252,28 @@ class Verifier(Participant):
     def _salt(self, unit: UnitId) -> Salt:
         return Salt(self.session.signer.derive_secret(b"cupel seal" + unit))
 
+    def _views(self, units: tuple[bytes, ...]) -> list[UnitView]:
+        views = {view.unit_id: view for view in self.get_units()}
+        return [views[UnitId(unit)] for unit in units]
+
     def _seal(self, units: tuple[bytes, ...]) -> None:
-        ids = [UnitId(u) for u in units]
-        seals = [compute_seal(u, self.session.address, self._answers(u), self._salt(u)) for u in ids]
-        self.contract.seal(self.current.round, ids, seals)
+        views, draw = self._views(units), self.get_draw_seed()
+        ids = [view.unit_id for view in views]
+        seals = [compute_seal(v.unit_id, self.session.address, self._answers(v), self._salt(v.unit_id)) for v in views]
+        stated = [
+            (view.unit_id, question_of(draw, self._get_seed(view.round), view.root), seal)
+            for view, seal in zip(views, seals, strict=True)
+        ]
+        self.session.journal.state_all(Duty.SEAL, stated)
+        self.session.points.reach("seal/stated")
+        self.contract.seal(draw, ids, seals)
         self.forget()
         self.log.info("sealed", round=self.current.round, units=len(ids))
 
     def _reveal(self, units: tuple[bytes, ...]) -> None:
-        ids = [UnitId(u) for u in units]
-        self.contract.reveal(self.current.round, ids, [self._answers(u) for u in ids], [self._salt(u) for u in ids])
+        views = self._views(units)
+        ids = [view.unit_id for view in views]
+        self.contract.reveal(self.current.round, ids, [self._answers(v) for v in views], [self._salt(u) for u in ids])
         self.forget()
         self.log.info("revealed", round=self.current.round, units=len(ids))
 
@@ -256,8 +284,11 @@ class Verifier(Participant):
         units, me = self.contract.get_units(ended), self.session.address
         for unit in units:
             if me in unit.verifiers and not unit.has_sealed(me):
+                if "unsealed" in self._replay_of(unit).reported:
+                    continue
                 reason = self._unavailable.get(unit.unit_id, "not replayed before the seal phase ended")
                 self._record(unit, "unavailable", reason, (), drawn=True)
+                self._mark_reported(unit, "unsealed")
                 self.log.warning("not sealed", miner=unit.miner, unit=unit.index, reason=reason)
             elif unit.status == Status.DISPUTED and unit.has_revealed(me) and not unit.has_agreed(me):
                 self._settle_dissent(unit)
@@ -269,24 +300,32 @@ class Verifier(Participant):
             del self._backlog[unit.unit_id]
         self._let_go(ended)
 
+    def _mark_reported(self, unit: UnitView, what: str) -> None:
+        replay = self._replay_of(unit)
+        replay.reported.add(what)
+        replay.save(self.session.journal)
+
     def _let_go(self, ended: RoundIndex) -> None:
-        """Forget replays of rounds that are over, but not those still to be finished."""
+        """Forget replays of rounds that are long over, but not those still to be finished."""
         self._replays = {unit: replay for unit, replay in self._replays.items() if unit in self._backlog}
         self._unavailable = {unit: reason for unit, reason in self._unavailable.items() if unit in self._backlog}
-        for path in self._folder.glob("*.json"):
-            unit = UnitId(bytes.fromhex(path.stem))
-            saved = UnitReplay.load(self._folder, unit)
-            if saved is not None and saved.round <= ended and unit not in self._backlog:
-                path.unlink()
+        for name in self.session.journal.names(KIND, last_round=ended - ROUNDS_KEPT):
+            if UnitId(name) not in self._backlog:
+                self.session.journal.drop(KIND, name)
 
     def _settle_dissent(self, unit: UnitView) -> None:
         """A miner whose states are right may still have opened another loss or norm; only the contract saw that."""
-        replay = self._replay_of(unit.unit_id, unit.round)
-        description, known = self._descriptions.get(unit.unit_id), replay.answers
-        if description is None or any(not _compare(s, description, a).agrees for s, a in known.items()):
+        replay = self._replay_of(unit)
+        description, known = self._descriptions.get(unit.root), replay.answers
+        if (
+            description is None
+            or "dissent" in replay.reported
+            or any(not _compare(s, description, a).agrees for s, a in known.items())
+        ):
             return
         reason = "the states agree, but the miner opened another loss or gradient norm"
         self._record(unit, "rejects", reason, (), drawn=True)
+        self._mark_reported(unit, "dissent")
         self.log.warning("unit rejected", miner=unit.miner, unit=unit.index, reason=reason)
 
 

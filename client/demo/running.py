@@ -108,7 +108,7 @@ def _start_node(
     arguments = [
         "--run", str(archive.run_file), "--rpc", rpc, "--keystore", str(party.keystore),
         "--password-file", password_file, "--data", str(settings.folder / party.name), "--peers", source,
-        "--backend", settings.backend, "--json-log",
+        "--backend", settings.backend, "--json-log", "--on-stop", "quit",
     ]  # fmt: skip
     if party.lies:
         arguments += ["--fault", "perturb"]

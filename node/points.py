@@ -1,0 +1,91 @@
+"""The numbered points of a round at which a process may be killed and must lose nothing.
+
+After each write, signature, broadcast and receipt a node passes a point of a name. Tests kill it there, by SIGKILL, at
+each in turn (`CUPEL_KILL_AT=commit/signed`, or `commit/signed:2` for the second time). A name that is not listed here
+is a bug of ours, so that the list stays complete; a point that no test reaches fails the test.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping
+
+from cupel.protocol.errors import UsageError
+
+VARIABLE = "CUPEL_KILL_AT"
+STEPS = ("journalled", "signed", "sent", "receipt")
+"""What `ChainClient` tells of each transaction: written down, signed and written, broadcast, in a block."""
+COMMON_CALLS = ("advance", "acknowledge", "proposeMerge", "claim")
+"""Calls of both roles that each round needs from somebody."""
+COMMON_WRITES = ("start/stored", "propose/stated", "acknowledge/stated", "merge/stored", "round/recorded", "pruned")
+MINER_CALLS = ("joinMiner", "commit", "open")
+MINER_WRITES = (
+    "checkpoint/stored",
+    "work/saved",
+    "description/stored",
+    "commit/stated",
+    "unit/recorded",
+    "unit/settled",
+)
+VERIFIER_CALLS = ("stake", "seal", "reveal")
+VERIFIER_WRITES = (
+    "description/held",
+    "contribution/held",
+    "replay/fetched",
+    "replay/saved",
+    "verdict/recorded",
+    "seal/stated",
+)
+RARE_CALLS = ("recordHeader", "retire")
+"""Not part of every round."""
+
+
+def _points(calls: tuple[str, ...], writes: tuple[str, ...]) -> tuple[str, ...]:
+    return (*writes, *(f"{call}/{step}" for call in calls for step in STEPS))
+
+
+MINER_POINTS = _points(MINER_CALLS + COMMON_CALLS, MINER_WRITES + COMMON_WRITES)
+VERIFIER_POINTS = _points(VERIFIER_CALLS + COMMON_CALLS, VERIFIER_WRITES + COMMON_WRITES)
+_KNOWN = frozenset((*MINER_POINTS, *VERIFIER_POINTS, *_points(RARE_CALLS, ())))
+
+
+class Points:
+    """Where a process is asked to die; usually nowhere."""
+
+    def __init__(self, kill_at: str | None = None) -> None:
+        """kill_at: NAME or NAME:COUNT. Raises UsageError."""
+        self._name, self._left = None, 0
+        if kill_at:
+            name, _, count = kill_at.partition(":")
+            if name not in _KNOWN or not (count or "1").isdigit():
+                raise UsageError(
+                    f"{VARIABLE} is {kill_at!r}; it should be one of {', '.join(sorted(_KNOWN))}, or NAME:COUNT"
+                )
+            self._name, self._left = name, int(count or "1")
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str], chain_id: int) -> Points:
+        """Raises UsageError on any chain but the embedded one's id: who dies on purpose must cost nobody anything."""
+        kill_at = environment.get(VARIABLE)
+        if kill_at:
+            from cupel.chain.node.chain import DEFAULT_CHAIN_ID  # brings the whole EVM
+
+            if chain_id != DEFAULT_CHAIN_ID:
+                raise UsageError(f"{VARIABLE} is for tests on chain {DEFAULT_CHAIN_ID}; this is chain {chain_id}")
+        return Points(kill_at)
+
+    def reach(self, name: str) -> None:
+        """Pass a point; the process ends here if it was asked to."""
+        assert name in _KNOWN, f"point {name} is not listed"
+        if name != self._name:
+            return
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def observe(self, step: str, what: str) -> None:
+        """`ChainClient`'s observer: `what` is the contract's function, as in `Run.commit`."""
+        name = f"{what.rpartition('.')[2].partition('(')[0]}/{step}"
+        if name in _KNOWN:  # transfers of ETH and deployments are nobody's duty in a round
+            self.reach(name)
