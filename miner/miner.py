@@ -11,8 +11,8 @@ from cupel.miner.faults import check_chain, perturb
 from cupel.miner.settings import MinerSettings
 from cupel.miner.work import KIND, UnitWork
 from cupel.node.decisions import Commit, MinerFacts, Open, Train, decide_miner
-from cupel.node.journal import Duty, question_of
 from cupel.node.deposits import miner_deposit
+from cupel.node.journal import Duty, question_of
 from cupel.node.participant import ROUNDS_KEPT, Participant
 from cupel.node.records import Outcome, OutcomeRecord, UnitRecord, float_of_bits
 from cupel.node.session import Session, Stopped, open_session
