@@ -4,7 +4,9 @@ ProtocolError
 ├── ChainRefused
 │   ├── ContractReverted      a contract said no; carries the custom error and its arguments
 │   ├── TransactionRejected   the node did not take a transaction
-│   └── FeeAboveCap           the chain asks more per gas than the operator allows
+│   ├── FeeAboveCap           the chain asks more per gas than the operator allows
+│   ├── ReplacementAboveCap   a waiting transaction cannot be replaced within the cap
+│   └── TransactionReplaced   a later call of the same duty took its place
 └── Unavailable
     └── ReceiptTimeout        sent, but not in a block yet
 UsageError
@@ -64,11 +66,31 @@ class FeeAboveCap(ChainRefused):
         self.base_fee_wei, self.cap_wei = base_fee_wei, cap_wei
 
 
-class ReceiptTimeout(Unavailable):
-    """A transaction was sent and is not deep enough in the chain yet; it may still be included."""
+class ReplacementAboveCap(ChainRefused):
+    """A waiting transaction should be replaced, and nodes would take only one above the cap; it may still be mined."""
 
-    def __init__(self, what: str, *, transaction_hash: bytes, waited_s: float) -> None:
-        super().__init__(f"{what}: transaction 0x{transaction_hash.hex()} has no receipt after {waited_s:g} s")
+    def __init__(self, what: str, *, fee_wei: int, cap_wei: int) -> None:
+        super().__init__(
+            f"{what} cannot replace its waiting predecessor, which offers {fee_wei} wei per gas: a tenth more is above "
+            f"your cap of {cap_wei}; raise it, or wait until the other is in a block"
+        )
+        self.fee_wei, self.cap_wei = fee_wei, cap_wei
+
+
+class TransactionReplaced(ChainRefused):
+    """A later call of the same duty took this one's nonce; this one will never be in a block."""
+
+    def __init__(self, what: str, *, by: str) -> None:
+        super().__init__(f"{what} was replaced by {by} before it was in a block")
+        self.what, self.by = what, by
+
+
+class ReceiptTimeout(Unavailable):
+    """A transaction was sent and is not deep enough in the chain yet; it may still be included, and is watched."""
+
+    def __init__(self, what: str, *, transaction_hash: bytes, waited_s: float, trouble: str | None = None) -> None:
+        because = f" ({trouble})" if trouble else ""
+        super().__init__(f"{what}: transaction 0x{transaction_hash.hex()} has no receipt after {waited_s:g} s{because}")
         self.transaction_hash = transaction_hash
 
 

@@ -42,7 +42,7 @@ class Look:
     reorg_depth: int
     """0: the chain only grew."""
     is_deeper: bool
-    """None of the remembered blocks is left: the re-org is at least `reorg_depth` deep, nobody here knows how much more."""
+    """None of the remembered blocks is left: the re-org is at least `reorg_depth` deep, maybe more."""
 
 
 class HeadTracker:

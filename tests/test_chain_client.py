@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from chain_process import ETH, KEYS, PROBE_INIT, ChainProcess
 
-from cupel.chain import client as client_module
+from cupel.chain import reading
 from cupel.chain.abi import AbiFunction, Call, ContractAbi, load_abi
-from cupel.chain.client import ChainClient, FeePolicy
+from cupel.chain.client import ChainClient, FeePolicy, Outbox
 from cupel.chain.errors import (
     ChainUnreachable,
     ContractReverted,
@@ -29,6 +29,7 @@ from cupel.chain.errors import (
 )
 from cupel.chain.run_contract import TokenContract
 from cupel.chain.run_values import ZERO_ADDRESS
+from cupel.chain.sending import Sender
 from cupel.chain.values import Receipt
 from cupel.protocol.errors import MalformedInput, Unavailable, UsageError
 from cupel.protocol.hashing import keccak256
@@ -154,12 +155,10 @@ def test_threads_and_clients_of_one_key_never_share_a_nonce(chain: ChainProcess)
 def test_a_foreign_use_of_the_key_costs_a_retry_not_a_failure(
     chain: ChainProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine, foreign = (ChainClient(chain.url, KEYS[3], poll_seconds=0.02) for _ in range(2))
+    mine, foreign = (ChainClient(chain.url, KEYS[3], poll_seconds=0.02, outbox=Outbox()) for _ in range(2))
     foreign.transfer(KEYS[5].address, 1)
-    honest, lagging = ChainClient._choose_nonce, [0]
-    monkeypatch.setattr(
-        ChainClient, "_choose_nonce", lambda *arguments: lagging.pop() if lagging else honest(*arguments)
-    )
+    honest, lagging = Sender.choose_nonce, [0]
+    monkeypatch.setattr(Sender, "choose_nonce", lambda sender: lagging.pop() if lagging else honest(sender))
     assert mine.transfer(KEYS[5].address, 2).gas_used == 21_000
 
 
@@ -170,7 +169,7 @@ def test_funds_that_do_not_suffice_are_told_in_the_nodes_words(chain: ChainProce
 
 
 def test_fees_above_the_cap_are_not_paid(chain: ChainProcess) -> None:
-    frugal = ChainClient(chain.url, KEYS[0], fees=FeePolicy(max_fee_wei=1))
+    frugal = ChainClient(chain.url, KEYS[0], fees=FeePolicy(max_fee_wei=1, spike_patience_s=0))
     with pytest.raises(FeeAboveCap, match="your cap is 1"):
         frugal.transfer(KEYS[1].address, 1)
 
@@ -210,7 +209,7 @@ def test_logs_come_whole_however_small_the_pieces(
     whole = list(client.get_logs(address=token.address, topics=topics, first_block=0))
     assert whole
     assert TOKEN.events["Transfer"].decode(whole[-1])[2] == 77
-    monkeypatch.setattr(client_module, "_LOG_RANGE_BLOCKS", 3)
+    monkeypatch.setattr(reading, "LOG_RANGE_BLOCKS", 3)
     assert list(client.get_logs(address=token.address, topics=topics, first_block=0)) == whole
 
 
@@ -290,7 +289,7 @@ def anvil() -> Iterator[ChainClient]:
     process = subprocess.Popen(arguments)
     try:
         client = connect(f"http://127.0.0.1:{port}")
-        client._transport.request("anvil_setBalance", KEYS[0].address, hex(100 * ETH))
+        client.request("anvil_setBalance", KEYS[0].address, hex(100 * ETH))
         yield client
     finally:
         process.terminate()
