@@ -154,6 +154,11 @@ def list_keystores(directory: Path) -> list[KeystoreEntry]:
     return entries
 
 
+def read_keystore_address(path: Path) -> Address:
+    """Whose key a keystore holds, without unlocking it. Raises UsageError: missing, unreadable or no keystore."""
+    return _read_keystore(path)[1]
+
+
 def _read_keystore(path: Path) -> tuple[dict[str, Any], Address]:
     try:
         if path.stat().st_size > MAX_KEYSTORE_BYTES:

@@ -16,7 +16,7 @@ COMMANDS = {
     "chain": ("cupel.commands.chain:chain", "Run the embedded chain as a process of its own."),
     "data": ("cupel.commands.data:data", "Build, show, verify and serve training data."),
     "demo": ("cupel.commands.demo:demo", "The whole network on this machine: mine, verify, merge, pay."),
-    "doctor": ("cupel.commands.doctor:doctor", "Check this machine's arithmetic engine, to the last bit."),
+    "doctor": ("cupel.commands.doctor:doctor", "Look at machine, chain, key and folder, and say what to fix."),
     "journal": ("cupel.commands.journal:journal", "Show a node's statements, and take them to another machine."),
     "replay": ("cupel.commands.replay:replay", "Repeat a unit of a finished run from disk and compare its roots."),
     "status": ("cupel.commands.status:status", "Show rounds, units, rewards and roots of a run from disk."),

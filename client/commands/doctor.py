@@ -1,64 +1,161 @@
-"""`cupel doctor`: is this machine's arithmetic right, and what is it running on?"""
+"""`cupel doctor`: would a node work here, and what to fix."""
 
 from __future__ import annotations
 
-import platform
-import statistics
+import dataclasses
+import json
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import click
-import torch
+from rich.console import Console
+from rich.text import Text
 
-from cupel.protocol import arithmetic
-from cupel.protocol.arithmetic import cpu
-from cupel.protocol.arithmetic.engines import self_test
-from cupel.protocol.errors import BackendUnfit
+from cupel.diagnosis.findings import Finding, Verdict, ok, wrong
+from cupel.node.config_file import read_config
+from cupel.node.options import SHARED_NAMES, Urls
+from cupel.node.redaction import hide_url
+from cupel.node.settings import GWEI
+from cupel.protocol.errors import UsageError
+
+_MARKS = {Verdict.OK: "✓", Verdict.WARNING: "!", Verdict.WRONG: "✗", Verdict.SKIPPED: "·"}
+_COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.WRONG: "red", Verdict.SKIPPED: "dim"}
+_PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What there is to look at; None is passed over."""
+
+    role: str
+    run: Path | None
+    rpc: tuple[str, ...]
+    keystore: Path | None
+    password_file: Path | None
+    password_fd: int | None
+    data: Path | None
+    listen: str | None
+    endpoint: str | None
+    wanted: int
+    """Units or slots."""
+    max_fee_wei: int
+    speed: bool
 
 
 @click.command()
-@click.option("--speed/--no-speed", default=False, help="Time a matrix product against torch's, in this run.")
-def doctor(speed: bool) -> None:
-    """Reproduce the stored vectors on every engine of this machine.
+@click.option("--config", type=_PATH, help="Settings file; cupel.toml of this folder if there is one.")
+@click.option(
+    "--as", "role", type=click.Choice(["miner", "verifier"]), default="miner", show_default=True,
+    help="Whose settings to take and which funds to ask for.",
+)  # fmt: skip
+@click.option("--run", type=_PATH, help="The run file.")
+@click.option("--rpc", type=Urls(), envvar="CUPEL_RPC", help="The chain's JSON-RPC URLs.")
+@click.option("--keystore", type=_PATH, help="Encrypted key file.")
+@click.option("--password-file", type=_PATH, help="Unlock the key with this password.")
+@click.option("--password-fd", type=int, help="Unlock the key with a password from this descriptor.")
+@click.option("--data", type=_PATH, help="The node's folder.")
+@click.option("--listen", help="Where the node is to serve blocks, HOST:PORT.")
+@click.option("--endpoint", help="URL others reach the node by.")
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Time a product against torch's.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def doctor(config: Path | None, role: str, speed: bool, as_json: bool, **given: Any) -> None:
+    """Look at everything a node needs, and say what to fix.
 
-    Exit 0 if the fast engine agrees to the last bit, 1 if it does not (a node then uses the torch engine).
+    Without options: the machine alone. With a run file, RPC URLs, key and folder, or a settings file that names them:
+    chain, clock, run, funds, key, journal and ways in as well. Exit 0 if a node would work, warnings apart, else 1.
     """
-    click.echo(f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}")
-    fit = {}
-    for backend in ("torch", "cpu"):
-        try:
-            self_test(backend)
-        except BackendUnfit as unfit:
-            fit[backend] = False
-            click.echo(f"engine {backend}: WRONG. {unfit}")
-        else:
-            fit[backend] = True
-            kernels = f" ({cpu.isa.choose().name} kernels)" if backend == "cpu" else ""
-            click.echo(f"engine {backend}{kernels}: every stored vector reproduced")
-    if speed and fit["cpu"]:
-        click.echo(_product_speed())
-    sys.exit(0 if all(fit.values()) else 1)
+    findings: list[Finding] = []
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in _look(config, role, speed, given):
+        findings.append(finding)
+        if not as_json:
+            console.print(_line(finding))
+    bad = [one for one in findings if one.verdict == Verdict.WRONG]
+    warnings = sum(one.verdict == Verdict.WARNING for one in findings)
+    if as_json:
+        listed = [dataclasses.asdict(one) for one in findings]
+        click.echo(json.dumps({"fit": not bad, "findings": listed}, indent=2, ensure_ascii=False))
+    else:
+        words = f"{len(bad)} to fix" if bad else "Nothing to fix"
+        console.print(f"{words}, {warnings} warning{'' if warnings == 1 else 's'}.")
+    sys.exit(1 if bad else 0)
 
 
-def _product_speed(size: int = 768, repeats: int = 9) -> str:
-    """One line on a square float32 product, exact against torch, medians of interleaved runs on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def _line(finding: Finding) -> Text:
+    text = Text.assemble((_MARKS[finding.verdict], _COLOURS[finding.verdict]), f" {finding.check:<18} {finding.found}")
+    if finding.fix:
+        text.append(f"\n  {'':<18} → {finding.fix}")
+    return text
+
+
+def _look(config: Path | None, role: str, speed: bool, given: dict[str, Any]) -> Iterator[Finding]:
+    """One finding after the other, as they are made."""
+    # These load torch and eth-account, which takes seconds; --help does not wait for it.
+    from cupel.chain.paths import get_data_directory
+    from cupel.chain.run_values import Role
+    from cupel.diagnosis.chain import check_chain, read_run
+    from cupel.diagnosis.machine import check_arithmetic, check_disk, check_speed
+    from cupel.diagnosis.node import check_folder, check_key, check_reach, is_running
+
+    settings, finding = _read_settings(config, role)
+    if finding is not None:
+        yield finding
+    subject = _subject(role, speed, {name: value for name, value in given.items() if value is not None}, settings)
+    yield from check_arithmetic()
+    if subject.speed:
+        yield check_speed()
+    yield from check_disk(subject.data if subject.data is not None else get_data_directory())
+    address, found = check_key(subject.keystore, subject.password_file, subject.password_fd)
+    yield from found
+    run, finding = read_run(subject.run)
+    yield finding
+    yield from check_chain(
+        subject.rpc, run, address, role=Role[subject.role.upper()], wanted=subject.wanted,
+        max_fee_wei=subject.max_fee_wei,
+    )  # fmt: skip
+    yield from check_folder(subject.data, run, address)
+    running = subject.data is not None and is_running(subject.data)
+    yield from check_reach(subject.listen, subject.endpoint, running=running)
+
+
+def _read_settings(config: Path | None, role: str) -> tuple[dict[str, Any], Finding | None]:
+    """What the settings file says for this process."""
+    path = config if config is not None else Path("cupel.toml")
+    if config is None and not path.is_file():
+        return {}, None
+    from cupel.miner.main import miner
+    from cupel.verifier.main import verifier
+
     try:
-        a, b = torch.randn(size, size), torch.randn(size, size)
-        exact, plain = [], []
-        for _ in range(repeats + 1):
-            exact.append(_seconds(lambda: arithmetic.matmul(a, b, backend="cpu")))
-            plain.append(_seconds(lambda: torch.mm(a, b)))
-    finally:
-        torch.set_num_threads(threads)
-    ours, theirs = statistics.median(exact[1:]), statistics.median(plain[1:])
-    gflops = 2 * size**3 / ours / 1e9
-    return f"product {size}^3, one thread: {gflops:.0f} GFLOP/s exact, {theirs / ours:.1f}x torch fp32"
+        # Both processes' tables are checked: they share the file.
+        read = {p.name: read_config(path, str(p.name), p.params, shared=SHARED_NAMES) for p in (miner, verifier)}
+    except UsageError as error:
+        return {}, wrong("settings", str(error), "correct that line")
+    return read[role].values, ok("settings", f"{path}: every key and type is right")
 
 
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+def _subject(role: str, speed: bool, given: dict[str, Any], settings: dict[str, Any]) -> Subject:
+    """Flags over the file."""
+    both = settings | given
+    rpc = Urls().convert(both["rpc"], None, None) if "rpc" in both else ()
+    endpoint = both.get("endpoint")
+    if endpoint is not None:
+        hide_url(endpoint)
+    max_fee = both.get("max_fee_wei", 500)
+    return Subject(
+        role=role,
+        run=both.get("run"),
+        rpc=rpc,
+        keystore=both.get("keystore"),
+        password_file=both.get("password_file"),
+        password_fd=both.get("password_fd"),
+        data=both.get("data"),
+        listen=both.get("listen"),
+        endpoint=endpoint.rstrip("/") if endpoint is not None else None,
+        wanted=both.get("units" if role == "miner" else "slots", 1),
+        max_fee_wei=int(max_fee * GWEI),
+        speed=speed,
+    )
