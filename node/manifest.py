@@ -23,14 +23,15 @@ class RunManifest:
     """CID by file name, as `RunPrograms.to_files` names them."""
     data: Cid
     """The data's own manifest: shards, tokenizer, licence notes."""
-    genesis_seed: Seed
-    """32 bytes from which the genesis Program makes the first state."""
+    genesis_seed: Seed | None
+    """32 bytes from which the genesis Program makes the first state. None: the first state is the file the contract
+    names, as where a run goes on from an earlier one's last state."""
 
     def to_bytes(self) -> bytes:
         """Canonical JSON."""
         table = {
             "data": self.data,
-            "genesis_seed": self.genesis_seed.hex(),
+            "genesis_seed": None if self.genesis_seed is None else self.genesis_seed.hex(),
             "programs": dict(self.programs),
             "version": VERSION,
         }
@@ -43,13 +44,13 @@ class RunManifest:
         try:
             if table["version"] != VERSION:
                 raise ValueError(f"version {table['version']!r}; this node reads {VERSION}")
-            seed = bytes.fromhex(table["genesis_seed"])
-            if len(seed) != 32:
+            seed = None if table["genesis_seed"] is None else Seed(bytes.fromhex(table["genesis_seed"]))
+            if seed is not None and len(seed) != 32:
                 raise ValueError(f"a genesis seed of {len(seed)} bytes")
             manifest = RunManifest(
                 programs={str(name): parse_cid(cid).text for name, cid in table["programs"].items()},
                 data=parse_cid(table["data"]).text,
-                genesis_seed=Seed(seed),
+                genesis_seed=seed,
             )
         except (KeyError, TypeError, ValueError, AttributeError, MalformedInput) as wrong:
             raise MalformedInput(f"not a run manifest ({wrong})") from wrong

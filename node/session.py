@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -15,6 +16,7 @@ from typing import TypeVar
 import torch
 
 from cupel.chain.client import ChainClient
+from cupel.chain.errors import ChainUnreachable
 from cupel.chain.heads import HeadTracker
 from cupel.chain.key_lock import hold_key
 from cupel.chain.keys import LocalSigner
@@ -25,6 +27,7 @@ from cupel.network.data import DataManifest, ShardSet, load_manifest
 from cupel.network.ipfs.blockstore import BlockStore
 from cupel.network.ipfs.fetch import Fetcher, FetchLimits
 from cupel.network.ipfs.gateway import GatewayServer, json_route
+from cupel.network.states import check_state_root
 from cupel.node.journal import Identity, Journal
 from cupel.node.log import Log
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
@@ -36,9 +39,9 @@ from cupel.node.signers import connect, open_signer
 from cupel.node.states import States
 from cupel.node.stats import StatLine, Stats
 from cupel.node.stopping import StopRequest
-from cupel.protocol import merkle, sampling
+from cupel.protocol import sampling
 from cupel.protocol.arithmetic import choose_backend, self_test
-from cupel.protocol.errors import MalformedInput, RootMismatch, Unavailable, UsageError
+from cupel.protocol.errors import MalformedInput, Unavailable, UsageError
 from cupel.protocol.training.programs import RunPrograms
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.training.unit import LoadBatch, State, Step, Stepped
@@ -183,15 +186,23 @@ class Session:
             raise MalformedInput(f"data of {data.vocabulary} tokens for a model of {programs.config.model.vocabulary}")
         if programs.config.max_merge < parameters.max_merge:
             raise MalformedInput(f"programs merge {programs.config.max_merge} units, the run {parameters.max_merge}")
-        genesis = programs.run_genesis(manifest.genesis_seed, backend=self.backend, threads=self.settings.threads)
-        root = merkle.state_root(genesis)
-        if root != parameters.genesis_root:
-            raise RootMismatch("the run's first state", expected=parameters.genesis_root, got=root)
-        size_bytes = sum(tensor.numel() * tensor.element_size() for tensor in genesis.values())
+        size_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in programs.state_types.values())
         self.states = States(self.store, self.fetcher, size_bytes)
+        genesis = self._make_genesis(parameters, programs, manifest.genesis_seed)
         self.run = Run(
             parameters=parameters, programs=programs, genesis=genesis, data=data, shards=ShardSet(data, self.fetcher)
         )
+
+    def _make_genesis(self, parameters: Parameters, programs: RunPrograms, seed: Seed | None) -> NamedState:
+        """The run's first state: computed, or fetched where it is an earlier run's last one."""
+        what, expected = "the run's first state", parameters.genesis_root
+        if seed is None:
+            state = self.states.get(what, parameters.genesis, expected, f"start/{expected.hex()}")
+        else:
+            state = programs.run_genesis(seed, backend=self.backend, threads=self.settings.threads)
+            check_state_root(what, state, expected)
+        programs.check_state(what, state)
+        return state
 
     def _keep(self, cid: Cid, pin: str, max_bytes: int) -> bytes:
         self.fetcher.fetch_to_store(cid, max_bytes=max_bytes, pin=pin)
@@ -206,23 +217,36 @@ class Session:
 
     def retry(self, what: str, action: Callable[[], T], patience_s: float = START_PATIENCE_S) -> T:
         """What `action` gives, asked again while nobody serves what it needs. Raises its last Unavailable, Stopped."""
-        deadline, pause_s = time.monotonic() + patience_s, 0.5
-        while True:
-            self.check_stop()
-            try:
-                return action()
-            except Unavailable as trouble:
-                if time.monotonic() + pause_s > deadline:
-                    raise
-                self.log.warning(f"{what}: asking again", reason=str(trouble))
-            self.stop.wait(pause_s)
-            pause_s = min(2 * pause_s, 8.0)
+        return wait_until(self.log, self.stop, what, Unavailable, action, patience_s)
 
     def refresh_participants(self) -> tuple[Participant, ...]:
         """Read the run's members anew; they are asked for blocks from now on."""
         seated = self.contract.participants()
         self.participants = tuple(p.endpoint for p in seated if p.account != self.address and p.endpoint)
         return seated
+
+
+def wait_until(
+    log: Log,
+    stop: StopRequest,
+    what: str,
+    trouble: type[CupelError],
+    action: Callable[[], T],
+    patience_s: float = START_PATIENCE_S,
+) -> T:
+    """What `action` gives, asked again while it fails with `trouble`. Raises the last one of these, Stopped."""
+    deadline, pause_s = time.monotonic() + patience_s, 0.5
+    while True:
+        if stop.finish.is_set():
+            raise Stopped
+        try:
+            return action()
+        except trouble as error:
+            if time.monotonic() + pause_s > deadline:
+                raise
+            log.warning(f"{what}: asking again", reason=str(error))
+        stop.wait(pause_s)
+        pause_s = min(2 * pause_s, 8.0)
 
 
 @contextmanager
@@ -248,7 +272,9 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
         if lost is not None:
             log.warning(lost)
         store = stack.enter_context(BlockStore(settings.data / "store"))
-        chain = connect(settings, signer, run_file.chain_id)
+        chain = wait_until(
+            log, stop, "the chain", ChainUnreachable, lambda: connect(settings, signer, run_file.chain_id)
+        )
         stack.callback(chain.close)
         if not chain.has_code(run_file.contract):
             raise UsageError(f"{settings.run}: no contract is at {run_file.contract} on the chain at {chain.url}")

@@ -154,6 +154,10 @@ def test_a_manifest_reads_back_as_itself_and_nothing_else_does() -> None:
     manifest = RunManifest(programs={"step.program": cid_of(b"s")}, data=cid_of(b"d"), genesis_seed=Seed(b"\x01" * 32))
     data = manifest.to_bytes()
     assert RunManifest.from_bytes(data) == manifest
+    # A run that goes on from another's state has no seed.
+    successor = RunManifest(programs=manifest.programs, data=manifest.data, genesis_seed=None)
+    assert RunManifest.from_bytes(successor.to_bytes()) == successor
+    assert successor.to_bytes() != data
     for spoilt in (b"", b"[]", data + b" ", data.replace(b'"version":1', b'"version":2'), data.replace(b"01", b"", 1)):
         with pytest.raises(MalformedInput, match="run manifest"):
             RunManifest.from_bytes(spoilt)

@@ -176,11 +176,30 @@ class RunPrograms:
         result._check_state_types()
         return result
 
+    @cached_property
+    def state_types(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        """Type and shape of every tensor of a state of this model, by name."""
+        weights = weight_shapes(self.config.model)
+        types: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+            f"{group}.{name}": (torch.float32, tuple(weights[name])) for group in GROUPS for name in weights
+        }
+        return types | {"step": (torch.int64, ())}
+
+    def check_state(self, what: str, state: Mapping[str, torch.Tensor]) -> None:
+        """Raises MalformedInput unless `what` is a state of this model, tensor for tensor."""
+        found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+        wanted = self.state_types
+        if found != wanted:
+            odd = next(name for name in (*wanted, *found) if found.get(name) != wanted.get(name))
+            raise MalformedInput(
+                f"{what} is no state of this model: {odd} is {_type_text(found.get(odd))}, "
+                f"the model has {_type_text(wanted.get(odd))}"
+            )
+
     def _check_state_types(self) -> None:
         """Raise MalformedProgram unless every Program reads and writes states of this model."""
+        shapes: dict[str, Any] = self.state_types
         weights = {name: (torch.float32, shape) for name, shape in weight_shapes(self.config.model).items()}
-        shapes: dict[str, Any] = {f"{group}.{name}": weights[name] for group in GROUPS for name in weights}
-        shapes["step"] = (torch.int64, ())
 
         def check(which: str, types: Mapping[str, Any], prefix: str, wanted: Mapping[str, Any]) -> None:
             found = {
@@ -201,6 +220,10 @@ class RunPrograms:
             for i in range(n):
                 check(f"merge-{n} reads", merge.inputs, f"0.{i}.", shapes)
             check(f"merge-{n} writes", merge.outputs, "", shapes)
+
+
+def _type_text(kind: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
+    return "absent" if kind is None else f"{str(kind[0]).removeprefix('torch.')}{list(kind[1])}"
 
 
 def _canonical_json(value: Any) -> bytes:
