@@ -96,14 +96,20 @@ class NodeProcess:
     network: str | None = None
     """Path of the network namespace it lives in."""
     process: Process | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    """Of every start."""
     may_end: bool = False
     """Whether it was started to end by itself, at a kill point."""
 
     def start(self, environment: Mapping[str, str] | None = None) -> None:
-        """`environment` is added to the test's own, for this start alone."""
+        """`environment` is added for this start alone."""
         self.may_end = bool(environment) and "CUPEL_KILL_AT" in environment
         self.process = start_process(
-            self.program, self.arguments, output=self.log, environment=environment, network=self.network
+            self.program,
+            self.arguments,
+            output=self.log,
+            environment=self.environment | dict(environment or {}),
+            network=self.network,
         )
 
     def ask_to_end(self) -> None:
@@ -181,7 +187,9 @@ class World:
         keystore = save_keystore(signer, PASSWORD, home / "keys", scrypt_n=1 << 10, now=now)
         given = [
             "--run", str(self.folder / "run.json"), "--rpc", self.chain.url, "--keystore", str(keystore),
-            "--password-file", str(password), "--data", str(home / "data"), "--json-log", *arguments,
+            "--password-file", str(password), "--data", str(home / "data"), "--json-log",
+            # A test that wants a node to end wants it now; a later flag of the same name wins.
+            "--on-stop", "quit", *arguments,
         ]  # fmt: skip
         node = NodeProcess(
             name=name,
@@ -190,6 +198,8 @@ class World:
             data=home / "data",
             arguments=given,
             log=self.folder / f"{name}.log",
+            # What a node notes for the user, apart from its data folder, is for this world alone.
+            environment={"XDG_DATA_HOME": str(self.folder / "user")},
         )
         self.nodes.append(node)
         return node
@@ -292,24 +302,31 @@ def make_parameters(programs: RunPrograms, first_state: NamedState, **changes: o
 
 @contextmanager
 def open_world(
-    folder: Path, parties: Sequence[str], *, block_time_s: float = 0.25, chain: str = "embedded", **changes: object
+    folder: Path,
+    parties: Sequence[str],
+    *,
+    block_time_s: float = 0.25,
+    chain: str = "embedded",
+    host: str = "127.0.0.1",
+    **changes: object,
 ) -> Iterator[World]:
     """A deployed run and its chain. Nodes are added and started by the test, and ended here.
 
     parties   names of everybody who will need money
     chain     `embedded` or `anvil`
+    host      address of this machine that the chain and the deployer's blocks are served on
     changes   parameters of the run that differ from `make_parameters`
     """
     make_text(folder / "text")
     built = build_data([folder / "text"], folder / "data", BuildOptions(vocabulary=260, shard_tokens=512, held_out=0.1))
     programs = build_programs()
     genesis = programs.run_genesis(GENESIS_SEED)
-    running = open_chain(chain, folder / "chain", block_time_s=block_time_s)
+    running = open_chain(chain, folder / "chain", block_time_s=block_time_s, host=host)
     keys = [key(name) for name in ("deployer", *parties)]
     running.start(fund=keys)
     nodes: list[NodeProcess] = []
     try:
-        with BlockStore(folder / "data" / "blockstore") as store, GatewayServer(store) as gateway:
+        with BlockStore(folder / "data" / "blockstore") as store, GatewayServer(store, host) as gateway:
             cids = {name: store.add_bytes(content) for name, content in programs.to_files().items()}
             manifest = RunManifest(programs=cids, data=built.manifest_cid, genesis_seed=GENESIS_SEED)
             parameters = make_parameters(

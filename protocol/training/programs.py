@@ -58,7 +58,7 @@ class RunConfig:
     @staticmethod
     def tiny() -> RunConfig:
         """For tests and the soak: a whole round computes in a second."""
-        return RunConfig(model=ModelConfig.tiny(), training=TrainingConfig.tiny(), max_merge=3, top_k=8)
+        return RunConfig(model=ModelConfig.tiny(), training=TrainingConfig.tiny(), max_merge=4, top_k=8)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

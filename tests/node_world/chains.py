@@ -28,6 +28,7 @@ class AnyChain(Protocol):
 
     def start(self, *, fund: Sequence[LocalSigner]) -> None: ...
     def kill(self) -> None: ...
+    def stop(self) -> int: ...
 
 
 def find_anvil() -> str | None:
@@ -39,8 +40,8 @@ def find_anvil() -> str | None:
 class AnvilProcess:
     """`anvil` under the same rules, chain id and funds as the embedded chain; its state ends with it."""
 
-    def __init__(self, folder: Path, *, block_time_s: float) -> None:
-        self._folder, self._block_time_s = folder, block_time_s
+    def __init__(self, folder: Path, *, block_time_s: float, host: str) -> None:
+        self._folder, self._block_time_s, self._host = folder, block_time_s, host
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 
@@ -52,14 +53,14 @@ class AnvilProcess:
                 pytest.fail("Node.js 20 and `npm install` in contracts/ are needed here")
             pytest.skip("needs anvil: Node.js and `npm install` in contracts/")
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind((self._host, 0))
             port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{self._host}:{port}"
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "anvil.log").open("ab") as sink:
             self._process = subprocess.Popen(
                 [
-                    anvil, "--port", str(port), "--host", "127.0.0.1", "--chain-id", "31337", "--hardfork", "prague",
+                    anvil, "--port", str(port), "--host", self._host, "--chain-id", "31337", "--hardfork", "prague",
                     "--accounts", "1", "--block-time", str(self._block_time_s),
                 ],
                 stdout=sink,
@@ -90,11 +91,17 @@ class AnvilProcess:
         self._process.wait()
         self._process = None
 
+    def stop(self) -> int:
+        assert self._process is not None
+        self._process.terminate()
+        code, self._process = self._process.wait(30), None
+        return code
 
-def open_chain(kind: str, folder: Path, *, block_time_s: float) -> AnyChain:
+
+def open_chain(kind: str, folder: Path, *, block_time_s: float, host: str) -> AnyChain:
     """`embedded` or `anvil`, not started yet."""
     if kind == "anvil":
-        return AnvilProcess(folder, block_time_s=block_time_s)
+        return AnvilProcess(folder, block_time_s=block_time_s, host=host)
     if kind == "embedded":
-        return ChainProcess(folder, block_time_s=block_time_s)
+        return ChainProcess(folder, "--host", host, block_time_s=block_time_s)
     raise AssertionError(f"no chain is called {kind!r}")

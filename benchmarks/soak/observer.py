@@ -1,0 +1,116 @@
+"""Watches the chain: who acts, which blocks there are, and whether one that was there is gone."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from soak.ledger import EVERYBODY, Ledger
+
+
+class Unanswered(Exception):
+    """The chain is away, or refuses."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Observer:
+    """A thread that reads every block once it is there."""
+
+    url: str
+    names: dict[str, str]
+    """Party by address, lower case."""
+    ledger: Ledger
+    blocks: dict[int, str] = field(default_factory=dict)
+    """Hash by height, as last seen."""
+    vanished: list[str] = field(default_factory=list)
+    undone: set[str] = field(default_factory=set)
+    """Hashes of blocks that a re-org took away, on purpose."""
+    _http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=20))
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._watch, name="observer", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(30)
+        self._http.close()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.1):
+            try:
+                self.look()
+            except Unanswered:
+                continue
+
+    def look(self) -> None:
+        """Read blocks up to the head."""
+        with self._lock:
+            height = int(self._ask("eth_blockNumber"), 16)
+            known = max(self.blocks, default=height - 1)
+            if height < known:
+                self.vanished.append(f"block {known} was there; now the head is {height}")
+                for gone in range(height + 1, known + 1):
+                    self.blocks.pop(gone, None)
+            for number in range(max(known, 0), height + 1):
+                self._read(number)
+
+    def _read(self, number: int) -> None:
+        block = self._ask("eth_getBlockByNumber", hex(number), True)
+        if block is None:
+            return
+        known = self.blocks.get(number)
+        if known is not None:
+            if known != block["hash"]:
+                self.vanished.append(f"block {number} was {known[:18]}, now it is {block['hash'][:18]}")
+                self.blocks[number] = block["hash"]
+            return
+        self.blocks[number] = block["hash"]
+        self.ledger.seen_active(EVERYBODY)
+        for transaction in block["transactions"]:
+            name = self.names.get(transaction["from"].lower())
+            if name is not None:
+                self.ledger.seen_active(name)
+
+    def reorganise(self, depth: int) -> None:
+        """Have the chain take back its last blocks; the new ones are another fork's."""
+        with self._lock:
+            self._ask("cupel_reorg", hex(depth))
+            head = int(self._ask("eth_blockNumber"), 16)
+            known = max(self.blocks, default=head)
+            for number in range(known - depth - 3, known + 1):
+                old = self.blocks.get(number)
+                now = self._ask("eth_getBlockByNumber", hex(number), False) if number <= head else None
+                if old is not None and (now is None or now["hash"] != old):
+                    self.undone.add(old)
+                    del self.blocks[number]
+
+    def check_all(self) -> None:
+        """Compare every block ever seen with the chain's."""
+        with self._lock:
+            for number, known in list(self.blocks.items()):
+                block = self._ask("eth_getBlockByNumber", hex(number), False)
+                if block is None or block["hash"] != known:
+                    self.vanished.append(f"block {number} was {known[:18]}; it is no longer there")
+
+    def receipt_block(self, transaction: bytes) -> str | None:
+        """Hash of the block a transaction is in."""
+        receipt = self._ask("eth_getTransactionReceipt", f"0x{transaction.hex()}")
+        return None if receipt is None else str(receipt["blockHash"])
+
+    def _ask(self, method: str, *params: Any) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
+        try:
+            answer = self._http.post(self.url, json=body).json()
+        except (httpx.HTTPError, ValueError) as trouble:
+            raise Unanswered(f"{method}: {trouble!r}") from trouble
+        if "result" not in answer:
+            raise Unanswered(f"{method}: {answer.get('error')}")
+        return answer["result"]
