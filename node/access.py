@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from cupel.chain.errors import ChainUnreachable
-from cupel.chain.run_values import Assignment, Current, Phase, UnitView
+from cupel.chain.run_values import Assignment, Current, Parameters, Phase, UnitView
 from cupel.network.ipfs.admission import Refusal
 from cupel.network.ipfs.blockstore import BlockStore
 from cupel.network.ipfs.cid import ParsedCid
 from cupel.node.block_index import BlockIndex
 from cupel.node.passes import PassBook
-from cupel.protocol.errors import CupelError
+from cupel.protocol.errors import CupelError, Unavailable
 from cupel.protocol.types import Address, RoundIndex, UnitId
 
 CURRENT_S = 1.0
@@ -39,6 +38,8 @@ _CHECKPOINT = re.compile(r"(?:unit|replay)/([0-9]{1,18})/([0-9a-f]{64})/([0-9]{1
 
 class Draws(Protocol):
     """What has to be asked of the chain; `RunContract` is one."""
+
+    def parameters(self) -> Parameters: ...
 
     def current(self) -> Current: ...
 
@@ -74,7 +75,6 @@ class _Draw:
 class NodeAccess:
     """The rule above for one node's blocks. Threads may share it.
 
-    segments   of a unit: its end is that leaf
     chain      asked at most once in CURRENT_S where the run stands, and once a phase (or DRAW_S) who was drawn, however
                many requests come
     passes     tells who signed a request
@@ -86,15 +86,16 @@ class NodeAccess:
         chain: Draws,
         passes: PassBook,
         *,
-        segments: Callable[[], int],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._index = BlockIndex(store)
-        self._chain, self._passes, self._segments, self._now = chain, passes, segments, now
+        self._chain, self._passes, self._now = chain, passes, now
         self._lock = threading.Lock()
         self._current: Current | None = None
         self._read = self._failed = float("-inf")
         self._draw: _Draw | None = None
+        self._end: int | None = None
+        """The leaf that is a unit's end state; the same for the whole run."""
 
     def publish(self, cids: Iterable[str]) -> None:
         """Files that are public wherever blocks of them are here, with a pin or without: the run's shards."""
@@ -166,7 +167,8 @@ class NodeAccess:
 
     def _collect(self, round_: int) -> Mapping[Address, frozenset[tuple[UnitId, int]]]:
         verifiers = {verifier for unit in self._chain.get_units(round_) for verifier in unit.verifiers}
-        end = self._segments()
+        end = self._end or self._chain.parameters().segments
+        self._end = end
         return {
             verifier: frozenset(
                 (one.unit_id, leaf)
@@ -178,7 +180,7 @@ class NodeAccess:
 
     def _check_patience(self, now: float) -> None:
         if now - self._failed < FAILED_S:
-            raise ChainUnreachable("asked a moment ago")
+            raise Unavailable("the chain did not answer a moment ago")
 
     def _ask(self, question: Callable[[], T]) -> T:
         try:
