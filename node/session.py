@@ -28,11 +28,13 @@ from cupel.network.ipfs.blockstore import BlockStore
 from cupel.network.ipfs.fetch import Fetcher, FetchLimits
 from cupel.network.ipfs.gateway import GatewayServer, json_route
 from cupel.network.states import check_state_root
+from cupel.node.access import NodeAccess
 from cupel.node.journal import Identity, Journal
 from cupel.node.log import Log
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
 from cupel.node.ownership import claim_key, hold_folder
 from cupel.node.points import Points
+from cupel.node.passes import PassBook
 from cupel.node.records import History
 from cupel.node.settings import NodeSettings, parse_listen
 from cupel.node.signers import connect, open_signer
@@ -114,10 +116,12 @@ class Session:
         self.history = History(settings.data / "history.jsonl")
         self.stats = Stats()
         self.stat_line = StatLine(log, self.stats)
-        self.fetcher = Fetcher(store, self.peers, limits=FETCH_LIMITS)
+        passes = PassBook(signer, chain_id=run_file.chain_id, run=run_file.contract, names=self._urls)
+        self.fetcher = Fetcher(store, self.peers, limits=FETCH_LIMITS, introduce=passes.introduce)
         self.backend = choose_backend(settings.backend)
         routes = [json_route("/status", self._status), json_route("/units/{unit}", self._unit)]
-        self.gateway = GatewayServer(store, *parse_listen(settings.listen), routes=routes)
+        self.access = NodeAccess(store, self.contract, passes)
+        self.gateway = GatewayServer(store, *parse_listen(settings.listen), routes=routes, access=self.access)
         self.participants: tuple[str, ...] = ()
         """Endpoints of the run's other members, as announced on chain."""
         self.run: Run
@@ -132,10 +136,14 @@ class Session:
         """URL others fetch from; known once the gateway runs."""
         return self.settings.endpoint or self.gateway.url
 
+    def _urls(self) -> tuple[str, ...]:
+        """What this node is reached by, and so what others sign for."""
+        return self.endpoint, self.gateway.url
+
     def peers(self) -> list[str]:
         """Whom to ask for blocks: the operator's choice, the run's members, the run file's sources."""
         known = [*self.settings.peers, *self.participants, *self.run_file.sources]
-        return [peer for peer in dict.fromkeys(known) if peer not in (self.endpoint, self.gateway.url)]
+        return [peer for peer in dict.fromkeys(known) if peer not in self._urls()]
 
     def check_stop(self) -> None:
         """Raise Stopped once the operator wants the process to end now."""
@@ -182,6 +190,7 @@ class Session:
         programs = RunPrograms.from_files(files, parameters.programs_root)
         data = load_manifest(self.fetcher, manifest.data, expected_root=parameters.data_root)
         self.store.pin(manifest.data, "run/data")
+        self.access.publish(shard.cid for shard in data.training)
         if data.vocabulary > programs.config.model.vocabulary:
             raise MalformedInput(f"data of {data.vocabulary} tokens for a model of {programs.config.model.vocabulary}")
         if programs.config.max_merge < parameters.max_merge:

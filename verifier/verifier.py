@@ -97,10 +97,14 @@ class Verifier(Participant):
         return tuple(
             (unit_id, segment)
             for unit_id, unit in self._backlog.items()
-            if not self.is_asleep(unit_id)
+            if not self.is_asleep(unit_id) and self._is_judged(unit.round)
             for segment in range(self.parameters.segments)
             if segment not in self._replay_of(unit).answers
         )
+
+    def _is_judged(self, round_: int) -> bool:
+        """Whether a round's checkpoints are there for everybody; before, a verifier gets what it was drawn for."""
+        return round_ < self.current.round or self.current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE)
 
     # Joining
 
