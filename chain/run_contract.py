@@ -10,8 +10,8 @@ contract does.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -83,8 +83,8 @@ class _Contract:
         """A call for `ChainClient.send_many` or `submit`; arguments in eth-abi's form."""
         return self._abi.bind(self.address, function, *arguments)
 
-    def _send(self, function: str, *arguments: Any, value_wei: int = 0) -> Receipt:
-        return self._client.send(self.bind(function, *arguments), value_wei=value_wei)
+    def _send(self, function: str, *arguments: Any, value_wei: int = 0, duty: str | None = None) -> Receipt:
+        return self._client.send(self.bind(function, *arguments), value_wei=value_wei, duty=duty)
 
 
 class RunContract:
@@ -135,11 +135,14 @@ class RunContract:
 
         seed   the one the unit was trained for; where a re-org changed it, `WrongSeed` and no bond is at stake
         """
-        return self._run._send("commit", seed, index, root, contribution, write_value(cid, Cid))
+        # Decided anew after a re-org, it takes the place of the one that still waits: see `ChainClient.send`.
+        duty = f"commit {index} of {seed.hex()}"
+        return self._run._send("commit", seed, index, root, contribution, write_value(cid, Cid), duty=duty)
 
     def seal(self, draw_seed: Seed, unit_ids: Sequence[UnitId], seals: Sequence[bytes]) -> Receipt:
         """Post seals (`compute_seal`) for units the caller was drawn for by this draw."""
-        return self._run._send("seal", draw_seed, list(unit_ids), list(seals))
+        duty = f"seal {unit_ids[0].hex() if unit_ids else 'nothing'}"
+        return self._run._send("seal", draw_seed, list(unit_ids), list(seals), duty=duty)
 
     def open(
         self,
@@ -167,11 +170,14 @@ class RunContract:
 
     def propose_merge(self, draw_seed: Seed, *, state_root: Root, cid: Cid) -> Receipt:
         """Propose the merged state of the current round's `merge_set`. Locks a merge bond."""
-        return self._run._send("proposeMerge", draw_seed, state_root, write_value(cid, Cid))
+        duty = f"propose for {draw_seed.hex()}"
+        return self._run._send("proposeMerge", draw_seed, state_root, write_value(cid, Cid), duty=duty)
 
     def acknowledge(self, draw_seed: Seed, candidate: int, *, state_root: Root, cid: Cid) -> Receipt:
         """As a drawn juror: "I hold this state and it is the merge of that set". Root and CID: that candidate's."""
-        return self._run._send("acknowledge", draw_seed, candidate, state_root, write_value(cid, Cid))
+        duty = f"acknowledge for {draw_seed.hex()}"
+        arguments = (draw_seed, candidate, state_root, write_value(cid, Cid))
+        return self._run._send("acknowledge", *arguments, duty=duty)
 
     def claim(self, rounds: Sequence[RoundIndex | int]) -> Receipt:
         """Mint the caller's rewards and unlock its bonds of these rounds."""
@@ -400,6 +406,8 @@ class Deployment:
     beacon: Address
     block: Height
     """The block that created it: nothing of it is earlier."""
+    creation: Mapping[str, str] = field(default_factory=dict)
+    """Hashes of the transactions that created `run` and, where it is new, `beacon`."""
 
 
 def deploy_run(
@@ -418,16 +426,19 @@ def deploy_run(
 
     Raises   ContractReverted: ParameterOutOfRange says which parameter and its bounds
     """
+    creation: dict[str, str] = {}
     chosen = beacon or (parameters.beacon if parameters.beacon != ZERO_ADDRESS else None)
     if chosen is None:
-        chosen, _ = client.deploy(load_abi("PrevrandaoBeacon").bind_deployment())
+        chosen, created = client.deploy(load_abi("PrevrandaoBeacon").bind_deployment())
+        creation["beacon"] = f"0x{created.transaction_hash.hex()}"
     if lens is None:
         lens, _ = client.deploy(load_abi("RunLens").bind_deployment())
     final = dataclasses.replace(parameters, beacon=chosen)
     call = load_abi("Run").bind_deployment(write_value(final, Parameters), lens, token_name, token_symbol)
     address, receipt = client.deploy(call)
     token = RunContract(client, address).token()
-    return Deployment(run=address, lens=lens, token=token, beacon=chosen, block=receipt.block_number)
+    creation["run"] = f"0x{receipt.transaction_hash.hex()}"
+    return Deployment(run=address, lens=lens, token=token, beacon=chosen, block=receipt.block_number, creation=creation)
 
 
 def deploy_scripted_beacon(client: ChainClient, seed: bytes) -> Address:

@@ -18,8 +18,8 @@ import torch
 from cupel.chain.client import ChainClient
 from cupel.chain.errors import ChainUnreachable
 from cupel.chain.heads import HeadTracker
-from cupel.chain.key_lock import hold_key
 from cupel.chain.keys import LocalSigner
+from cupel.chain.outbox import Outbox
 from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Parameters, Participant
@@ -33,8 +33,8 @@ from cupel.node.journal import Identity, Journal
 from cupel.node.log import Log
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
 from cupel.node.ownership import claim_key, hold_folder
-from cupel.node.points import Points
 from cupel.node.passes import PassBook
+from cupel.node.points import Points
 from cupel.node.records import History
 from cupel.node.settings import NodeSettings, parse_listen
 from cupel.node.signers import connect, open_signer
@@ -43,7 +43,7 @@ from cupel.node.stats import StatLine, Stats
 from cupel.node.stopping import StopRequest
 from cupel.protocol import sampling
 from cupel.protocol.arithmetic import choose_backend, self_test
-from cupel.protocol.errors import MalformedInput, Unavailable, UsageError
+from cupel.protocol.errors import CupelError, MalformedInput, Unavailable, UsageError
 from cupel.protocol.training.programs import RunPrograms
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.training.unit import LoadBatch, State, Step, Stepped
@@ -275,16 +275,22 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
     points = Points.from_environment(os.environ, run_file.chain_id)
     with ExitStack() as stack:
         stack.enter_context(hold_folder(settings.data))
-        stack.enter_context(hold_key(run_file.chain_id, signer.address, f"{name} in {settings.data}"))
         journal = stack.enter_context(Journal(settings.data, identity))
         lost = claim_key(journal, settings.data)
         if lost is not None:
             log.warning(lost)
         store = stack.enter_context(BlockStore(settings.data / "store"))
-        chain = wait_until(
-            log, stop, "the chain", ChainUnreachable, lambda: connect(settings, signer, run_file.chain_id)
-        )
+        outbox = Outbox(settings.data / "outbox.sqlite3")
+        stack.callback(outbox.close)
+
+        def open_chain() -> ChainClient:
+            return connect(
+                settings, signer, run_file.chain_id, outbox=outbox, observe=points.observe, notify=log.warning
+            )
+
+        chain = wait_until(log, stop, "the chain", ChainUnreachable, open_chain)
         stack.callback(chain.close)
+        stack.enter_context(chain.hold_key(f"{name} in {settings.data}"))
         if not chain.has_code(run_file.contract):
             raise UsageError(f"{settings.run}: no contract is at {run_file.contract} on the chain at {chain.url}")
         session = Session(
@@ -298,6 +304,9 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
             journal=journal,
             points=points,
         )
+        # What an earlier process sent or was about to send is seen through, before anything is decided anew.
+        for entry in wait_until(log, stop, "the chain", ChainUnreachable, chain.recover):
+            log.info("transaction under way", what=entry.newest.content.what, nonce=entry.nonce, state=str(entry.state))
         self_test(session.backend)
         stack.enter_context(session.fetcher)
         stack.enter_context(session.gateway)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import click
 
 from cupel.chain.client import ChainClient, FeePolicy
 from cupel.chain.keys import LocalSigner, load_account, read_password_descriptor, read_password_file
+from cupel.chain.outbox import Outbox
 from cupel.node.settings import NodeSettings
 from cupel.protocol.errors import UsageError
 
@@ -39,14 +40,25 @@ def open_signer(settings: NodeSettings) -> LocalSigner:
     return load_account(settings.keystore, get_password(settings.password_file, settings.password_fd, what=what))
 
 
-def connect(settings: NodeSettings, signer: LocalSigner, chain_id: int) -> ChainClient:
+def connect(
+    settings: NodeSettings,
+    signer: LocalSigner,
+    chain_id: int,
+    *,
+    outbox: Outbox | None = None,
+    observe: Callable[[str, str], None] | None = None,
+    notify: Callable[[str], None] | None = None,
+) -> ChainClient:
     """The chain through the operator's URLs, with the fees and depth the operator chose.
 
     Raises ChainUnreachable, WrongChain
     """
     return ChainClient(
-        settings.rpc[0],
+        settings.rpc,
         signer,
+        outbox=outbox,
+        observe=observe,
+        notify=notify,
         chain_id=chain_id,
         receipt_depth=settings.confirmations,
         fees=FeePolicy(max_fee_wei=settings.max_fee_wei, tip_wei=settings.tip_wei),
