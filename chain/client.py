@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 from cupel.chain.abi import Call, bind_transfer
-from cupel.chain.endpoints import EndpointPolicy, Endpoints
+from cupel.chain.endpoints import Endpoint, EndpointPolicy, Endpoints
 from cupel.chain.errors import ContractReverted
 from cupel.chain.fees import GWEI, FeePolicy
 from cupel.chain.key_lock import hold_key
@@ -108,6 +108,11 @@ class ChainClient(ChainReader):
     @property
     def signer(self) -> Signer | None:
         return self._signer
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Each URL and how it does."""
+        return self._rpc.all
 
     def _need_sender(self) -> Sender:
         if self._sender is None:

@@ -70,6 +70,8 @@ class Endpoint:
         self.seen: tuple[int, int] | None = None
         """Height and timestamp of its newest block at the last comparison; None: it did not answer then."""
         self.behind_count = 0
+        self.requests = self.silences = 0
+        """Requests since the start, and those of them that had no answer. Nearly exact: threads do not wait for it."""
         self._rest_until, self._rest_s, self._is_throttled = 0.0, 0.0, False
 
     def close(self) -> None:
@@ -84,12 +86,15 @@ class Endpoint:
                 self._bucket.give_back()
                 raise Throttled(f"held to {self._bucket.rate:g} requests a second", retry_after_s=wait_s)
             time.sleep(wait_s)
+            self.requests += 1
             answer = self._transport.ask(method, params, timeout_s=limit)
         except Throttled as throttled:
+            self.silences += 1
             self._bucket.slow_down()
             self._rest(str(throttled), throttled.retry_after_s, is_throttled=True)
             raise
         except Silent as silent:
+            self.silences += 1
             self._rest(str(silent), min(max(2 * self._rest_s, 0.5), _LONGEST_REST_S))
             raise
         except RpcFault:

@@ -76,9 +76,22 @@ class Admission:
     def __init__(self, limits: PeerLimits, now: Callable[[], float]) -> None:
         self._limits, self._now = limits, now
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
+        self.admitted = self.refused = self.charged_bytes = 0
+        """Requests let in and sent away, and what was sent to all peers together, since the start."""
 
     def enter(self, peer: str) -> float | None:
         """None lets a request in, until `leave`; otherwise the seconds after which asking again may help."""
+        wait_s = self._compute_wait(peer)
+        if wait_s is not None:
+            self.refused += 1
+            return wait_s
+        account = self._account(peer)
+        account.requests -= 1.0
+        account.in_hand += 1
+        self.admitted += 1
+        return None
+
+    def _compute_wait(self, peer: str) -> float | None:
         account, limits = self._account(peer), self._limits
         if account.in_hand >= limits.requests:
             return 1.0
@@ -86,8 +99,6 @@ class Admission:
             return (1.0 - account.requests) / limits.requests_per_s
         if account.size_bytes <= 0.0:
             return (1.0 - account.size_bytes) / limits.bytes_per_s
-        account.requests -= 1.0
-        account.in_hand += 1
         return None
 
     def leave(self, peer: str) -> None:
@@ -98,6 +109,7 @@ class Admission:
     def charge(self, peer: str, size_bytes: int) -> None:
         """So much is being sent to it."""
         self._account(peer).size_bytes -= size_bytes
+        self.charged_bytes += size_bytes
 
     def _account(self, peer: str) -> _Account:
         now, limits = self._now(), self._limits

@@ -76,6 +76,24 @@ class NobodyServed(Unavailable):
         """Reason by peer."""
 
 
+class FetchCounts:
+    """What became of requests since the start. Threads may share one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.fetched_bytes = 0
+        self.failures = dict.fromkeys(("absent", "busy", "failed", "lied"), 0)
+
+    def fetched(self, size_bytes: int) -> None:
+        with self._lock:
+            self.fetched_bytes += size_bytes
+
+    def failed(self, failure: PeerFailed) -> None:
+        kind = "lied" if failure.lied else "absent" if failure.absent else "busy" if failure.rest_s else "failed"
+        with self._lock:
+            self.failures[kind] += 1
+
+
 class Fetcher:
     """Brings files into a blockstore; threads may share one.
 
@@ -96,6 +114,7 @@ class Fetcher:
         self.client = PeerClient(introduce=introduce)
         """For further bounded requests to the same peers."""
         self.standing = Standing()
+        self.counts = FetchCounts()
         self._peers = peers
         self._limits = limits or FetchLimits()
         self.requests = ThreadPoolExecutor(max_workers=2 * self._limits.workers, thread_name_prefix="ask")
@@ -300,6 +319,7 @@ class _Attempt:
         except MalformedBlock as error:
             raise PeerFailed(peer, f"sent wrong bytes: {error}", lied=True) from None
         self._fetcher.standing.served(peer, time.monotonic() - began)
+        self._fetcher.counts.fetched(len(block))
         return block
 
     def _by_car(self) -> None:
@@ -335,6 +355,7 @@ class _Attempt:
                 part = waiting.pop()
                 seen.add(cid)
                 self._store.put_checked(cid, block)
+                self._fetcher.counts.fetched(len(block))
                 waiting.extend(reversed(walk.open(part, block)))
         if any(part.cid not in seen for part in waiting):
             raise PeerFailed(peer, "sent only part of the file")
@@ -342,6 +363,7 @@ class _Attempt:
     def _note(self, failure: PeerFailed, asked: set[str]) -> None:
         """Remember what a peer did; a busy one may be asked for the same block again."""
         peer = failure.peer
+        self._fetcher.counts.failed(failure)
         with self._lock:
             self._failures[peer] = failure.reason
             if failure.absent:

@@ -118,6 +118,11 @@ class GatewayServer:
         self._in_hand = 0
 
     @property
+    def admission(self) -> Admission:
+        """Who was let in, and what was sent; its counts may be read from any thread."""
+        return self._admission
+
+    @property
     def port(self) -> int:
         return self._port
 
