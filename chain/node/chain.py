@@ -29,6 +29,7 @@ from cupel.chain.node.execution import (
     CallRequest,
     make_accounts,
     make_block,
+    make_fork_header,
     make_genesis_header,
     make_next_header,
 )
@@ -40,6 +41,9 @@ DEFAULT_CHAIN_ID = 31_337
 """By custom the identifier of chains that run on one machine; no public network uses it."""
 SUGGESTED_TIP_WEI = 1_000_000
 """What eth_maxPriorityFeePerGas answers. Any tip enters: blocks are rarely full, and tips go to nobody."""
+
+MAX_REORG_DEPTH = 32
+"""Blocks a re-org may undo on a chain that allows them; what is below is `finalized` there."""
 
 MAX_REMEMBERED_ANSWERS = 4_096
 """Answers kept of one state."""
@@ -82,7 +86,7 @@ class EmbeddedChain:
         self.head: StoredBlock = head
         self.pool = TransactionPool()
         self._head_view = self.make_view(head)
-        self._pending: tuple[tuple[int, int], View] | None = None
+        self._pending: tuple[tuple[bytes, int], View] | None = None
         self._restore_pool()
 
     @classmethod
@@ -115,9 +119,7 @@ class EmbeddedChain:
         Raises   Refused
         """
         waiting, replaced = self._admit(raw)
-        if replaced is not None:
-            self.store.forget_waiting([replaced.hash])
-        self.store.save_waiting(waiting.hash, waiting.sequence, raw)
+        self.store.save_waiting(waiting, replaced)
         return waiting.hash
 
     def _admit(self, raw: bytes) -> tuple[Waiting, Waiting | None]:
@@ -135,15 +137,8 @@ class EmbeddedChain:
         )
 
     def _restore_pool(self) -> None:
-        lost = []
-        for raw in self.store.get_pool():
-            try:
-                self._admit(raw)
-            except Refused as reason:
-                transaction_hash = decode_transaction(raw).hash
-                logger.warning("forgetting waiting transaction 0x%s: %s", transaction_hash.hex(), reason)
-                lost.append(transaction_hash)
-        self.store.forget_waiting(lost)
+        tried = [self._admit_again(raw) for raw in self.store.get_pool()]
+        self.store.forget_waiting([lost for lost in tried if lost is not None])
 
     def get_nonce(self, address: bytes) -> int:
         """The account's nonce after the head."""
@@ -167,6 +162,18 @@ class EmbeddedChain:
 
     async def produce(self, timestamp: int, *, may_go_on: Callable[[], bool] = lambda: True) -> StoredBlock:
         """Make, store and return the next block. `may_go_on` false closes it before the next transaction."""
+        while True:
+            new, dropped = await self._build(timestamp, may_go_on)
+            # Requests were answered in between: a re-org may have taken the parent away.
+            if new.block.header.parent_hash == self.head.hash:
+                break
+        self.store.commit(new)
+        self._advance(new)
+        self._forget(new, dropped)
+        return new.block
+
+    async def _build(self, timestamp: int, may_go_on: Callable[[], bool]) -> tuple[NewBlock, list[bytes]]:
+        """The next block, and the hashes of what can no longer be executed."""
         builder = self._make_builder(timestamp)
         dropped: list[bytes] = []
         selection = self.pool.select(get_base_fee(builder.header), self.get_nonce)
@@ -180,15 +187,57 @@ class EmbeddedChain:
                 selection.skip_sender()
                 dropped.append(waiting.hash)
             await asyncio.sleep(0)
-        new = builder.finish()
-        self.store.commit(new)
-        self._advance(new)
-        self._forget(new, dropped)
-        return new.block
+        return builder.finish(), dropped
 
     def _advance(self, new: NewBlock) -> None:
         self.head = new.block
         self._head_view = self.make_view(new.block)
+
+    def reorganise(self, depth: int, *, keep_transactions: bool) -> StoredBlock:
+        """Put other, empty blocks in place of the last `depth`; for tests, see `--allow-reorg`. The new head.
+
+        Their transactions go back to the pool, or with `keep_transactions` false nowhere. On disk it happens at once.
+
+        Raises   Refused: deeper than MAX_REORG_DEPTH or the chain
+        """
+        if not 1 <= depth <= min(MAX_REORG_DEPTH, self.head.number):
+            most = min(MAX_REORG_DEPTH, self.head.number)
+            raise Refused(f"a re-org of depth {depth}: from 1 to {most} blocks can be undone here")
+        fork = (self.store.get_meta("forks") or 0) + 1
+        first = self.head.number - depth + 1
+        olds = [self._get_stored(number) for number in range(first, self.head.number + 1)]
+        undone = [entry.raw for old in olds for entry in self.store.get_transactions(old.number)]
+        news: list[NewBlock] = []
+        for old in olds:
+            parent = news[-1].block if news else self._get_stored(first - 1)
+            news.append(make_block(make_fork_header(parent, old.header.timestamp, fork), [], [], {}))
+        before = self.head, self._head_view, self.pool
+        waiting = [one.raw for one in self.pool]
+        try:
+            self._advance(news[-1])
+            self.pool = TransactionPool()
+            for raw in [*(undone if keep_transactions else []), *waiting]:
+                self._admit_again(raw)
+            self.store.replace(news, pool=list(self.pool), meta={"forks": fork})
+        except BaseException:
+            self.head, self._head_view, self.pool = before
+            raise
+        return self.head
+
+    def _get_stored(self, number: int) -> StoredBlock:
+        block = self.store.get_block(number)
+        assert block is not None, "a height below the head without a block"
+        return block
+
+    def _admit_again(self, raw: bytes) -> bytes | None:
+        """Put a transaction of an earlier time into the pool; its hash if that is no longer possible."""
+        try:
+            self._admit(raw)
+        except Refused as reason:
+            transaction_hash = decode_transaction(raw).hash
+            logger.warning("forgetting waiting transaction 0x%s: %s", transaction_hash.hex(), reason)
+            return transaction_hash
+        return None
 
     def _forget(self, new: NewBlock, dropped: list[bytes]) -> None:
         for entry in new.transactions:
@@ -213,7 +262,7 @@ class EmbeddedChain:
 
     def get_pending_view(self, timestamp: int) -> View:
         """The block that would be made now. Kept until the head or the pool changes."""
-        key = (self.head.number, self.pool.version)
+        key = (self.head.hash, self.pool.version)
         if self._pending is None or self._pending[0] != key:
             self._pending = (key, self._make_pending_view(timestamp))
         return self._pending[1]

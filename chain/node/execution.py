@@ -50,6 +50,13 @@ def compute_beacon(parent_mix: bytes, parent_hash: bytes) -> bytes:
     return keccak(b"cupel beacon" + parent_mix + parent_hash)
 
 
+def make_fork_header(parent: StoredBlock, timestamp: int, fork: int) -> BlockHeaderAPI:
+    """As `make_next_header`, of another branch: other hash, other beacon value. `fork` counts the chain's re-orgs."""
+    header = make_next_header(parent, timestamp)
+    beacon = keccak(b"cupel fork" + fork.to_bytes(8, "big") + header.mix_hash)
+    return header.copy(mix_hash=Hash32(beacon), extra_data=b"cupel fork %d" % fork)
+
+
 def make_genesis_header(*, chain_id: int, timestamp: int, state_root: bytes) -> PragueBlockHeader:
     return PragueBlockHeader(
         difficulty=POST_MERGE_DIFFICULTY,

@@ -13,7 +13,7 @@ from eth_hash.auto import keccak
 from eth_typing import Address as CanonicalAddress
 
 import cupel
-from cupel.chain.node.chain import SUGGESTED_TIP_WEI, EmbeddedChain, View, decode_transaction
+from cupel.chain.node.chain import MAX_REORG_DEPTH, SUGGESTED_TIP_WEI, EmbeddedChain, View, decode_transaction
 from cupel.chain.node.encoding import (
     InvalidParams,
     Json,
@@ -64,10 +64,11 @@ class _Method:
 class Rpc:
     """Answers requests about one chain."""
 
-    def __init__(self, chain: EmbeddedChain, *, block_time_s: float) -> None:
+    def __init__(self, chain: EmbeddedChain, *, block_time_s: float, allow_reorg: bool = False) -> None:
         self._chain = chain
         self._block_time_s = block_time_s
         self._started = time.time()
+        self._final_depth = MAX_REORG_DEPTH if allow_reorg else 0
         self._methods = {
             "cupel_status": _Method(self._status, 0, 0),
             "eth_accounts": _Method(list, 0, 0),
@@ -99,6 +100,8 @@ class Rpc:
             "web3_clientVersion": _Method(lambda: f"cupel/{cupel.__version__}/py-evm", 0, 0),
             "web3_sha3": _Method(lambda data: format_data(keccak(parse_data(data, "data"))), 1, 1),
         }
+        if allow_reorg:
+            self._methods["cupel_reorg"] = _Method(self._reorganise, 1, 2)
 
     def answer(self, method: str, params: Sequence[Json]) -> Json:
         """The result of one call. Raises RpcError."""
@@ -122,9 +125,11 @@ class Rpc:
     # Blocks by name
 
     def _get_block(self, tag: Json) -> StoredBlock | None:
-        """A stored block by number or tag. Every stored block is final: this chain never undoes one."""
-        if tag in ("latest", "safe", "finalized"):
+        """A stored block by number or tag. Every stored block is final, unless re-orgs are allowed."""
+        if tag == "latest":
             return self._chain.head
+        if tag in ("safe", "finalized"):
+            return self._chain.store.get_block(max(0, self._chain.head.number - self._final_depth))
         if tag == "earliest":
             return self._chain.store.get_block(0)
         if isinstance(tag, dict):
@@ -300,8 +305,10 @@ class Rpc:
         return first, last
 
     def _get_bound(self, tag: Json) -> int:
-        if tag in (None, "latest", "safe", "finalized", "pending"):
+        if tag in (None, "latest", "pending"):
             return self._chain.head.number
+        if tag in ("safe", "finalized"):
+            return max(0, self._chain.head.number - self._final_depth)
         return 0 if tag == "earliest" else parse_quantity(tag, "block")
 
     # Fees
@@ -352,6 +359,13 @@ class Rpc:
         return [format_quantity(paid[bisect.bisect_left(gas_up_to, threshold)][0]) for threshold in thresholds]
 
     # This node
+
+    def _reorganise(self, depth: Json, keep_transactions: Json = True) -> Json:
+        blocks = parse_quantity(depth, "depth") if isinstance(depth, str) else depth
+        if not isinstance(blocks, int) or isinstance(blocks, bool) or not isinstance(keep_transactions, bool):
+            raise InvalidParams("cupel_reorg takes a number of blocks and whether their transactions wait again")
+        head = self._chain.reorganise(blocks, keep_transactions=keep_transactions)
+        return {"number": format_quantity(head.number), "hash": format_data(head.hash)}
 
     def _status(self) -> Json:
         chain = self._chain

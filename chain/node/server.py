@@ -51,6 +51,8 @@ class NodeSettings:
     """Fixed at genesis; None takes what is there."""
     balances_wei: Mapping[bytes, int]
     """Genesis funds by address."""
+    allow_reorg: bool = False
+    """Serve `cupel_reorg`, which undoes blocks: for tests."""
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.block_time_s <= 3600:
@@ -125,7 +127,7 @@ async def produce_blocks(chain: EmbeddedChain, block_time_s: float) -> None:
 
 
 def make_app(chain: EmbeddedChain, settings: NodeSettings) -> web.Application:
-    rpc = Rpc(chain, block_time_s=settings.block_time_s)
+    rpc = Rpc(chain, block_time_s=settings.block_time_s, allow_reorg=settings.allow_reorg)
     local = _is_loopback(settings.host)
 
     async def handle(request: web.Request) -> web.Response:

@@ -23,6 +23,7 @@ from eth.db.backends.base import BaseDB
 from eth.vm.forks.prague.blocks import PragueBlockHeader
 from lru import LRU
 
+from cupel.chain.node.pool import Waiting
 from cupel.protocol.errors import UsageError
 
 SCHEMA_VERSION = 1
@@ -221,52 +222,79 @@ class ChainStore:
     def commit(self, new: NewBlock, *, meta: Mapping[str, Any] | None = None) -> None:
         """Write a block and all that belongs to it, or nothing; its transactions leave the pool."""
         with self._transaction():
-            execute, executemany = self._connection.execute, self._connection.executemany
-            executemany("INSERT OR IGNORE INTO nodes VALUES (?, ?)", new.nodes.items())
-            block = new.block
-            execute(
-                "INSERT INTO blocks VALUES (?, ?, ?, ?)",
-                (block.number, block.hash, rlp.encode(block.header), block.size),
+            self._insert(new)
+            self._insert_meta(meta or {})
+        self._remember(new)
+
+    def replace(self, news: Sequence[NewBlock], *, pool: Sequence[Waiting], meta: Mapping[str, Any]) -> None:
+        """Put `news` in place of all blocks from the first one's height on, and `pool` in place of what waits: all of
+        it or nothing. Trie nodes stay; others may share them."""
+        with self._transaction():
+            for table, column in (("blocks", "number"), ("transactions", "block"), ("logs", "block")):
+                self._connection.execute(f"DELETE FROM {table} WHERE {column} >= ?", (news[0].block.number,))
+            self._connection.execute("DELETE FROM pool")
+            for new in news:
+                self._insert(new)
+            self._connection.executemany(
+                "INSERT INTO pool VALUES (?, ?, ?)", [(one.hash, one.sequence, one.raw) for one in pool]
             )
-            executemany(
-                "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        entry.hash,
-                        entry.block_number,
-                        entry.position,
-                        entry.sender,
-                        entry.raw,
-                        entry.status,
-                        entry.gas_used,
-                        entry.cumulative_gas_used,
-                        str(entry.effective_gas_price),  # may exceed SQLite's 64 bits
-                        entry.created,
-                        entry.first_log,
-                        entry.bloom,
-                    )
-                    for entry in new.transactions
-                ],
-            )
-            executemany(
-                "INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        log.block_number,
-                        log.position,
-                        log.transaction_hash,
-                        log.transaction_position,
-                        log.address,
-                        *(log.topics + (None,) * (4 - len(log.topics))),
-                        log.data,
-                    )
-                    for log in new.logs
-                ],
-            )
-            executemany("DELETE FROM pool WHERE hash = ?", [(entry.hash,) for entry in new.transactions])
-            executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in (meta or {}).items()])
+            self._insert_meta(meta)
+        for new in news:
+            self._remember(new)
+
+    def _insert_meta(self, meta: Mapping[str, Any]) -> None:
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [(key, json.dumps(value)) for key, value in meta.items()]
+        )
+
+    def _remember(self, new: NewBlock) -> None:
         for key, value in new.nodes.items():
             self._cache[key] = value
+
+    def _insert(self, new: NewBlock) -> None:
+        execute, executemany = self._connection.execute, self._connection.executemany
+        executemany("INSERT OR IGNORE INTO nodes VALUES (?, ?)", new.nodes.items())
+        block = new.block
+        execute(
+            "INSERT INTO blocks VALUES (?, ?, ?, ?)",
+            (block.number, block.hash, rlp.encode(block.header), block.size),
+        )
+        executemany(
+            "INSERT INTO transactions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    entry.hash,
+                    entry.block_number,
+                    entry.position,
+                    entry.sender,
+                    entry.raw,
+                    entry.status,
+                    entry.gas_used,
+                    entry.cumulative_gas_used,
+                    str(entry.effective_gas_price),  # may exceed SQLite's 64 bits
+                    entry.created,
+                    entry.first_log,
+                    entry.bloom,
+                )
+                for entry in new.transactions
+            ],
+        )
+        executemany(
+            "INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    log.block_number,
+                    log.position,
+                    log.transaction_hash,
+                    log.transaction_position,
+                    log.address,
+                    *(log.topics + (None,) * (4 - len(log.topics))),
+                    log.data,
+                )
+                for log in new.logs
+            ],
+        )
+        executemany("DELETE FROM pool WHERE hash = ?", [(entry.hash,) for entry in new.transactions])
 
     def get_head(self) -> StoredBlock | None:
         return self._block("ORDER BY number DESC LIMIT 1", ())
@@ -370,8 +398,13 @@ class ChainStore:
         """Raw transactions that waited when the process ended, oldest first."""
         return [row[0] for row in self._connection.execute("SELECT raw FROM pool ORDER BY sequence")]
 
-    def save_waiting(self, transaction_hash: bytes, sequence: int, raw: bytes) -> None:
-        self._connection.execute("INSERT OR REPLACE INTO pool VALUES (?, ?, ?)", (transaction_hash, sequence, raw))
+    def save_waiting(self, waiting: Waiting, replaced: Waiting | None) -> None:
+        """Keep one instead of the one it replaces: at no moment neither."""
+        with self._transaction():
+            if replaced is not None:
+                self._connection.execute("DELETE FROM pool WHERE hash = ?", (replaced.hash,))
+            row = waiting.hash, waiting.sequence, waiting.raw
+            self._connection.execute("INSERT OR REPLACE INTO pool VALUES (?, ?, ?)", row)
 
     def forget_waiting(self, transaction_hashes: Iterable[bytes]) -> None:
         with self._transaction():

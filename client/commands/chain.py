@@ -49,6 +49,7 @@ def parse_fund(text: str) -> tuple[bytes, int]:
 @click.option("--block-time", "block_time_s", default=1.0, show_default=True, help="Seconds between blocks.")
 @click.option("--fund", multiple=True, metavar="ADDRESS=ETH", help="Give an address ETH at genesis; repeatable.")
 @click.option("--chain-id", type=int, help="The new chain's identifier. [default: 31337]")
+@click.option("--allow-reorg", is_flag=True, help="Let anybody undo blocks by RPC (cupel_reorg): for tests only.")
 @click.option("--verbose", is_flag=True, help="Log every block's time.")
 def chain(
     data: Path | None,
@@ -57,6 +58,7 @@ def chain(
     block_time_s: float,
     fund: tuple[str, ...],
     chain_id: int | None,
+    allow_reorg: bool,
     verbose: bool,
 ) -> None:
     """Run an EVM chain (Prague rules) on this machine and serve JSON-RPC.
@@ -78,6 +80,7 @@ def chain(
         block_time_s=block_time_s,
         chain_id=chain_id,
         balances_wei=dict(parse_fund(one) for one in fund),
+        allow_reorg=allow_reorg,
     )
 
     def announce(url: str, running: EmbeddedChain) -> None:
