@@ -15,7 +15,6 @@ from typing import TypeVar
 
 import torch
 
-from cupel.chain.client import ChainClient
 from cupel.chain.errors import ChainUnreachable
 from cupel.chain.heads import HeadTracker
 from cupel.chain.keys import LocalSigner
@@ -32,6 +31,8 @@ from cupel.node.access import NodeAccess
 from cupel.node.journal import Identity, Journal
 from cupel.node.log import Log
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
+from cupel.node.metering import MeteredClient
+from cupel.node.metrics import serve_metrics
 from cupel.node.ownership import claim_key, hold_folder
 from cupel.node.passes import PassBook
 from cupel.node.points import Points
@@ -102,7 +103,7 @@ class Session:
         stop: StopRequest,
         run_file: RunFile,
         signer: LocalSigner,
-        chain: ChainClient,
+        chain: MeteredClient,
         store: BlockStore,
         journal: Journal,
         points: Points,
@@ -283,7 +284,7 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
         outbox = Outbox(settings.data / "outbox.sqlite3")
         stack.callback(outbox.close)
 
-        def open_chain() -> ChainClient:
+        def open_chain() -> MeteredClient:
             return connect(
                 settings, signer, run_file.chain_id, outbox=outbox, observe=points.observe, notify=log.warning
             )
@@ -311,7 +312,14 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
         stack.enter_context(session.fetcher)
         stack.enter_context(session.gateway)
         session.refresh_participants()
+        metrics = stack.enter_context(serve_metrics(session, name))
         session.retry("the run's files", session.load_run)
-        log.info("ready", address=signer.address, endpoint=session.endpoint, backend=session.backend)
+        log.info(
+            "ready",
+            address=signer.address,
+            endpoint=session.endpoint,
+            backend=session.backend,
+            metrics=metrics or "off",
+        )
         yield session
         log.info("stopped")

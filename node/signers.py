@@ -10,9 +10,10 @@ from pathlib import Path
 
 import click
 
-from cupel.chain.client import ChainClient, FeePolicy
+from cupel.chain.client import FeePolicy
 from cupel.chain.keys import LocalSigner, load_account, read_password_descriptor, read_password_file
 from cupel.chain.outbox import Outbox
+from cupel.node.metering import MeteredClient
 from cupel.node.settings import NodeSettings
 from cupel.protocol.errors import UsageError
 
@@ -48,12 +49,12 @@ def connect(
     outbox: Outbox | None = None,
     observe: Callable[[str, str], None] | None = None,
     notify: Callable[[str], None] | None = None,
-) -> ChainClient:
+) -> MeteredClient:
     """The chain through the operator's URLs, with the fees and depth the operator chose.
 
     Raises ChainUnreachable, WrongChain
     """
-    return ChainClient(
+    return MeteredClient(
         settings.rpc,
         signer,
         outbox=outbox,
