@@ -50,6 +50,8 @@ class FetchLimits:
     """For a whole file, besides the time its size takes at `bytes_per_second`."""
 
 
+MOST_ASKED = 3
+"""Peers asked for one block at the same time, each after those before it took too long."""
 MOST_RESTS = 16
 """Times a peer may say during one fetch that it is busy before that counts as a failure."""
 
@@ -117,7 +119,7 @@ class Fetcher:
         self.counts = FetchCounts()
         self._peers = peers
         self._limits = limits or FetchLimits()
-        self.requests = ThreadPoolExecutor(max_workers=2 * self._limits.workers, thread_name_prefix="ask")
+        self.requests = ThreadPoolExecutor(max_workers=MOST_ASKED * self._limits.workers, thread_name_prefix="ask")
 
     def fetch(self, cid: CidLike, *, max_bytes: int = MAX_FILE_BYTES, timeout_s: float | None = None) -> bytes:
         """The bytes of a file, from here or from a peer. Raises as `fetch_to_store`."""
@@ -256,12 +258,12 @@ class _Attempt:
         return block
 
     def _race(self, cid: ParsedCid) -> bytes:
-        """The block from one peer, or from a second one that overtakes it."""
+        """The block from one peer, or from another that overtakes it."""
         running: dict[Future[bytes], _Request] = {}
         asked: set[str] = set()
         try:
             while True:
-                peer = self._next(asked) if len(running) < 2 else None
+                peer = self._next(asked) if len(running) < MOST_ASKED else None
                 if peer is not None:
                     asked.add(peer)
                     request = _Request(peer, self._fetcher.standing.patience_s(peer, self._limits.hedge_s))
@@ -269,8 +271,8 @@ class _Attempt:
                 elif not running:
                     self._rest(cid, asked)
                     continue
-                is_alone = len(running) == 1 and bool(self._ready(asked))
-                patience_s = request.patience_s if peer is not None and is_alone else None
+                can_widen = len(running) < MOST_ASKED and bool(self._ready(asked))
+                patience_s = max(r.patience_s for r in running.values()) if can_widen else None
                 for done in wait(running, timeout=patience_s, return_when=FIRST_COMPLETED).done:
                     request = running.pop(done)
                     try:
