@@ -114,6 +114,7 @@ def play(home: Path, plan: Plan, block_time_s: float) -> Report:
                 world.wait_for(f"seat of {party.name}", lambda party=party: world.is_seated(party.node), timeout_s=120)
         running = Soak(world, parties, plan, ledger, observer)
         ended = running.run()
+        stop_all(parties)
         honest = {p.node.signer.address: p.name for p in parties if not p.liar}
         liars = {p.node.signer.address: p.name for p in parties if p.liar}
         losses = count_losses(world, ended, honest, liars, wire, observer)
@@ -139,6 +140,17 @@ def play(home: Path, plan: Plan, block_time_s: float) -> Report:
             transactions=len(wire.transactions),
             is_long=plan.rounds >= 50,
         )
+
+
+def stop_all(parties: list[Party]) -> None:
+    """In an orderly way, so that what is counted stands still; who does not end so is counted too."""
+    running = [party for party in parties if party.node.process is not None and party.node.process.poll() is None]
+    for party in running:
+        party.node.ask_to_end()
+    for party in running:
+        code = party.node.wait()
+        if code != 0:
+            party.ended.append(f"{party.name} was asked to end, and did so with {code}")
 
 
 def add_party(world: World, name: str, proxies: ProxyServer, wire: Wire, stack: ExitStack, isolated: bool) -> Party:
