@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": ("cupel.commands.demo:demo", "The whole network on this machine: mine, verify, merge, pay."),
     "doctor": ("cupel.commands.doctor:doctor", "Look at machine, chain, key and folder, and say what to fix."),
     "journal": ("cupel.commands.journal:journal", "Show a node's statements, and take them to another machine."),
+    "network": ("cupel.commands.network:network", "Prepare and deploy a run on any chain, or check one."),
     "replay": ("cupel.commands.replay:replay", "Repeat a unit of a finished run from disk and compare its roots."),
     "status": ("cupel.commands.status:status", "Show rounds, units, rewards and roots of a run from disk."),
     "wallet": ("cupel.commands.wallet:wallet", "Make, import and use encrypted keys."),

@@ -1,0 +1,176 @@
+"""Whether the code at an address is a shipped contract's, and whether the transaction that put it there did only that.
+
+Immutables are written into the code when it is deployed, so the artifact has zeros in their places. The code says what
+a contract can do from now on; what its constructor left in storage only the creating transaction tells.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import rlp  # type: ignore[import-untyped]
+from eth_hash.auto import keccak
+from eth_utils.address import to_canonical_address, to_checksum_address
+
+from cupel.chain.abi import ContractAbi, load_abi
+from cupel.chain.client import ChainClient
+from cupel.chain.mapping import write_value
+from cupel.chain.run_values import Parameters
+from cupel.protocol.errors import MalformedInput
+from cupel.protocol.types import Address, Height
+
+_WORD = 32
+PROXY_SLOTS = {
+    "implementation": int.from_bytes(keccak(b"eip1967.proxy.implementation"), "big") - 1,
+    "admin": int.from_bytes(keccak(b"eip1967.proxy.admin"), "big") - 1,
+    "beacon": int.from_bytes(keccak(b"eip1967.proxy.beacon"), "big") - 1,
+}
+"""Where proxies keep who they obey (EIP-1967)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeCode:
+    """A shipped contract's code as it lies on a chain, zeros in the places of immutables."""
+
+    code: bytes
+    immutables: tuple[tuple[int, ...], ...]
+    """Of each, the offsets of its words."""
+
+    def read_immutables(self, found: bytes) -> tuple[bytes, ...] | None:
+        """The immutables' words of code that is this one's, sorted; None if it is other code."""
+        if len(found) != len(self.code):
+            return None
+        masked = bytearray(found)
+        words: list[bytes] = []
+        for offsets in self.immutables:
+            values = {bytes(found[offset : offset + _WORD]) for offset in offsets}
+            if len(values) != 1:
+                return None
+            words += values
+            for offset in offsets:
+                masked[offset : offset + _WORD] = bytes(_WORD)
+        return tuple(sorted(words)) if masked == self.code else None
+
+
+@cache
+def load_runtime_code(name: str) -> RuntimeCode:
+    """Of the shipped artifact `chain/artifacts/{name}.json`."""
+    artifact = json.loads(resources.files("cupel.chain.artifacts").joinpath(f"{name}.json").read_text("utf-8"))
+    references: Mapping[str, Any] = artifact["immutableReferences"]
+    return RuntimeCode(
+        code=bytes.fromhex(artifact["deployedBytecode"].removeprefix("0x")),
+        immutables=tuple(tuple(place["start"] for place in places) for places in references.values()),
+    )
+
+
+def get_code(client: ChainClient, address: Address) -> bytes:
+    """Empty where there is no contract."""
+    return _parse_data(client.request("eth_getCode", address, "latest"))
+
+
+def find_difference(found: bytes, name: str, immutables: tuple[bytes, ...] = ()) -> str | None:
+    """How code differs from a shipped contract's with these immutables, in words; None if it does not."""
+    shipped = load_runtime_code(name)
+    if not found:
+        return "no contract is there"
+    words = shipped.read_immutables(found)
+    if words is None:
+        return f"its code ({len(found):,} bytes) is not {name}'s of this version ({len(shipped.code):,} bytes)"
+    if words != tuple(sorted(immutables)):
+        return f"it is {name}, with other constants in its code than it says it has"
+    return None
+
+
+def list_run_immutables(parameters: Parameters, *, token: Address, lens: Address, blob: Address) -> tuple[bytes, ...]:
+    """Words of everything a run's code holds of its deployment."""
+    not_in_code = ("segment_steps", "max_merge")
+    numbers = [
+        value for field in Parameters.__dataclass_fields__
+        if isinstance(value := getattr(parameters, field), int) and field not in not_in_code
+    ]  # fmt: skip
+    addresses = [parameters.beacon, token, lens, blob]
+    return tuple([n.to_bytes(_WORD, "big") for n in numbers] + [address_word(address) for address in addresses])
+
+
+def address_word(address: Address) -> bytes:
+    return bytes(12) + to_canonical_address(address)
+
+
+def compute_created(creator: Address, nonce: int) -> Address:
+    """Where a contract created by an account's transaction, or a contract's CREATE, of that nonce is."""
+    digest = keccak(rlp.encode([to_canonical_address(creator), nonce]))
+    return Address(to_checksum_address(digest[12:]))
+
+
+TOKEN_NONCE, PARAMETERS_NONCE = 1, 2
+"""A run creates its token first, then the account that holds its parameters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """The transaction that created a contract."""
+
+    hash: bytes
+    creator: Address
+    nonce: int
+    input: bytes
+    height: Height
+
+
+def get_creation(client: ChainClient, transaction_hash: str) -> Creation | None:
+    """None: the node knows no such transaction in a block, or it creates nothing. Raises MalformedInput."""
+    answer = client.request("eth_getTransactionByHash", transaction_hash)
+    if answer is None or answer.get("to") is not None or answer.get("blockNumber") is None:
+        return None
+    return _read_creation(answer)
+
+
+def find_creation(client: ChainClient, address: Address, height: Height) -> Creation | None:
+    """The transaction of a block that created the contract; None if there is none, as where a contract created it."""
+    answer = client.request("eth_getBlockByNumber", hex(height), True)
+    for transaction in (answer or {}).get("transactions", ()):
+        if isinstance(transaction, dict) and transaction.get("to") is None:
+            creation = _read_creation(transaction)
+            if compute_created(creation.creator, creation.nonce) == address:
+                return creation
+    return None
+
+
+def _read_creation(answer: Mapping[str, Any]) -> Creation:
+    try:
+        return Creation(
+            hash=_parse_data(answer["hash"]),
+            creator=Address(to_checksum_address(answer["from"])),
+            nonce=int(answer["nonce"], 16),
+            input=_parse_data(answer["input"]),
+            height=Height(int(answer["blockNumber"], 16)),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise MalformedInput(f"the node describes a transaction without what every one has ({error})") from error
+
+
+def is_creation_of(creation: Creation, abi: ContractAbi, *arguments: Any) -> bool:
+    """Whether it ran the shipped constructor with these arguments, and nothing else."""
+    return creation.input == abi.bind_deployment(*arguments).data
+
+
+def bind_run(parameters: Parameters, lens: Address, token_name: str, token_symbol: str) -> Any:
+    """The call that deploys a run."""
+    return load_abi("Run").bind_deployment(write_value(parameters, Parameters), lens, token_name, token_symbol)
+
+
+def read_slot(client: ChainClient, address: Address, slot: int) -> int:
+    """A storage word. Raises MalformedInput."""
+    return int.from_bytes(_parse_data(client.request("eth_getStorageAt", address, hex(slot), "latest")), "big")
+
+
+def _parse_data(answer: Any) -> bytes:
+    try:
+        return bytes.fromhex(answer.removeprefix("0x"))
+    except (AttributeError, ValueError) as error:
+        raise MalformedInput(f"the node answered {str(answer)[:80]!r} instead of bytes") from error
