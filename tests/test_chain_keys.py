@@ -245,6 +245,19 @@ def test_wallet_sends_and_shows_balances(tmp_path: Path, keystore: Path, passwor
         )
         assert unsure.exit_code == 1
         assert "Send 1 ETH from" in unsure.output
+        assert "for a fee of at most 0.0" in unsure.output
+        assert "nothing was sent" in unsure.output
+        assert run("balance", KEYS[5].address, *where).stdout.strip() == f"{KEYS[5].address}  2.5 ETH"
+        owned = json.loads(run("balance", KEYS[5].address, *where, "--json").stdout)
+        assert owned["balances"] == [{"address": KEYS[5].address, "wei": str(25 * ETH // 10), "eth": "2.5"}]
+        listed = json.loads(run("list", "--keystore", str(keystore), "--json").stdout)
+        assert [one["address"] for one in listed["keys"]] == [KEYS[0].address]
+        too_much = run(
+            "send", KEYS[5].address, "5000", "--yes", *where, "--password-file", password_file, expect=UsageError
+        )
+        assert "sending 5000 takes up to 5000.0" in str(too_much.exception)
+        done = run("send", KEYS[5].address, "1", "--yes", "--json", *where, "--password-file", password_file)
+        assert json.loads(done.stdout)["wei"] == str(ETH)
         wrong = run(
             "send", KEYS[5].address, "1", "--yes", "--chain-id", "1", *where, "--password-file", password_file,
             expect=UsageError,

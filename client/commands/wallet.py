@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import json
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cupel.node.options import Gwei, Urls
 from cupel.protocol.errors import UsageError
 
+if TYPE_CHECKING:
+    from cupel.chain.client import ChainClient, FeePolicy
+    from cupel.protocol.types import Address
+
 WEI_PER_ETH = 10**18
+TRANSFER_GAS = 21_000
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Imports of eth-account and web3 wait until a command needs them: they take a second.
@@ -39,8 +47,13 @@ def _password_options(function: Command) -> Command:
 
 def _rpc_option(function: Command) -> Command:
     return click.option(
-        "--rpc", default="http://127.0.0.1:8545", show_default=True, envvar="CUPEL_RPC", help="JSON-RPC URL."
-    )(function)
+        "--rpc", type=Urls(), default="http://127.0.0.1:8545", show_default=True, envvar="CUPEL_RPC",
+        help="JSON-RPC URL; several, and one may fail.",
+    )(function)  # fmt: skip
+
+
+def _json_option(function: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(function)
 
 
 def _get_directory(keystore: Path | None) -> Path:
@@ -117,12 +130,17 @@ def _read_key(key_file: Path | None) -> bytes:
 
 @wallet.command("list")
 @_keystore_option
-def list_keys(keystore: Path | None) -> None:
+@_json_option
+def list_keys(keystore: Path | None, as_json: bool) -> None:
     """Print address and file of every key."""
     from cupel.chain.keys import list_keystores
 
     directory = _get_directory(keystore)
     entries = list_keystores(directory)
+    if as_json:
+        keys = [{"address": entry.address, "path": str(entry.path)} for entry in entries]
+        click.echo(json.dumps({"directory": str(directory), "keys": keys}))
+        return
     for entry in entries:
         click.echo(f"{entry.address}  {entry.path}")
     if not entries:
@@ -133,7 +151,8 @@ def list_keys(keystore: Path | None) -> None:
 @click.argument("address", required=False)
 @_keystore_option
 @_rpc_option
-def balance(address: str | None, keystore: Path | None, rpc: str) -> None:
+@_json_option
+def balance(address: str | None, keystore: Path | None, rpc: tuple[str, ...], as_json: bool) -> None:
     """Print the ETH of ADDRESS, or of every key."""
     from cupel.chain.client import ChainClient
     from cupel.chain.keys import list_keystores
@@ -142,9 +161,15 @@ def balance(address: str | None, keystore: Path | None, rpc: str) -> None:
     wanted = [_parse_address(address)] if address else [entry.address for entry in list_keystores(directory)]
     if not wanted:
         raise UsageError(f"no keys in {directory}: name an address, or make a key with `cupel wallet new`")
-    client = ChainClient(rpc)
-    for one in wanted:
-        click.echo(f"{one}  {format_ether(client.get_balance(one))} ETH")
+    with closing(ChainClient(rpc)) as client:
+        found = [(one, client.get_balance(one)) for one in wanted]
+        if as_json:
+            # Wei as text: JSON readers that take numbers for floats would round them.
+            rows = [{"address": one, "wei": str(wei), "eth": format_ether(wei)} for one, wei in found]
+            click.echo(json.dumps({"chain_id": client.chain_id, "balances": rows}))
+            return
+    for one, wei in found:
+        click.echo(f"{one}  {format_ether(wei)} ETH")
 
 
 @wallet.command()
@@ -153,22 +178,35 @@ def balance(address: str | None, keystore: Path | None, rpc: str) -> None:
 @click.option("--from", "sender", metavar="KEY", help="Address, beginning of one, or file. [default: the only key]")
 @click.option("--chain-id", type=int, help="Send only if the chain has this identifier.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--max-fee", "max_fee_wei", type=Gwei(), default="500", show_default=True, help="Most to pay per gas, in gwei."
+)
+@click.option("--tip", "tip_wei", type=Gwei(), help="Per gas for the block's producer. [default: as the chain says]")
+@click.option("--confirmations", type=click.IntRange(1), default=1, show_default=True, help="Blocks to wait for.")
 @_keystore_option
 @_password_options
 @_rpc_option
+@_json_option
 def send(
     to: str,
     amount: str,
     sender: str | None,
     chain_id: int | None,
     yes: bool,
+    max_fee_wei: int,
+    tip_wei: int | None,
+    confirmations: int,
     keystore: Path | None,
     password_file: Path | None,
     password_fd: int | None,
-    rpc: str,
+    rpc: tuple[str, ...],
+    as_json: bool,
 ) -> None:
-    """Send ETH to the address TO and print the transaction's hash once it is in a block."""
-    from cupel.chain.client import ChainClient
+    """Send ETH to the address TO and print the transaction's hash once it is in a block.
+
+    Says what the fee may come to and asks, unless --yes is given.
+    """
+    from cupel.chain.client import ChainClient, FeePolicy
     from cupel.chain.keys import find_keystore, load_account
     from cupel.commands.chain import parse_ether
     from cupel.node.signers import get_password
@@ -176,13 +214,45 @@ def send(
     target, wei = _parse_address(to), parse_ether(amount)
     path = find_keystore(_get_directory(keystore), sender)
     signer = load_account(path, get_password(password_file, password_fd))
-    client = ChainClient(rpc, signer, chain_id=chain_id)
-    if not yes:
-        question = f"Send {format_ether(wei)} ETH from {signer.address} to {target} on chain {client.chain_id}?"
-        click.confirm(question, abort=True, err=True)
-    receipt = client.transfer(target, wei)
-    click.echo(f"0x{receipt.transaction_hash.hex()}")
+    fees = FeePolicy(max_fee_wei=max_fee_wei, tip_wei=tip_wei)
+    client = ChainClient(rpc, signer, chain_id=chain_id, fees=fees, receipt_depth=confirmations)
+    with closing(client), client.hold_key("cupel wallet send"):
+        most = _compute_most(client, fees, signer.address, target, wei)
+        if not yes:
+            question = f"Send {format_ether(wei)} ETH from {signer.address} to {target} on chain {client.chain_id}"
+            if not click.confirm(f"{question}, for a fee of at most {format_ether(most)} ETH?", err=True):
+                raise click.ClickException("nothing was sent")
+        receipt = client.transfer(target, wei)
+        transaction = f"0x{receipt.transaction_hash.hex()}"
+        if as_json:
+            about = {"chain_id": client.chain_id, "from": signer.address, "to": target, "wei": str(wei)}
+            done = {"transaction": transaction, "block": receipt.block_number, "fee_wei": str(receipt.cost_wei)}
+            click.echo(json.dumps(about | done))
+            return
+    click.echo(transaction)
     click.echo(f"in block {receipt.block_number}, fee {format_ether(receipt.cost_wei)} ETH", err=True)
+
+
+def _compute_most(client: ChainClient, fees: FeePolicy, sender: Address, target: Address, wei: int) -> int:
+    """What the fee may come to, in wei. Raises UsageError: that and the amount are more than there is."""
+    from cupel.chain.fees import compute_fees
+    from cupel.chain.transport import RpcFault
+
+    owned = client.get_balance(sender)
+    head = client.head()
+    tip = fees.tip_wei if fees.tip_wei is not None else int(client.request("eth_maxPriorityFeePerGas"), 16)
+    per_gas = compute_fees(fees, base_fee_wei=head.base_fee_wei, suggested_tip_wei=tip).max_fee_wei
+    try:
+        gas = int(client.request("eth_estimateGas", {"from": sender, "to": target, "value": hex(min(wei, owned))}), 16)
+    except RpcFault:
+        gas = TRANSFER_GAS  # a node that does not estimate what an empty account sends; the balance is looked at below
+    most = gas * per_gas
+    if owned < wei + most:
+        raise UsageError(
+            f"{sender} has {format_ether(owned)} ETH on chain {client.chain_id}; sending {format_ether(wei)} takes up "
+            f"to {format_ether(wei + most)} with the fee"
+        )
+    return most
 
 
 @wallet.command()
@@ -203,7 +273,11 @@ def export(
     path = find_keystore(_get_directory(keystore), key)
     signer = load_account(path, get_password(password_file, password_fd))
     write_private_file(out, f"0x{signer.export_key().hex()}\n".encode())
-    click.echo(f"the key of {signer.address} is in {out}, unencrypted", err=True)
+    click.echo(
+        f"the key of {signer.address} is in {out}, UNENCRYPTED: whoever reads that file owns what the key owns. "
+        "Delete it once it is where it belongs.",
+        err=True,
+    )
 
 
 def _parse_address(text: str) -> Any:
