@@ -308,6 +308,7 @@ def open_world(
     block_time_s: float = 0.25,
     chain: str = "embedded",
     host: str = "127.0.0.1",
+    chain_arguments: Sequence[str] = (),
     **changes: object,
 ) -> Iterator[World]:
     """A deployed run and its chain. Nodes are added and started by the test, and ended here.
@@ -316,12 +317,14 @@ def open_world(
     chain     `embedded` or `anvil`
     host      address of this machine that the chain and the deployer's blocks are served on
     changes   parameters of the run that differ from `make_parameters`
+
+    chain_arguments   more of the embedded chain's command line
     """
     make_text(folder / "text")
     built = build_data([folder / "text"], folder / "data", BuildOptions(vocabulary=260, shard_tokens=512, held_out=0.1))
     programs = build_programs()
     genesis = programs.run_genesis(GENESIS_SEED)
-    running = open_chain(chain, folder / "chain", block_time_s=block_time_s, host=host)
+    running = open_chain(chain, folder / "chain", block_time_s=block_time_s, host=host, arguments=chain_arguments)
     keys = [key(name) for name in ("deployer", *parties)]
     running.start(fund=keys)
     nodes: list[NodeProcess] = []

@@ -100,7 +100,12 @@ def play(home: Path, plan: Plan, block_time_s: float) -> Report:
         partitions.open_hub()
     host = partitions.HUB if isolated else "127.0.0.1"
     names = [*MINERS, *VERIFIERS, GUEST, LIAR]
-    with open_world(home, names, block_time_s=block_time_s, host=host, **PARAMETERS) as world, ExitStack() as stack:
+    with ExitStack() as stack:
+        world = stack.enter_context(
+            open_world(
+                home, names, block_time_s=block_time_s, host=host, chain_arguments=["--allow-reorg"], **PARAMETERS
+            )
+        )
         proxies, ledger = stack.enter_context(ProxyServer(host, plan.seed)), Ledger()
         wire = Wire(run=world.contract.address)
         parties = [add_party(world, name, proxies, wire, stack, isolated) for name in names]

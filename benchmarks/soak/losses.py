@@ -67,12 +67,10 @@ def count_losses(
     eye.check_all()
     for gone in eye.vanished:
         losses.add("block or receipt gone", gone)
-    for transaction, block in wire.receipts.items():
-        if f"0x{block.hex()}" not in eye.undone and eye.receipt_block(transaction) != f"0x{block.hex()}":
-            losses.add(
-                "block or receipt gone",
-                f"transaction 0x{transaction.hex()[:16]} of {wire.transactions.get(transaction)}",
-            )
+    for transaction, (block, height, seen_s) in wire.receipts.items():
+        if not eye.was_undone(height, seen_s) and eye.receipt_block(transaction) != block:
+            whose = wire.transactions.get(transaction)
+            losses.add("block or receipt gone", f"transaction 0x{transaction.hex()[:16]} of {whose}, height {height}")
     return losses
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,17 @@ from soak.ledger import EVERYBODY, Ledger
 
 class Unanswered(Exception):
     """The chain is away, or refuses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reorg:
+    """Blocks taken away on purpose."""
+
+    time_s: float
+    """`time.monotonic`, once it had happened."""
+    first: int
+    last: int
+    """Heights."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,8 +38,7 @@ class Observer:
     blocks: dict[int, str] = field(default_factory=dict)
     """Hash by height, as last seen."""
     vanished: list[str] = field(default_factory=list)
-    undone: set[str] = field(default_factory=set)
-    """Hashes of blocks that a re-org took away, on purpose."""
+    reorgs: list[Reorg] = field(default_factory=list)
     _http: httpx.Client = field(default_factory=lambda: httpx.Client(trust_env=False, timeout=20))
     _stop: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -53,14 +64,17 @@ class Observer:
     def look(self) -> None:
         """Read blocks up to the head."""
         with self._lock:
-            height = int(self._ask("eth_blockNumber"), 16)
-            known = max(self.blocks, default=height - 1)
-            if height < known:
-                self.vanished.append(f"block {known} was there; now the head is {height}")
-                for gone in range(height + 1, known + 1):
-                    self.blocks.pop(gone, None)
-            for number in range(max(known, 0), height + 1):
-                self._read(number)
+            self._look()
+
+    def _look(self) -> None:
+        height = int(self._ask("eth_blockNumber"), 16)
+        known = max(self.blocks, default=height - 1)
+        if height < known:
+            self.vanished.append(f"block {known} was there; now the head is {height}")
+            for gone in range(height + 1, known + 1):
+                self.blocks.pop(gone, None)
+        for number in range(max(known, 0), height + 1):
+            self._read(number)
 
     def _read(self, number: int) -> None:
         block = self._ask("eth_getBlockByNumber", hex(number), True)
@@ -79,18 +93,23 @@ class Observer:
             if name is not None:
                 self.ledger.seen_active(name)
 
-    def reorganise(self, depth: int) -> None:
-        """Have the chain take back its last blocks; the new ones are another fork's."""
+    def reorganise(self, depth: int, *, keep_transactions: bool) -> None:
+        """Have the chain put empty blocks in place of its last ones; their transactions wait again, or are forgotten.
+
+        Raises Unanswered
+        """
         with self._lock:
-            self._ask("cupel_reorg", hex(depth))
-            head = int(self._ask("eth_blockNumber"), 16)
-            known = max(self.blocks, default=head)
-            for number in range(known - depth - 3, known + 1):
-                old = self.blocks.get(number)
-                now = self._ask("eth_getBlockByNumber", hex(number), False) if number <= head else None
-                if old is not None and (now is None or now["hash"] != old):
-                    self.undone.add(old)
-                    del self.blocks[number]
+            self._look()
+            last = int(self._ask("cupel_reorg", depth, keep_transactions)["number"], 16)
+            first = last - depth + 1
+            for number in range(first, last + 1):
+                self.blocks.pop(number, None)
+            self.reorgs.append(Reorg(time_s=time.monotonic(), first=first, last=last))
+            self._look()
+
+    def was_undone(self, number: int, seen_s: float) -> bool:
+        """Whether a re-org took away the block of this height that was there at that time."""
+        return any(reorg.first <= number <= reorg.last and seen_s <= reorg.time_s for reorg in self.reorgs)
 
     def check_all(self) -> None:
         """Compare every block ever seen with the chain's."""

@@ -6,6 +6,7 @@ A fault is *armed* on a proxy and counts only once it hits a request. Everything
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import threading
 import time
@@ -19,7 +20,17 @@ import aiohttp
 from aiohttp import web
 
 T = TypeVar("T")
-RPC_FAULTS = ("rpc hangs", "rpc error page", "rpc refuses (429)", "rpc cut off", "rpc answer lost", "rpc slow")
+RPC_FAULTS = (
+    "rpc hangs",
+    "rpc error page",
+    "rpc web page (200)",
+    "rpc error -32005",
+    "rpc refuses (429)",
+    "rpc cut off",
+    "rpc garbage",
+    "rpc answer lost",
+    "rpc slow",
+)
 PEER_FAULTS = ("peer silent", "peer slow", "peer truncated", "peer wrong bytes", "peer endless", "peer error page")
 _HOP_BY_HOP = frozenset({"connection", "transfer-encoding", "content-length", "keep-alive", "content-encoding"})
 _HANG_S = 12.0
@@ -135,6 +146,12 @@ class ProxyServer:
             return _drop(request)
         if kind in ("rpc error page", "peer error page"):
             return web.Response(status=502, text=_ERROR_PAGE, content_type="text/html")
+        if kind == "rpc web page (200)":
+            return web.Response(text=_ERROR_PAGE, content_type="text/html")
+        if kind == "rpc garbage":
+            return web.Response(text='{"jsonrpc": "2.0", "id": [{', content_type="application/json")
+        if kind == "rpc error -32005":
+            return web.json_response(_limit_exceeded(body))
         if kind == "rpc refuses (429)":
             return web.Response(status=429, text="too many requests", headers={"Retry-After": "1"})
         if kind == "peer endless":
@@ -177,6 +194,16 @@ class ProxyServer:
         while time.monotonic() < deadline:
             await answer.write(chunk)
         return answer
+
+
+def _limit_exceeded(body: bytes) -> Any:
+    """What some providers answer instead of 429."""
+    asked = json.loads(body)
+
+    def refuse(one: Any) -> dict[str, Any]:
+        return {"jsonrpc": "2.0", "id": one.get("id"), "error": {"code": -32005, "message": "limit exceeded"}}
+
+    return [refuse(one) for one in asked] if isinstance(asked, list) else refuse(asked)
 
 
 async def _cut(request: web.Request, status: int, headers: dict[str, str], body: bytes) -> web.StreamResponse:

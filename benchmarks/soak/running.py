@@ -36,7 +36,7 @@ WEIGHTS: dict[str, float] = {
     "block corrupted": 8,
     "block deleted": 8,
     "disk full": 1.5,
-    **dict.fromkeys(RPC_FAULTS, 6.0),
+    **dict.fromkeys(RPC_FAULTS, 4.0),
     **dict.fromkeys(PEER_FAULTS, 6.0),
 }
 """How often each kind is tried, relative to the others. Kills at points come with restarts; joins, leaves and lies with
@@ -81,7 +81,6 @@ class Soak:
         self._round = 0
         self._sampled = self._said = time.monotonic()
         self.tried: dict[str, int] = {}
-        self.can_reorg = True
 
     # The loop
 
@@ -172,8 +171,7 @@ class Soak:
     # Strikes
 
     def _strike(self) -> None:
-        kinds = [kind for kind in WEIGHTS if kind != "chain re-org" or self.can_reorg]
-        kind = self._random.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
+        kind = self._random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         self.tried[kind] = self.tried.get(kind, 0) + 1
         if kind.startswith("chain"):
             self._strike_chain(kind)
@@ -298,9 +296,8 @@ class Soak:
         if kind == "chain re-org":
             depth = self._random.randint(1, DEEPEST_REORG)
             try:
-                self.observer.reorganise(depth)
-            except Unanswered as refused:
-                self.can_reorg = "not" not in str(refused).lower()
+                self.observer.reorganise(depth, keep_transactions=self._random.random() < 0.7)
+            except Unanswered:
                 return
             self.ledger.hit(kind, EVERYBODY, str(depth))
             return

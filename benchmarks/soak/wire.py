@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +46,8 @@ class Wire:
     """Who sent it, by hash."""
     calls: dict[str, int] = field(default_factory=dict)
     """Transactions by function."""
-    receipts: dict[bytes, bytes] = field(default_factory=dict)
-    """Hash of the block that a node was last told its transaction is in, by the transaction's hash."""
+    receipts: dict[bytes, tuple[str, int, float]] = field(default_factory=dict)
+    """By a transaction's hash: the block's hash and height that its node was last told, and when (`time.monotonic`)."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note(self, node: str, request: bytes, answer: bytes) -> None:
@@ -56,6 +57,7 @@ class Wire:
         except ValueError:
             return
         pairs = zip(asked, told, strict=False) if isinstance(asked, list) else [(asked, told)]
+        now = time.monotonic()
         with self._lock:
             for one, result in pairs:
                 if not isinstance(one, dict) or not isinstance(result, dict):
@@ -64,7 +66,8 @@ class Wire:
                     self._note_transaction(node, bytes.fromhex(one["params"][0].removeprefix("0x")))
                 if one.get("method") == "eth_getTransactionReceipt" and isinstance(result.get("result"), dict):
                     receipt = result["result"]
-                    self.receipts[_bytes(receipt["transactionHash"])] = _bytes(receipt["blockHash"])
+                    where = receipt["blockHash"], int(receipt["blockNumber"], 16), now
+                    self.receipts[_bytes(receipt["transactionHash"])] = where
 
     def _note_transaction(self, node: str, raw: bytes) -> None:
         digest = keccak256(raw)

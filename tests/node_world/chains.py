@@ -98,10 +98,10 @@ class AnvilProcess:
         return code
 
 
-def open_chain(kind: str, folder: Path, *, block_time_s: float, host: str) -> AnyChain:
+def open_chain(kind: str, folder: Path, *, block_time_s: float, host: str, arguments: Sequence[str] = ()) -> AnyChain:
     """`embedded` or `anvil`, not started yet."""
     if kind == "anvil":
         return AnvilProcess(folder, block_time_s=block_time_s, host=host)
     if kind == "embedded":
-        return ChainProcess(folder, "--host", host, block_time_s=block_time_s)
+        return ChainProcess(folder, "--host", host, *arguments, block_time_s=block_time_s)
     raise AssertionError(f"no chain is called {kind!r}")
