@@ -158,7 +158,7 @@ def balance(address: str | None, keystore: Path | None, rpc: tuple[str, ...], as
     from cupel.chain.keys import list_keystores
 
     directory = _get_directory(keystore)
-    wanted = [_parse_address(address)] if address else [entry.address for entry in list_keystores(directory)]
+    wanted = [parse_address(address)] if address else [entry.address for entry in list_keystores(directory)]
     if not wanted:
         raise UsageError(f"no keys in {directory}: name an address, or make a key with `cupel wallet new`")
     with closing(ChainClient(rpc)) as client:
@@ -211,7 +211,7 @@ def send(
     from cupel.commands.chain import parse_ether
     from cupel.node.signers import get_password
 
-    target, wei = _parse_address(to), parse_ether(amount)
+    target, wei = parse_address(to), parse_ether(amount)
     path = find_keystore(_get_directory(keystore), sender)
     signer = load_account(path, get_password(password_file, password_fd))
     fees = FeePolicy(max_fee_wei=max_fee_wei, tip_wei=tip_wei)
@@ -280,7 +280,8 @@ def export(
     )
 
 
-def _parse_address(text: str) -> Any:
+def parse_address(text: str) -> Any:
+    """The address with its checksum. Raises UsageError."""
     from eth_utils.address import is_address, is_checksum_address, to_checksum_address
 
     if not is_address(text):
