@@ -20,7 +20,7 @@ COMMANDS = {
     "journal": ("cupel.commands.journal:journal", "Show a node's statements, and take them to another machine."),
     "network": ("cupel.commands.network:network", "Prepare and deploy a run on any chain, or check one."),
     "replay": ("cupel.commands.replay:replay", "Repeat a unit of a finished run from disk and compare its roots."),
-    "status": ("cupel.commands.status:status", "Show a run's rounds, units, rewards and roots, from disk or its chain."),
+    "status": ("cupel.commands.status:status", "Show a run's rounds, units, rewards and roots, from disk or chain."),
     "wallet": ("cupel.commands.wallet:wallet", "Make, import and use encrypted keys."),
 }
 

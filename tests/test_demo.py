@@ -100,7 +100,7 @@ def test_a_finished_run_can_be_shown_from_disk(played: Report) -> None:
     done = CliRunner().invoke(cli, ["status", "--dir", str(played.folder)])
     assert done.exit_code == 0, done.output
     assert played.rounds[-1].end_root.hex() in done.output
-    (shown,) = json.loads(CliRunner().invoke(cli, ["status", "--dir", str(played.folder), "--json"]).output)
+    (shown,) = json.loads(CliRunner().invoke(cli, ["status", "--dir", str(played.folder), "--json"]).output)["rounds"]
     assert shown["end_root"] == "0x" + played.rounds[-1].end_root.hex()
     assert (played.folder / "loss.png").read_bytes().startswith(b"\x89PNG")
 
