@@ -6,8 +6,9 @@ holds from the first connection attempt to the last byte, and a limit on what is
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -84,12 +85,20 @@ class PeerClient:
         peer: str,
         path: str,
         *,
-        files: Mapping[str, tuple[str, bytes]] | None = None,
+        upload: Iterable[bytes] | None = None,
         max_bytes: int,
         timeout_s: float,
+        abandon: threading.Event | None = None,
     ) -> bytes:
-        """The body of the answer to a POST, `files` sent as multipart/form-data. Raises as `get`."""
-        with self.stream(peer, path, method="POST", files=files, max_bytes=max_bytes, timeout_s=timeout_s) as chunks:
+        """The body of the answer to a POST, whose body is one file of multipart/form-data. Raises as `get`."""
+        headers = {}
+        if upload is not None:
+            boundary = os.urandom(16).hex()
+            headers["Content-Type"] = f"multipart/form-data; boundary={boundary}"
+            upload = _multipart(upload, boundary)
+        with self._request(
+            "POST", peer, path, headers, upload, max_bytes=max_bytes, timeout_s=timeout_s, abandon=abandon
+        ) as chunks:
             return b"".join(chunks)
 
     def get_json(self, peer: str, path: str, *, max_bytes: int = 1 << 20, timeout_s: float = 20.0) -> object:
@@ -107,22 +116,39 @@ class PeerClient:
         peer: str,
         path: str,
         *,
-        method: str = "GET",
-        files: Mapping[str, tuple[str, bytes]] | None = None,
         max_bytes: int,
         timeout_s: float,
         accept: str = "*/*",
         abandon: threading.Event | None = None,
     ) -> Iterator[Iterator[bytes]]:
         """The body as it arrives. Raises PeerFailed, as `get`, inside the block as well."""
-        url = checked_url(peer) + path
         introduction = self._introduce(peer) if self._introduce is not None else {}
+        headers = {"Accept": accept, **introduction}
+        with self._request(
+            "GET", peer, path, headers, None, max_bytes=max_bytes, timeout_s=timeout_s, abandon=abandon
+        ) as chunks:
+            yield chunks
+
+    @contextmanager
+    def _request(
+        self,
+        method: str,
+        peer: str,
+        path: str,
+        headers: Mapping[str, str],
+        content: Iterable[bytes] | None,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        abandon: threading.Event | None,
+    ) -> Iterator[Iterator[bytes]]:
+        url = checked_url(peer) + path
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, self._connect_timeout_s))
         # A server that compresses could send a gigabyte in a kilobyte.
-        headers = {"Accept": accept, "Accept-Encoding": "identity", "User-Agent": "cupel", **introduction}
+        plain = {"Accept-Encoding": "identity", "User-Agent": "cupel", **headers}
         with limited(timeout_s, abandon):
             with _blaming(peer, timeout_s):
-                request = self._client.build_request(method, url, headers=headers, timeout=timeout, files=files)
+                request = self._client.build_request(method, url, headers=plain, content=content, timeout=timeout)
                 response = self._client.send(request, stream=True)
             try:
                 _check_answer(peer, response, max_bytes, timeout_s)
@@ -164,6 +190,8 @@ def _check_answer(peer: str, response: httpx.Response, max_bytes: int, timeout_s
     rest_s = _read_rest(response)
     if rest_s is not None:
         raise PeerFailed(peer, f"is busy ({response.status_code}), asks for {rest_s:g} s", rest_s=rest_s)
+    if response.status_code == 500:
+        raise PeerFailed(peer, f"answered 500: {_read_reason(peer, response, timeout_s)}")
     if response.status_code != 200:
         raise PeerFailed(peer, f"answered {response.status_code} {response.reason_phrase}")
     if response.headers.get("Content-Encoding", "identity") != "identity":
@@ -171,6 +199,16 @@ def _check_answer(peer: str, response: httpx.Response, max_bytes: int, timeout_s
     length = response.headers.get("Content-Length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > max_bytes:
         raise PeerFailed(peer, f"announced {int(length[:20]):,} bytes where at most {max_bytes:,} are taken", lied=True)
+
+
+def _multipart(chunks: Iterable[bytes], boundary: str) -> Iterator[bytes]:
+    """One file as the body of a form."""
+    yield (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\n'
+        "Content-Type: application/octet-stream\r\n\r\n"
+    ).encode()
+    yield from chunks
+    yield f"\r\n--{boundary}--\r\n".encode()
 
 
 def _read_reason(peer: str, response: httpx.Response, timeout_s: float) -> str:
