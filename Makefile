@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
 
-.PHONY: demo test lint types imports artifacts wheel bench fuzz clean help
+.PHONY: demo test lint types imports artifacts wheel bench soak fuzz clean help
 
 help:
 	@echo "make demo    the whole network on this machine (make demo ARGS='--rounds 3')"
@@ -12,6 +12,7 @@ help:
 	@echo "make artifacts    recompile the contracts (needs Node.js)"
 	@echo "make wheel    build the wheel from the sdist and use it outside the repository"
 	@echo "make bench    the benchmarks"
+	@echo "make soak    a network under a thousand faults (make soak ARGS='--rounds 5 --faults 50')"
 	@echo "make fuzz    a million hostile Programs (make fuzz ARGS='--seed 2')"
 
 demo:
@@ -52,6 +53,10 @@ bench:
 fuzz:
 	@VENV=$(VENV) tools/setup.sh dev
 	@$(BIN)/python tests/fuzz_program.py $(ARGS)
+
+soak:
+	@VENV=$(VENV) tools/setup.sh dev
+	@PYTHONPATH=benchmarks:tests $(BIN)/python -m soak --output benchmarks/results/soak.txt $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info cupel-demo

@@ -38,7 +38,7 @@ PARAMETERS = {
     "segments": 3,
     "max_units": 8,
     "max_merge": 4,
-    "train_blocks": 400,
+    "train_blocks": 120,
     "seal_blocks": 400,
     "open_blocks": 400,
     "merge_blocks": 400,
@@ -49,7 +49,8 @@ PARAMETERS = {
     "work_target": 4,
     "halving_rounds": 100,
 }
-"""Windows of 400 blocks: whoever is back within them has lost nothing."""
+"""Windows of 400 blocks: whoever is back within them has lost nothing. Training has fewer, because a round waits for work
+that a guest who left, or a liar, no longer does."""
 
 
 @click.command()
