@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import secrets
 import sysconfig
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +17,10 @@ from cupel.chain.run_contract import deploy_run
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Parameters
 from cupel.demo.settings import DemoSettings
+from cupel.launch.preparation import Prepared, Say, prepare
 from cupel.network.data import BuildOptions, DataDirectory, build_data
-from cupel.network.ipfs import BlockStore
-from cupel.network.states import encode_state
-from cupel.node.manifest import RunManifest
-from cupel.protocol import merkle
-from cupel.protocol.arithmetic.engines import choose_backend, self_test
-from cupel.protocol.training.programs import RunConfig, RunPrograms
+from cupel.protocol.arithmetic.engines import choose_backend
+from cupel.protocol.training.programs import RunConfig
 from cupel.protocol.types import Seed, Wei
 
 ETHER = 10**18
@@ -32,7 +28,6 @@ TOKEN = 10**18
 KEY_SCRYPT_N = 1 << 12
 """Keys of the demo guard nothing; the usual work factor would cost each process a second and 256 MiB."""
 GENESIS_SEED = Seed(bytes(32))
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,55 +92,27 @@ def make_parties(settings: DemoSettings) -> tuple[LocalSigner, list[Party], Path
     return key_of("deployer")[0], parties, password_file
 
 
-def make_programs(archive: RunArchive, data: DataDirectory, say: Say) -> RunPrograms:
-    """Trace everything the run computes and store it, with the run's manifest, beside the data."""
-    say("Tracing the model, its training step, merge and sampling to Programs ...")
-    programs = RunPrograms.build(RunConfig.demo())
-    with BlockStore(archive.blocks) as store:
-        cids = {
-            name: store.add_bytes(content, pin=f"run/programs/{name}") for name, content in programs.to_files().items()
-        }
-        manifest = RunManifest(programs=cids, data=data.manifest_cid, genesis_seed=GENESIS_SEED)
-        store.add_bytes(manifest.to_bytes(), pin="run/manifest")
-    parameters = sum(t.elements for name, t in programs.step.inputs.items() if name.startswith("0.weights."))
-    say(
-        f"Programs: {parameters / 1e3:.0f} k parameters, {len(programs.step.operations)} operations a training step, "
-        f"root 0x{programs.root.hex()[:8]}…"
-    )
-    return programs
-
-
-def warm_engine(settings: DemoSettings, programs: RunPrograms, say: Say) -> None:
-    """Compile the step's kernels once, so that the parties find them on disk instead of compiling them all at once."""
-    backend = choose_backend(settings.backend)
-    say(f"Checking the {backend} engine against the stored vectors, compiling the step ...")
-    self_test(backend)
+def prepare_programs(settings: DemoSettings, say: Say) -> Prepared:
+    """Programs and first state, stored beside the data; the step's kernels compiled once, so that the parties find them
+    on disk instead of compiling them all at once."""
+    prepared, programs = prepare(settings.folder, RunConfig.demo(), GENESIS_SEED, say, backend=settings.backend)
+    say("Compiling the step ...")
     model, batch = programs.config.model, programs.config.training.batch
     tokens = torch.zeros((batch, model.context + 1), dtype=torch.int32)
     state = programs.run_genesis(GENESIS_SEED, backend=settings.backend)
-    programs.run_step(state, tokens, backend=backend)
+    programs.run_step(state, tokens, backend=choose_backend(settings.backend))
+    return prepared
 
 
-def make_parameters(
-    settings: DemoSettings, archive: RunArchive, data: DataDirectory, programs: RunPrograms
-) -> Parameters:
+def make_parameters(settings: DemoSettings, prepared: Prepared) -> Parameters:
     """Everything the contract fixes. Clocks are caps: a phase ends as soon as all have acted."""
-    genesis = programs.run_genesis(GENESIS_SEED, backend=settings.backend)
-    with BlockStore(archive.blocks) as store:
-        genesis_cid = store.add_bytes(encode_state(genesis), pin="state/0")
-        manifest_cid = store.pins()["run/manifest"]
     minute = max(8, round(60 / settings.block_time_s))
-    return Parameters(
-        programs_root=programs.root,
-        data_root=data.manifest.root,
-        genesis_root=merkle.state_root(genesis),
-        genesis=genesis_cid,
-        manifest=manifest_cid,
+    return prepared.make_parameters(
         segments=settings.segments,
         segment_steps=settings.segment_steps,
         max_units_per_miner=4,
         max_units=16,
-        max_merge=programs.config.max_merge,
+        max_merge=prepared.config.max_merge,
         min_miners=settings.miners,
         max_miners=16,
         min_verifiers=settings.verifiers,
@@ -177,16 +144,10 @@ def make_parameters(
 
 
 def deploy(
-    settings: DemoSettings,
-    archive: RunArchive,
-    data: DataDirectory,
-    programs: RunPrograms,
-    client: ChainClient,
-    source: str,
-    say: Say,
+    settings: DemoSettings, archive: RunArchive, prepared: Prepared, client: ChainClient, source: str, say: Say
 ) -> RunFile:
     """A new run on the chain, and the folder's files about it."""
-    parameters = make_parameters(settings, archive, data, programs)
+    parameters = make_parameters(settings, prepared)
     deployment = deploy_run(client, parameters)
     run = RunFile.of(client.chain_id, deployment, (source,))
     archive.write_parameters(parameters)

@@ -15,7 +15,7 @@ from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Phase
 from cupel.demo.observer import Observer
-from cupel.demo.preparation import Party, build_text, deploy, make_parties, make_programs, warm_engine
+from cupel.demo.preparation import Party, build_text, deploy, make_parties, prepare_programs
 from cupel.demo.processes import Fleet, ManagedProcess
 from cupel.demo.report import Balance, Report, draw_curve, print_report
 from cupel.demo.settings import DemoSettings
@@ -51,8 +51,7 @@ def run_demo(settings: DemoSettings) -> Report:
         )  # fmt: skip
         data = build_text(settings, view.say)
         if not goes_on:
-            programs = make_programs(archive, data, view.say)
-            warm_engine(settings, programs, view.say)
+            prepared = prepare_programs(settings, view.say)
         rpc = chain.read_line(START_TIMEOUT_S)
         source = fleet.start("source", "cupel", "data", "serve", str(data.path), "--port", _port_of(archive, "source"))
         source_url = _url_in(source.read_line(START_TIMEOUT_S))
@@ -61,7 +60,7 @@ def run_demo(settings: DemoSettings) -> Report:
             run = RunFile.read(archive.run_file)
             view.say(f"Going on with run {run.contract} after {len(list(archive.rounds()))} rounds")
         else:
-            run = deploy(settings, archive, data, programs, client, source_url, view.say)
+            run = deploy(settings, archive, prepared, client, source_url, view.say)
         nodes = [_start_node(fleet, settings, party, rpc, source_url, str(password_file), archive) for party in parties]
         view.say(f"Started {len(fleet.processes)} processes: {', '.join(p.name for p in fleet.processes)}")
         contract = RunContract(client, run.contract)

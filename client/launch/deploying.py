@@ -53,7 +53,7 @@ def deploy_network(
     prepared = Prepared.read(chosen.folder, chosen.config)
     contract = {**chosen.contract, "beacon": chosen.beacon or ZERO_ADDRESS}
     plan = Plan(
-        parameters=prepared.make_parameters(contract),
+        parameters=prepared.make_parameters(**contract),
         token_name=chosen.token_name,
         token_symbol=chosen.token_symbol,
         brings_beacon=chosen.beacon is not None,

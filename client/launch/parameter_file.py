@@ -298,14 +298,14 @@ def _check_together(file: _File, contract: Mapping[str, int]) -> None:
         ("money.unavailable_fee", "money.unit_bond"),
         ("money.seal_fee", "money.slot_stake"),
     )
-    for low, high in pairs:
-        (section, key), other = low.split("."), high.split(".")[1]
-        if contract[key] > contract[other]:
-            file.refuse((section, key), f"is above {high}; it takes at most as much")
     for key in ("unit_bond", "slot_stake"):
         if not 1 <= contract[key] <= (1 << 96) // 64 - 1:
             file.refuse(("money", key), "is 0 or beyond all ETH there is; it takes what nobody likes to lose")
     if contract["merge_bond"] >= 1 << 96:
         file.refuse(("money", "merge_bond"), "is beyond all ETH there is")
+    for low, high in pairs:
+        (section, key), other = low.split("."), high.split(".")[1]
+        if contract[key] > contract[other]:
+            file.refuse((section, key), f"is above {high}; it takes at most as much")
     if contract["verifier_share_bps"] + contract["merge_share_bps"] > 10_000:
         file.refuse(("reward", "verifier_share"), "and reward.merge_share together are more than 100 %")

@@ -53,7 +53,7 @@ class Prepared:
     manifest: Cid
     config: RunConfig
 
-    def make_parameters(self, contract: dict[str, Any]) -> Parameters:
+    def make_parameters(self, **contract: Any) -> Parameters:
         """With `contract`, the fields that are no files."""
         return Parameters(
             programs_root=self.programs_root,

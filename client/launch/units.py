@@ -20,7 +20,7 @@ def parse_amount(value: Any) -> int:
     number, unit = _split(value)
     wei = number * WEI_OF[unit.lower()] if unit.lower() in WEI_OF else Decimal("0.5")
     if wei != int(wei):
-        raise ValueError
+        raise ValueError(f"not {AMOUNT}")
     return int(wei)
 
 
@@ -32,9 +32,9 @@ def parse_blocks(value: Any, block_seconds: float) -> int:
     elif unit in SECONDS_OF:
         blocks = (number * SECONDS_OF[unit] / Decimal(str(block_seconds))).to_integral_value(ROUND_CEILING)
     else:
-        raise ValueError
+        raise ValueError(f"not {DURATION}")
     if blocks != int(blocks):
-        raise ValueError
+        raise ValueError("not a whole number of blocks")
     return int(blocks)
 
 
@@ -43,14 +43,14 @@ def parse_share(value: Any) -> int:
     number, unit = _split(value)
     bps = number * 100
     if unit != "%" or bps != int(bps) or bps > 10_000:
-        raise ValueError
+        raise ValueError(f"not {SHARE}")
     return int(bps)
 
 
 def _split(value: Any) -> tuple[Decimal, str]:
     matched = _NUMBER_AND_UNIT.fullmatch(value) if isinstance(value, str) else None
     if matched is None:
-        raise ValueError
+        raise ValueError("not a number with its unit")
     return Decimal(matched[1].replace("_", "")), matched[2]
 
 
