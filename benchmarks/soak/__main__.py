@@ -49,8 +49,8 @@ PARAMETERS = {
     "work_target": 4,
     "halving_rounds": 100,
 }
-"""Windows of 400 blocks: whoever is back within them has lost nothing. Training has fewer, because a round waits for work
-that a guest who left, or a liar, no longer does."""
+"""Windows of 400 blocks: whoever is back within them has lost nothing. Training has fewer, because a round waits there
+for the work of a guest that has left."""
 
 
 @click.command()
@@ -120,10 +120,13 @@ def play(home: Path, plan: Plan, block_time_s: float) -> Report:
                 world.wait_for(f"seat of {party.name}", lambda party=party: world.is_seated(party.node), timeout_s=120)
         running = Soak(world, parties, plan, ledger, observer)
         ended = running.run()
+        unclaimed = running.find_unclaimed()
         stop_all(parties)
         honest = {p.node.signer.address: p.name for p in parties if not p.liar}
         liars = {p.node.signer.address: p.name for p in parties if p.liar}
         losses = count_losses(world, ended, honest, liars, wire, observer)
+        for entry in unclaimed:
+            losses.add("reward or bond not claimed", entry)
         for party in parties:
             for words in party.ended:
                 losses.add("process ended by itself", words)

@@ -56,12 +56,11 @@ KINDS = (
 def count_losses(
     world: World, rounds: int, honest: Mapping[Address, str], liars: Mapping[Address, str], wire: Wire, eye: Observer
 ) -> Losses:
-    """Of the first so many rounds, all of which have ended and matured."""
+    """Of the first so many rounds, all of which have ended. Nobody acts any more."""
     losses = Losses()
-    _count_money(world, honest, losses)
+    _count_money(world, honest, losses, eye)
     for round_ in range(rounds):
         _count_round(world, round_, honest, liars, losses)
-    _count_claims(world, honest, losses)
     for contradiction in wire.contradictions:
         losses.add("contradicting signatures", str(contradiction))
     eye.check_all()
@@ -74,7 +73,7 @@ def count_losses(
     return losses
 
 
-def _count_money(world: World, honest: Mapping[Address, str], losses: Losses) -> None:
+def _count_money(world: World, honest: Mapping[Address, str], losses: Losses, eye: Observer) -> None:
     events = world.contract.get_all_events(first_block=0)
     paid: dict[Address, int] = dict.fromkeys(honest, 0)
     for event in events:
@@ -83,15 +82,16 @@ def _count_money(world: World, honest: Mapping[Address, str], losses: Losses) ->
                 "bond, stake or fee burned", f"{event.amount} wei of {honest[event.account]}, round {event.round}"
             )
         if isinstance(event, MinerJoined) and event.miner in honest:
-            paid[event.miner] += event.deposit
+            paid[event.miner] += eye.value_of(event.transaction_hash)
         if isinstance(event, VerifierStaked) and event.verifier in honest:
-            paid[event.verifier] += event.deposit
+            paid[event.verifier] += eye.value_of(event.transaction_hash)
         if isinstance(event, Withdrawn) and event.account in honest:
             paid[event.account] -= event.amount
     for account, name in honest.items():
         held = world.contract.member_of(account).deposit
         if held != paid[account]:
-            losses.add("deposit short", f"{name} put down {paid[account]} wei, the run has {held}")
+            losses.add("deposit short", f"{name} put down {paid[account]} wei net, the run has {held}")
+        losses.tokens_claimed += world.token.balance_of(account)
 
 
 def _count_round(
@@ -118,14 +118,16 @@ def _count_round(
         losses.add("attested work not merged", f"round {round_}: {view.attested} units, {view.candidates} candidates")
 
 
-def _count_claims(world: World, honest: Mapping[Address, str], losses: Losses) -> None:
-    current = world.contract.current()
-    height = world.client.head().number
+def find_unclaimed(world: World, honest: Mapping[Address, str]) -> list[str]:
+    """Rewards and bonds that could have been claimed long ago. To be asked while everybody is still there."""
+    current, height = world.contract.current(), world.client.head().number
+    found = []
     for account, name in honest.items():
         for entry in world.contract.claimable(account, 0, current.round):
-            late = [at for at in (entry.mature_at, entry.held_until) if at]
-            if entry.claimable_now and late and min(late) + LATE_BLOCKS < height:
-                losses.add(
-                    "reward or bond not claimed", f"{name}, round {entry.round}: {entry.tokens} and {entry.bonds} wei"
+            # What a dispute holds is free later than the rest.
+            free_at = entry.mature_at if entry.tokens or entry.bonds else entry.held_until
+            if entry.claimable_now and free_at + LATE_BLOCKS < height:
+                found.append(
+                    f"{name}, round {entry.round}: {entry.tokens} tokens' units, {entry.bonds + entry.held} wei"
                 )
-        losses.tokens_claimed += world.token.balance_of(account)
+    return found

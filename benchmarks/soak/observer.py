@@ -119,6 +119,10 @@ class Observer:
                 if block is None or block["hash"] != known:
                     self.vanished.append(f"block {number} was {known[:18]}; it is no longer there")
 
+    def value_of(self, transaction: bytes) -> int:
+        """Wei that a transaction carried."""
+        return int(self._ask("eth_getTransactionByHash", f"0x{transaction.hex()}")["value"], 16)
+
     def receipt_block(self, transaction: bytes) -> str | None:
         """Hash of the block a transaction is in."""
         receipt = self._ask("eth_getTransactionReceipt", f"0x{transaction.hex()}")

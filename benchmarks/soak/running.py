@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from network_world import World
 
 from cupel.chain.client import ChainClient
+from cupel.chain.errors import ChainUnreachable
 from cupel.chain.run_contract import RunContract
 from cupel.chain.run_values import Phase
 from cupel.node.points import MINER_POINTS, VERIFIER_POINTS
 from cupel.protocol.errors import CupelError
 from soak.gauges import Gauges
 from soak.ledger import EVERYBODY, Ledger
+from soak.losses import find_unclaimed
 from soak.observer import Observer, Unanswered
 from soak.parties import Health, Party, delete_block, spoil_block
 from soak.proxies import PEER_FAULTS, RPC_FAULTS, Armed
@@ -45,6 +47,8 @@ MOST_STRUCK = 2
 """Parties that are down, paused, cut off or full at the same time."""
 REST_S = 4.0
 """A party that came back is left alone for so long: nobody can do anything who never comes up."""
+CLAIMS_S = 120.0
+"""How long after the last round whatever matured long ago may take to be claimed."""
 ARMED_S = 15.0
 """A fault of a proxy that no request meets for so long is not counted."""
 SAMPLE_S = 2.0
@@ -104,25 +108,21 @@ class Soak:
         last = self._round + self.plan.calm_rounds
         while self._round < last or self._later or not all(self._is_at_rest(p) for p in self.parties):
             self._tick(began)
-        calm_until = time.monotonic() + 120
-        while time.monotonic() < calm_until and self._has_claims():
+        calm_until = time.monotonic() + CLAIMS_S
+        while self.find_unclaimed() and time.monotonic() < calm_until:
             self._tick(began)
 
     @staticmethod
     def _is_at_rest(party: Party) -> bool:
         return party.health in ((Health.ABSENT,) if party.guest else (Health.UP,))
 
-    def _has_claims(self) -> bool:
-        """Whether something that matured long ago is still to be claimed, by somebody who is there."""
+    def find_unclaimed(self) -> list[str]:
+        """What honest parties could have claimed long ago."""
+        honest = {p.node.signer.address: p.name for p in self.parties if not p.liar and not p.guest}
         try:
-            now = self.world.contract.current()
-            return any(
-                entry.claimable_now
-                for party in self.parties
-                for entry in self.world.contract.claimable(party.node.signer.address, 0, now.round)
-            )
-        except CupelError:
-            return True
+            return find_unclaimed(self.world, honest)
+        except ChainUnreachable:
+            return ["the chain is away"]
 
     def _tick(self, began: float) -> None:
         time.sleep(0.05)
@@ -209,6 +209,9 @@ class Soak:
         rested = [
             p for p in self._present() if p.is_settled and time.monotonic() - p.up_since > REST_S and not p.veteran
         ]
+        if kind == "process stopped":
+            # A guest that is asked to stop leaves; that has its own time.
+            rested = [p for p in rested if not p.guest]
         if kind == "disk full":
             rested = [p for p in rested if p.disk is not None]
         if kind == "network partition":
