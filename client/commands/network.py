@@ -121,7 +121,7 @@ def check(run_file: Path, rpc: tuple[str, ...], offline_data: bool, accept_beaco
     """
     from cupel.chain.client import ChainClient
     from cupel.chain.run_file import RunFile
-    from cupel.launch.checking import describe_parameters, inspect
+    from cupel.launch.checking import describe_entry, describe_parameters, inspect
     from cupel.protocol.types import Address
 
     described = RunFile.read(run_file)
@@ -131,7 +131,9 @@ def check(run_file: Path, rpc: tuple[str, ...], offline_data: bool, accept_beaco
         found = inspect(client, described, with_data=not offline_data, accepted_beacon=accepted)
     finally:
         client.close()
-    shown = [] if found.parameters is None else list(describe_parameters(found.parameters, found.block_seconds))
+    shown = []
+    if found.parameters is not None:
+        shown = [*describe_parameters(found.parameters, found.block_seconds), *describe_entry(found.parameters)]
     if as_json:
         table = {
             "run": described.contract,

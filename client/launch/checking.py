@@ -10,6 +10,7 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 from cupel.chain import suitability
@@ -36,16 +37,18 @@ from cupel.chain.run_contract import BeaconContract, RunContract, TokenContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Parameters
 from cupel.launch.preparation import STATE_OVERHEAD_BYTES, check_data, state_bytes
-from cupel.launch.units import format_amount, format_blocks
+from cupel.launch.units import format_amount, format_blocks, format_decimal
 from cupel.network.data import load_manifest
 from cupel.network.ipfs import BlockStore, Fetcher
 from cupel.network.states import check_state_root, decode_state
+from cupel.node.deposits import miner_deposit, verifier_deposit
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
 from cupel.protocol.errors import ChainRefused, CupelError, MalformedInput
 from cupel.protocol.training.programs import RunPrograms
 from cupel.protocol.types import Address
 
 Verdict = Literal["ok", "warning", "failed"]
+TOKEN = 10**18
 SHORTEST_WINDOW_S = 60.0
 """In which an operator's node can compute, send, and try again once."""
 
@@ -326,3 +329,13 @@ def describe_parameters(parameters: Parameters, block_seconds: float) -> Iterato
             yield field.name, f"{value / 10**18:,g} tokens a round"
         else:
             yield field.name, f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def describe_entry(p: Parameters) -> Iterator[tuple[str, str]]:
+    """What somebody who joins puts down, by default, and what a full round pays: three lines of a bootstrap's sums."""
+    yield "a miner puts down", f"{format_amount(miner_deposit(p, 1))} to have one unit in every round"
+    yield "a verifier puts down", f"{format_amount(verifier_deposit(p, 1))} to keep one slot"
+    verifiers, merge = p.initial_reward * p.verifier_share_bps, p.initial_reward * p.merge_share_bps
+    parts = (10_000 * p.initial_reward - verifiers - merge, verifiers, merge)
+    miners, checked, merged = (format_decimal(Decimal(part) / 10_000 / TOKEN) for part in parts)
+    yield "a full round mints", f"{miners} tokens to miners, {checked} to verifiers, {merged} for the merge"
