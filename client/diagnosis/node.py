@@ -97,13 +97,13 @@ def is_running(folder: Path) -> bool:
 
 def check_reach(listen: str | None, endpoint: str | None, *, running: bool) -> Iterator[Finding]:
     """Whether the port is free, and whether the announced URL leads to it."""
-    if listen is None:
-        yield skipped("listen", "no --listen given")
-        return
     if running:
         yield skipped("listen", "a node is at work on this folder; its port is taken by itself")
         if endpoint is not None:
             yield _ask("endpoint", f"{endpoint}/status", None)
+        return
+    if listen is None:
+        yield skipped("listen", "no --listen given")
         return
     try:
         host, port = parse_listen(listen)

@@ -1,0 +1,236 @@
+"""What an operator sees of a running network: metrics, status, doctor, and never a secret."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from network_world import PASSWORD, NodeProcess, World, open_world
+from prometheus_client.parser import text_string_to_metric_families
+
+from cupel.cli import cli
+from cupel.node.records import OutcomeRecord, VerdictRecord
+
+OPERATING = Path(__file__).resolve().parent.parent / "docs" / "operating"
+ALONE = {"min_miners": 1, "min_verifiers": 1, "verifiers_per_unit": 1, "quorum": 1, "jury_target": 1}
+USER, TOKEN, QUERY = "account7f3a91", "tokenb4c2d8e6", "querye1f09a55"
+SECRETS = (USER, TOKEN, QUERY, PASSWORD)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A miner and a verifier that have played a round, their RPC URL full of secrets."""
+    with open_world(tmp_path_factory.mktemp("operators"), ["miner", "verifier"], **ALONE) as opened:
+        rpc = opened.chain.url.replace("http://", f"http://{USER}:{TOKEN}@") + f"/?key={QUERY}"
+        # The second URL answers nothing: what is said about it is said in the log.
+        dead = f"http://{USER}:{TOKEN}@127.0.0.1:9/?key={QUERY}"
+        for program in ("miner", "verifier"):
+            opened.add(program, program, "--rpc", f"{rpc},{dead}", "--metrics", "127.0.0.1:0").start()
+        opened.wait_for("end of a round", lambda: opened.contract.current().round >= 1, timeout_s=150)
+        verifier = opened.node("verifier")
+        opened.wait_for("verdict", lambda: [r for r in verifier.history if isinstance(r, VerdictRecord)])
+        miner = opened.node("miner")
+        opened.wait_for("outcome", lambda: [r for r in miner.history if isinstance(r, OutcomeRecord)])
+        (opened.folder / "password").chmod(0o600)
+        yield opened
+
+
+def metrics_of(node: NodeProcess) -> dict[str, list[tuple[dict[str, str], float]]]:
+    """Every sample a node serves now, by its name."""
+    (ready,) = node.events("ready")
+    with urllib.request.urlopen(ready["metrics"], timeout=30) as answer:
+        text = answer.read().decode()
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        assert family.documentation, f"{family.name} says nothing about itself"
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def value(found: dict[str, list[tuple[dict[str, str], float]]], name: str, **labels: str) -> float:
+    (only,) = [number for given, number in found[name] if labels.items() <= given.items()]
+    return only
+
+
+def run(*arguments: str) -> Any:
+    """A command's JSON document."""
+    done = CliRunner().invoke(cli, [*arguments, "--json"])
+    assert done.exit_code in (0, 1), (done.output, done.exception)
+    return json.loads(done.stdout)
+
+
+def test_metrics_say_what_a_node_did(world: World) -> None:
+    miner, verifier = (metrics_of(world.node(name)) for name in ("miner", "verifier"))
+    steps = world.contract.parameters().segments * world.contract.parameters().segment_steps
+    assert value(miner, "cupel_steps_total") >= steps
+    assert value(miner, "cupel_units_total", outcome="accepted") >= 1
+    assert value(verifier, "cupel_steps_total") > 0
+    for found, name in ((miner, "miner"), (verifier, "verifier")):
+        assert value(found, "cupel_build_info", process=name) == 1
+        assert value(found, "cupel_round") >= 1
+        assert sum(number for _, number in found["cupel_phase"]) == 1
+        assert value(found, "cupel_transactions_total", outcome="mined") >= 2
+        assert value(found, "cupel_gas_used_total") > 21_000
+        assert value(found, "cupel_fees_paid_eth_total") > 0
+        assert value(found, "cupel_chain_height_blocks") > 0
+        assert value(found, "cupel_journal_statements") > 0
+        assert value(found, "cupel_store_bytes") > 0
+        ups = sorted(number for _, number in found["cupel_rpc_endpoint_up"])
+        assert ups == [0, 1], "of two endpoints, the one that does not answer is not asked"
+        assert sum(number for _, number in found["cupel_rpc_failures_total"]) > 0
+    assert value(verifier, "cupel_fetched_bytes_total") > 0
+    assert value(miner, "cupel_served_bytes_total") > 0
+
+
+def test_dashboard_and_alerts_ask_only_for_metrics_that_nodes_serve(world: World) -> None:
+    served = set(metrics_of(world.node("miner"))) | set(metrics_of(world.node("verifier"))) | {"up"}
+    dashboard = json.loads((OPERATING / "grafana.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += re.findall(r"expr: (.*)", (OPERATING / "alerts.yml").read_text())
+    assert len(queries) > 30
+    asked = set()
+    for query in queries:
+        bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)", "", query)
+        asked |= set(re.findall(r"\b[a-z_]+\b", bare)) - {"rate", "increase", "sum", "by"}
+    assert asked <= served, asked - served
+    shown = {name for name in served if name.startswith("cupel_") and not name.endswith("_created")}
+    assert shown <= asked, f"served but on no panel: {shown - asked}"
+
+
+def test_labels_in_dashboard_and_alerts_exist(world: World) -> None:
+    labels = {"job", "instance"}
+    for name in ("miner", "verifier"):
+        labels |= {
+            label for samples in metrics_of(world.node(name)).values() for given, _ in samples for label in given
+        }
+    text = (OPERATING / "grafana.json").read_text() + (OPERATING / "alerts.yml").read_text()
+    used = set(re.findall(r"\{\{ ?(?:\$labels\.)?(\w+) ?\}\}", text)) | set(re.findall(r"(\w+)=~?\\?\"", text))
+    assert used <= labels, used - labels
+
+
+def test_no_secret_is_in_any_log_record_or_file(world: World) -> None:
+    """Whatever was written while endpoints failed: logs, journal, outbox, history, store."""
+    logs = world.node("miner").text() + world.node("verifier").text()
+    assert "127.0.0.1:9" in logs, "the dead endpoint was never spoken of: this test looks at nothing"
+    for path in sorted(world.folder.rglob("*")):
+        if path.is_file() and path.name != "password":
+            content = path.read_bytes()
+            for secret in SECRETS:
+                assert secret.encode() not in content, f"{secret} in {path}"
+
+
+def test_metrics_hold_no_secret(world: World) -> None:
+    text = repr(metrics_of(world.node("miner")))
+    assert "127.0.0.1:9" in text
+    assert not [secret for secret in SECRETS if secret in text]
+
+
+def test_status_asks_the_chain(world: World) -> None:
+    miner = world.node("miner")
+    document = run(
+        "status", "--run", str(world.folder / "run.json"), "--rpc", world.chain.url,
+        "--address", miner.signer.address, "--rounds", "1000",
+    )  # fmt: skip
+    assert document["contract"] == world.contract.address
+    assert document["round"] >= 1
+    assert [one["round"] for one in document["rounds"]] == list(range(document["round"] + 1))
+    assert {(one["account"], one["role"]) for one in document["seats"]} == {
+        (node.signer.address, node.program) for node in world.nodes
+    }
+    (account,) = document["accounts"]
+    assert account["role"] == "miner"
+    assert int(account["deposit_wei"]) == world.contract.member_of(miner.signer.address).deposit
+    assert sum(int(account[name]) for name in ("tokens", "pending_tokens", "claimable_tokens")) > 0
+
+
+def test_status_shows_one_round_with_its_units(world: World) -> None:
+    where = ("--run", str(world.folder / "run.json"), "--rpc", world.chain.url, "--round", "0")
+    (only,) = run("status", *where)["rounds"]
+    (unit,) = only["list_of_units"]
+    assert unit["status"] == "attested"
+    assert bytes.fromhex(unit["unit"][2:]) == world.contract.get_units(0)[0].unit_id
+    shown = CliRunner().invoke(cli, ["status", *where])
+    assert shown.exit_code == 0
+    assert "attested" in shown.output
+    early = CliRunner().invoke(cli, ["status", *where[:-1], "100000"])
+    assert "no round 100000 yet" in str(early.exception)
+
+
+def test_the_doctor_finds_a_running_node_well(world: World) -> None:
+    miner = world.node("miner")
+    (ready,) = miner.events("ready")
+    found = _doctor(world, "--endpoint", ready["endpoint"])
+    verdicts = {one["check"]: one["verdict"] for one in found["findings"]}
+    for check in (
+        "key",
+        "password",
+        "run.file",
+        "chain",
+        "clock",
+        "fees",
+        "run.contract",
+        "funds",
+        "journal",
+        "endpoint",
+    ):
+        assert verdicts[check] == "ok", found
+    assert "a node is at work" in next(one["found"] for one in found["findings"] if one["check"] == "journal")
+    assert found["fit"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "check", "words"),
+    [
+        (("--rpc", "http://127.0.0.1:9"), "chain", "127.0.0.1:9"),
+        (("--run", "nowhere.json"), "run.file", "nowhere.json"),
+        (("--keystore", "nowhere.json"), "key", "nowhere.json"),
+        (("--password-file", "{folder}/run.json"), "password", "wrong password"),
+        (("--data", "{folder}/verifier/data"), "journal", "not of this key"),
+        (("--listen", "127.0.0.1:{port}", "--data", "{folder}/elsewhere"), "listen", "cannot listen"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else None,
+)
+def test_the_doctor_says_what_is_wrong_and_what_to_do(
+    world: World, changes: tuple[str, ...], check: str, words: str
+) -> None:
+    port = world.chain.url.rpartition(":")[2]
+    found = _doctor(world, *(one.format(folder=world.folder, port=port) for one in changes))
+    assert not found["fit"]
+    bad = [one for one in found["findings"] if one["verdict"] == "wrong"]
+    assert len(bad) == 1, bad
+    (wrong,) = bad
+    assert wrong["check"] == check
+    assert words in wrong["found"]
+    assert wrong["fix"]
+
+
+def test_the_doctor_says_how_much_is_missing_to_join(world: World) -> None:
+    keys = world.folder / "poor"
+    password = world.folder / "password"
+    made = CliRunner().invoke(cli, ["wallet", "new", "--keystore", str(keys), "--password-file", str(password)])
+    assert made.exit_code == 0, made.output
+    (keystore,) = keys.iterdir()
+    data = str(world.folder / "elsewhere")
+    found = _doctor(world, "--keystore", str(keystore), "--data", data, "--listen", "127.0.0.1:0")
+    bad = [one for one in found["findings"] if one["verdict"] == "wrong"]
+    assert len(bad) == 1, bad
+    (wrong,) = bad
+    assert wrong["check"] == "funds"
+    assert re.search(r"send it \d+\.\d+ ETH more", wrong["fix"])
+
+
+def _doctor(world: World, *changes: str) -> Any:
+    miner = world.node("miner")
+    (keystore,) = (world.folder / "miner" / "keys").iterdir()
+    return run(
+        "doctor", "--no-speed", "--run", str(world.folder / "run.json"), "--rpc", world.chain.url,
+        "--keystore", str(keystore), "--password-file", str(world.folder / "password"),
+        "--data", str(miner.data), *changes,
+    )  # fmt: skip
