@@ -58,9 +58,11 @@ class Miner(Participant):
 
     def _gather(self) -> MinerFacts:
         facts = self.gather()
-        if facts.phase not in (Phase.TRAIN, Phase.DRAW, Phase.SEAL, Phase.OPEN):
+        if facts.phase not in (Phase.SEED, Phase.TRAIN, Phase.DRAW, Phase.SEAL, Phase.OPEN):
             return MinerFacts(round=facts)
         units = self.keep_for_round("my units", lambda: self.contract.units_of(self.session.address))
+        if facts.phase == Phase.SEED:
+            return MinerFacts(round=facts, units=units)
         mine = [u for u in self.get_units() if u.miner == self.session.address]
         for unit in mine:
             self._record_unit(unit.index)
@@ -71,7 +73,6 @@ class Miner(Participant):
         return MinerFacts(
             round=facts,
             units=units,
-            begun=frozenset(i for i in range(units) if self._trained_segments(i) > 0),
             ready=frozenset(i for i in range(units) if self._trained_segments(i) == self.parameters.segments),
             committed=frozenset(u.index for u in mine),
             opened=frozenset(u.index for u in mine if u.opened),

@@ -181,8 +181,6 @@ class MinerFacts:
     round: Facts
     units: int = 0
     """Units drawn for this miner, indices from 0."""
-    begun: frozenset[int] = frozenset()
-    """Of which a segment is trained."""
     ready: frozenset[int] = frozenset()
     """Trained whole, here."""
     committed: frozenset[int] = frozenset()
@@ -214,6 +212,10 @@ class VerifierFacts:
     """Whether the node's stake is in this round's draw."""
 
 
+_WORKING = (Phase.SEED, Phase.TRAIN, Phase.DRAW, Phase.SEAL, Phase.OPEN)
+"""Phases in which units are drawn, trained, committed, or opened."""
+
+
 def decide_miner(facts: MinerFacts) -> MinerAction:
     """The most urgent thing to do."""
     common = _decide_common(facts.round)
@@ -223,9 +225,6 @@ def decide_miner(facts: MinerFacts) -> MinerAction:
     unopened = sorted(facts.committed - facts.opened)
     if phase == Phase.TRAIN and facts.round.start_held:
         open_units = [i for i in range(facts.units) if i not in facts.committed]
-        if facts.round.finishing:
-            # What is not begun is handed back: others need not wait for it, and it costs nothing.
-            open_units = [i for i in open_units if i in facts.begun]
         for index in open_units:
             if index in facts.ready:
                 return Commit(index)
@@ -240,8 +239,10 @@ def decide_miner(facts: MinerFacts) -> MinerAction:
         lost = [i for i in unopened if i not in facts.ready]
         if lost:
             return Train(lost[0])
-    if facts.round.finishing and not (unopened and phase in (Phase.TRAIN, Phase.DRAW, Phase.SEAL, Phase.OPEN)):
-        return _decide_rest(facts.round) if _is_juror_waiting(facts.round) else Finish()
+    # The round waits for every unit that was drawn for this miner, so these are finished before it ends.
+    is_awaited = bool(unopened) or (phase in (Phase.SEED, Phase.TRAIN) and facts.units > 0)
+    if facts.round.finishing and not (is_awaited and phase in _WORKING):
+        return Finish()
     return _decide_rest(facts.round)
 
 

@@ -415,7 +415,7 @@ class Participant(ABC):
         pin = f"start/{root.hex()}"
         if self.session.states.held(pin) is None:
             self.session.states.put(state, pin)
-            self.session.points.reach("start/stored")
+        self.session.points.reach("start/stored")
         self.start, self._start_root = state, root
 
     def describe(self, unit: UnitView) -> UnitDescription:

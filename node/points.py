@@ -16,38 +16,48 @@ from cupel.protocol.errors import UsageError
 VARIABLE = "CUPEL_KILL_AT"
 STEPS = ("journalled", "signed", "sent", "receipt")
 """What `ChainClient` tells of each transaction: written down, signed and written, broadcast, in a block."""
-COMMON_CALLS = ("advance", "acknowledge", "proposeMerge", "claim")
-"""Calls of both roles that each round needs from somebody."""
-COMMON_WRITES = ("start/stored", "propose/stated", "acknowledge/stated", "merge/stored", "round/recorded", "pruned")
-MINER_CALLS = ("joinMiner", "commit", "open")
-MINER_WRITES = (
+MINER_POINTS = (
+    *(f"joinMiner/{step}" for step in STEPS),
+    "start/stored",
     "checkpoint/stored",
     "work/saved",
     "description/stored",
     "commit/stated",
+    *(f"commit/{step}" for step in STEPS),
     "unit/recorded",
+    *(f"open/{step}" for step in STEPS),
+    *(f"advance/{step}" for step in STEPS),
     "unit/settled",
+    "round/recorded",
+    "pruned",
+    *(f"claim/{step}" for step in STEPS),
 )
-VERIFIER_CALLS = ("stake", "seal", "reveal")
-VERIFIER_WRITES = (
+"""What a miner passes in a round, about in this order."""
+VERIFIER_POINTS = (
+    *(f"stake/{step}" for step in STEPS),
+    "start/stored",
     "description/held",
     "contribution/held",
     "replay/fetched",
     "replay/saved",
     "verdict/recorded",
     "seal/stated",
+    *(f"seal/{step}" for step in STEPS),
+    *(f"reveal/{step}" for step in STEPS),
+    "merge/stored",
+    "propose/stated",
+    *(f"proposeMerge/{step}" for step in STEPS),
+    "acknowledge/stated",
+    *(f"acknowledge/{step}" for step in STEPS),
+    *(f"advance/{step}" for step in STEPS),
+    "round/recorded",
+    "pruned",
+    *(f"claim/{step}" for step in STEPS),
 )
-RARE_CALLS = ("recordHeader", "retire")
+"""What a verifier passes in a round, about in this order. A miner merges and proposes where no juror does."""
+RARE_POINTS = tuple(f"{call}/{step}" for call in ("recordHeader", "retire") for step in STEPS)
 """Not part of every round."""
-
-
-def _points(calls: tuple[str, ...], writes: tuple[str, ...]) -> tuple[str, ...]:
-    return (*writes, *(f"{call}/{step}" for call in calls for step in STEPS))
-
-
-MINER_POINTS = _points(MINER_CALLS + COMMON_CALLS, MINER_WRITES + COMMON_WRITES)
-VERIFIER_POINTS = _points(VERIFIER_CALLS + COMMON_CALLS, VERIFIER_WRITES + COMMON_WRITES)
-_KNOWN = frozenset((*MINER_POINTS, *VERIFIER_POINTS, *_points(RARE_CALLS, ())))
+_KNOWN = frozenset((*MINER_POINTS, *VERIFIER_POINTS, *RARE_POINTS))
 
 
 class Points:

@@ -241,7 +241,6 @@ def test_no_unit_is_ever_committed_twice_or_untrained(
             assert phase in (Phase.DRAW, Phase.SEAL, Phase.OPEN)
         else:
             assert phase == Phase.TRAIN
-            assert not finishing
     if isinstance(action, (Commit, Train)):
         assert not due
 
@@ -257,11 +256,12 @@ def test_a_committed_unit_whose_work_is_lost_is_trained_again_to_be_opened() -> 
 # Ending
 
 
-def test_a_miner_asked_to_end_finishes_what_it_began_and_hands_back_the_rest() -> None:
-    asked = MinerFacts(round=facts(Phase.TRAIN, finishing=True), units=2, begun=frozenset({1}))
-    assert decide_miner(asked) == Train(1)
-    assert decide_miner(replace(asked, ready=frozenset({1}))) == Commit(1)
-    assert decide_miner(replace(asked, begun=frozenset())) == Finish()
+def test_a_miner_asked_to_end_finishes_the_units_the_round_waits_for() -> None:
+    asked = MinerFacts(round=facts(Phase.TRAIN, finishing=True), units=1)
+    assert decide_miner(asked) == Train(0)
+    assert decide_miner(replace(asked, ready=frozenset({0}))) == Commit(0)
+    assert decide_miner(replace(asked, units=0)) == Finish()
+    assert decide_miner(replace(asked, round=facts(Phase.SEED, finishing=True))) == Wait()
 
 
 def test_a_miner_asked_to_end_stays_until_its_commitment_is_opened() -> None:
@@ -295,7 +295,7 @@ def test_whoever_is_asked_to_end_neither_joins_nor_plays_another_round() -> None
     assert decide_miner(MinerFacts(round=outside, units=1)) == Finish()
     assert decide_verifier(VerifierFacts(round=outside)) == Finish()
     later = facts(Phase.TRAIN, finishing=True, round_over=True)
-    assert decide_miner(MinerFacts(round=later, units=1, begun=frozenset({0}))) == Finish()
+    assert decide_miner(MinerFacts(round=later, units=1)) == Finish()
     assert decide_verifier(VerifierFacts(round=later)) == Finish()
 
 
