@@ -11,21 +11,23 @@ import time
 import weakref
 from collections.abc import Callable
 
-from cupel.chain.answers import parse_data
-from cupel.chain.errors import ChainUnreachable, ContractReverted, ReceiptTimeout, TransactionReplaced
+from cupel.chain.answers import parse_data, parse_quantity
+from cupel.chain.errors import ContractReverted, ReceiptTimeout, TransactionReplaced
 from cupel.chain.outbox import Entry, Outbox, State
 from cupel.chain.reading import ChainReader, make_reverted
 from cupel.chain.receipts import Found, ReceiptFinder
 from cupel.chain.sending import SAY_AGAIN_S, Flight, Sender, Sent
 from cupel.chain.transport import RpcFault
 from cupel.chain.values import Block, Receipt
-from cupel.protocol.errors import ProtocolError
+from cupel.protocol.errors import CupelError
 from cupel.protocol.types import Height
 
 _REBROADCAST_S = 10.0
 """A transaction without receipt is offered again this often: a node may have lost its pool."""
 _TAKEN_LOOKS = 3
 """Blocks in which the account's count must be past a nonce, and no version found, before the nonce counts as taken."""
+_SEARCHED_BLOCKS = 120
+"""Blocks back from the newest whose states every node keeps."""
 _UNTOLD_BLOCKS = 1_000
 """Blocks past its own for which an outcome that nobody was told is kept for whoever asks for the same again."""
 
@@ -213,9 +215,11 @@ class Watcher:
             flight.is_waiting_for_fee = head.base_fee_wei > cap
             if flight.is_waiting_for_fee:
                 self._say(flight, entry, f"waits: a block now costs {head.base_fee_wei} wei per gas, your cap is {cap}")
-            elif self._is_stuck(entry, flight, head, now):
+            if flight.taken_heights:
+                return False  # offering it again would be in vain
+            if not flight.is_waiting_for_fee and self._is_stuck(entry, flight, head, now):
                 self._unstick(entry, flight, head)
-            if now - flight.broadcast_at >= _REBROADCAST_S:
+            elif now - flight.broadcast_at >= _REBROADCAST_S:
                 flight.broadcast_at, flight.trouble = now, self._sender.rebroadcast(entry)
                 if flight.trouble:
                     self._say(flight, entry, f"is not taken: {flight.trouble}")
@@ -227,7 +231,30 @@ class Watcher:
             flight.taken_heights.clear()
             return False
         flight.taken_heights.add(head.number)
-        return len(flight.taken_heights) >= _TAKEN_LOOKS and self._finder.find(_list_hashes(entry)) is None
+        if len(flight.taken_heights) < _TAKEN_LOOKS or self._finder.find(_list_hashes(entry)) is not None:
+            return False
+        return self._is_foreign(entry, deep)
+
+    def _is_foreign(self, entry: Entry, newest: int) -> bool:
+        """Whether the transaction that used an entry's nonce by block `newest` is none of ours.
+
+        An endpoint that hides or spoils a receipt must not make us send twice: so the block is looked at.
+        """
+        low, high, address = max(0, newest - _SEARCHED_BLOCKS), newest, self._sender.address
+        if self._reader.count_transactions(address, low) > entry.nonce:
+            return True  # so long ago that nodes may not know the states between; and no receipt in all that time
+        while high - low > 1:
+            middle = (low + high) // 2
+            is_used = self._reader.count_transactions(address, middle) > entry.nonce
+            low, high = (low, middle) if is_used else (middle, high)
+        block = self._reader.request("eth_getBlockByNumber", hex(high), True)
+        for transaction in block["transactions"] if block else ():
+            is_ours = str(transaction["from"]).lower() == address.lower()
+            if is_ours and parse_quantity(transaction["nonce"]) == entry.nonce:
+                if entry.find_version(parse_data(transaction["hash"])) is None:
+                    return True
+                self._finder.trouble = self._finder.trouble or f"it is in block {high}, and its receipt is kept from us"
+        return False
 
     def _is_stuck(self, entry: Entry, flight: Flight, head: Block, now: float) -> bool:
         policy = self._sender.fees
@@ -341,6 +368,6 @@ def _tend_for_ever(reference: weakref.ref[Watcher], closed: threading.Event, pau
         try:
             if not watcher.tend():
                 return
-        except (ChainUnreachable, ProtocolError, RpcFault):
-            pass  # whoever asks for something is told; this goes on when the chain answers
+        except (CupelError, RpcFault):
+            pass  # whoever asks for something is told; this goes on when chain and disk are back
         del watcher
