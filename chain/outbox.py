@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cupel.chain.fees import Fees
-from cupel.protocol.errors import UsageError
+from cupel.protocol.errors import StorageFailed, UsageError
 from cupel.protocol.types import Address, Height
 
 SCHEMA_VERSION = 1
@@ -154,6 +154,7 @@ class Outbox:
     An *account* is a key on a chain, named by whoever uses the outbox; accounts do not see one another.
 
     Raises   UsageError: the file cannot be used or is not an outbox
+             StorageFailed: the disk is full or failing
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -163,9 +164,10 @@ class Outbox:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._prepare_schema()
+            with self._storage():
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute("PRAGMA synchronous=FULL")
+                self._prepare_schema()
         except (sqlite3.DatabaseError, OSError) as error:
             raise UsageError(f"{path} cannot be used as an outbox: {error}") from error
 
@@ -186,14 +188,27 @@ class Outbox:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+        """One transaction, on disk at the end. Raises StorageFailed: nothing of it is."""
+        with self._lock, self._storage():
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                # A full disk ends some transactions by itself, and leaves others open, whose COMMIT failed.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _storage(self) -> Iterator[None]:
+        """A full or failing disk as our error; whoever asked may try again once there is room."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise
+            raise StorageFailed(f"{self.path}: {error}; nothing was sent. Make room on that disk") from error
 
     # Reading
 
@@ -206,7 +221,7 @@ class Outbox:
         return found[0] if found else None
 
     def _read(self, condition: str, values: tuple[object, ...]) -> tuple[Entry, ...]:
-        with self._lock:
+        with self._lock, self._storage():
             entries = self._connection.execute(
                 "SELECT nonce, state, duty, told, mined_hash, block_number, block_hash, succeeded FROM entries "
                 f"WHERE {condition} ORDER BY nonce",
