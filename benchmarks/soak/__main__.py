@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -30,6 +31,7 @@ VETERANS = frozenset({"miner-3", "verifier-3"})
 SMALL_DISKS = frozenset({"miner-2", "verifier-2"})
 GUEST, LIAR = "guest", "liar"
 DISK_BYTES = 96 << 20
+ROOM_BYTES = 2 << 30
 PORT = 8700
 PARAMETERS = {
     "min_miners": 3,
@@ -75,7 +77,7 @@ def soak(
     """A whole network under random faults; a table of what it lost. Exit 0 if that is nothing, 1 otherwise."""
     if not partitions.is_inside() and partitions.can_isolate():
         sys.exit(partitions.enter([sys.executable, "-m", "soak", *sys.argv[1:]]))
-    home = folder or Path(tempfile.mkdtemp(prefix="cupel-soak-"))
+    home = folder or Path(tempfile.mkdtemp(prefix="cupel-soak-", dir=find_fast_disk()))
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     plan = Plan(rounds=rounds, faults=faults, seed=seed, pause_s=pause_s, limit_s=limit_s)
@@ -91,6 +93,18 @@ def soak(
     elif failed:
         click.echo(f"logs: {home}", err=True)
     sys.exit(1 if failed else 0)
+
+
+def find_fast_disk() -> str | None:
+    """A file system in memory, if there is room in one.
+
+    A dozen databases that wait for the disk after each write measure that disk. What was written outlives `kill -9`
+    there too; power cuts are not among the faults.
+    """
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < ROOM_BYTES:
+        return None
+    return str(memory)
 
 
 def play(home: Path, plan: Plan, block_time_s: float) -> Report:

@@ -33,7 +33,7 @@ RPC_FAULTS = (
 )
 PEER_FAULTS = ("peer silent", "peer slow", "peer truncated", "peer wrong bytes", "peer endless", "peer error page")
 _HOP_BY_HOP = frozenset({"connection", "transfer-encoding", "content-length", "keep-alive", "content-encoding"})
-_HANG_S = 12.0
+_HANG_S = 10.0
 """Longer than a node waits for one block."""
 _ERROR_PAGE = "<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
 

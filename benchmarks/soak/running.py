@@ -40,6 +40,9 @@ WEIGHTS: dict[str, float] = {
     "disk full": 1.5,
     **dict.fromkeys(RPC_FAULTS, 4.0),
     **dict.fromkeys(PEER_FAULTS, 6.0),
+    # These two cost their victim ten seconds each time.
+    "rpc hangs": 2.0,
+    "peer silent": 3.0,
 }
 """How often each kind is tried, relative to the others. Kills at points come with restarts; joins, leaves and lies with
 the rounds."""
