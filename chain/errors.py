@@ -7,8 +7,10 @@ ProtocolError
 │   ├── FeeAboveCap           the chain asks more per gas than the operator allows
 │   ├── ReplacementAboveCap   a waiting transaction cannot be replaced within the cap
 │   └── TransactionReplaced   a later call of the same duty took its place
+├── SignerRefused             the remote signer said no, or signed something else than it was asked to
 └── Unavailable
-    └── ReceiptTimeout        sent, but not in a block yet
+    ├── ReceiptTimeout        sent, but not in a block yet
+    └── SignerSilent          the remote signer does not answer
 UsageError
 ├── ChainUnreachable          nothing answers at the RPC URL
 └── WrongChain                what answers there is another chain
@@ -19,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cupel.protocol.errors import ChainRefused, Unavailable, UsageError
+from cupel.protocol.errors import ChainRefused, ProtocolError, Unavailable, UsageError
 
 
 class ContractReverted(ChainRefused):
@@ -92,6 +94,18 @@ class ReceiptTimeout(Unavailable):
         because = f" ({trouble})" if trouble else ""
         super().__init__(f"{what}: transaction 0x{transaction_hash.hex()} has no receipt after {waited_s:g} s{because}")
         self.transaction_hash = transaction_hash
+
+
+class SignerRefused(ProtocolError):
+    """The remote signer said no, or what it signed is not what it was asked for."""
+
+
+class SignerSilent(Unavailable):
+    """The remote signer does not answer; nothing was signed, and asking again does no harm."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"the signer at {url} does not answer ({reason}): is it running, and is --signer right?")
+        self.url = url
 
 
 class ChainUnreachable(UsageError):
