@@ -37,7 +37,7 @@ WEIGHTS: dict[str, float] = {
     "chain re-org": 3,
     "block corrupted": 8,
     "block deleted": 8,
-    "disk full": 1.5,
+    "disk full": 3,
     **dict.fromkeys(RPC_FAULTS, 4.0),
     **dict.fromkeys(PEER_FAULTS, 6.0),
     # These two cost their victim ten seconds each time.
@@ -245,7 +245,7 @@ class Soak:
                 return
             points = MINER_POINTS if party.role == "miner" else VERIFIER_POINTS
             is_last = self._is_enough() or party.veteran
-            kill_at = None if is_last or self._random.random() < 0.5 else self._random.choice(points)
+            kill_at = None if is_last or self._random.random() < 0.2 else self._random.choice(points)
             party.start(kill_at)
 
         self._at(self._random.uniform(0.1, 3.0), restart)
