@@ -218,11 +218,14 @@ def _check_beacon(
     what = "not a shipped beacon: whoever controls it chooses every draw"
     if scripted:
         what = "a scripted beacon: every draw is known in advance"
-    if accepted == beacon and not scripted:
+    if accepted != beacon or scripted:
+        checks.add("beacon", f"{beacon} is {what}", "")
+        return
+    try:
         BeaconContract(client, beacon).value_at(client.head().number)
         checks.add("beacon", f"{beacon} is {what}; accepted, because you named it", "", warning=True)
-    else:
-        checks.add("beacon", f"{beacon} is {what}", "")
+    except (ChainRefused, MalformedInput) as error:
+        checks.add("beacon", f"{beacon} does not answer as a beacon does: {error}", "")
 
 
 def is_scripted(code: bytes) -> bool:
