@@ -6,9 +6,11 @@ The codes are a promise to scripts and service managers (docs/operating/exit-cod
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from enum import IntEnum
 from types import TracebackType
 
@@ -70,10 +72,10 @@ def run_command(command: click.Command, name: str, environment_prefix: str | Non
     except CupelError as error:
         _fail(name, f"{type(error).__name__}: {error}", ExitCode.FAILED)
     except BrokenPipeError:
-        # Whoever read the output has gone; Python would complain once more when it flushes at exit.
-        sys.stdout = None
+        _drop_output()
         sys.exit(ExitCode.FAILED)
     except OSError as error:
+        _drop_output()
         named = f" ({error.filename})" if error.filename else ""
         _fail(name, f"{error.strerror or error}{named}", ExitCode.FAILED)
     except MemoryError:
@@ -86,6 +88,15 @@ def run_command(command: click.Command, name: str, environment_prefix: str | Non
 def _fail(name: str, message: str, code: ExitCode) -> None:
     click.echo(f"{name}: {redact(message)}", err=True)
     sys.exit(code)
+
+
+def _drop_output() -> None:
+    """Whoever read the output has gone, or its disk is full: Python would complain again when it flushes at exit."""
+    with suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+        return
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _report_thread(trouble: threading.ExceptHookArgs) -> None:

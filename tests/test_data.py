@@ -503,7 +503,7 @@ def test_the_command_serves_until_it_is_told_to_stop(built: BuiltData) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("show", "nowhere"), "neither a directory that exists nor a CID"),
+        (("show", "nowhere"), "nowhere: no directory of this name, and no CID either"),
         (("show", cid_of(b"x")), "--peer"),
         (("build", "--out", "x"), "Missing argument"),
     ],

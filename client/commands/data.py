@@ -19,6 +19,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cupel.network.data import BuildOptions, DataDirectory, DataManifest, build_data, load_manifest, verify_data
 from cupel.network.ipfs import BlockStore, Fetcher, GatewayServer
+from cupel.network.ipfs.cid import parse_cid
+from cupel.protocol.errors import MalformedInput
 from cupel.protocol.types import Cid
 
 _DEFAULTS = BuildOptions()
@@ -149,8 +151,10 @@ def _find_manifest(source: str, peers: Sequence[str]) -> tuple[DataManifest, Cid
     if Path(source).exists():
         found = DataDirectory(source)
         return found.manifest, found.manifest_cid
-    if not source.startswith("b"):
-        raise click.UsageError(f"{source}: neither a directory that exists nor a CID")
+    try:
+        cid = parse_cid(source).text
+    except MalformedInput as error:
+        raise click.UsageError(f"{source}: no directory of this name, and no CID either ({error})") from None
     if not peers:
         raise click.UsageError("to fetch a CID, say from where: --peer http://host:port")
     with (
@@ -158,7 +162,7 @@ def _find_manifest(source: str, peers: Sequence[str]) -> tuple[DataManifest, Cid
         BlockStore(directory) as store,
         Fetcher(store, peers) as fetcher,
     ):
-        return load_manifest(fetcher, source), Cid(source)
+        return load_manifest(fetcher, cid), cid
 
 
 def _facts(manifest: DataManifest, cid: Cid) -> Iterator[tuple[str, str]]:
