@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": ("cupel.commands.demo:demo", "The whole network on this machine: mine, verify, merge, pay."),
     "doctor": ("cupel.commands.doctor:doctor", "Look at machine, chain, key and folder, and say what to fix."),
     "journal": ("cupel.commands.journal:journal", "Show a node's statements, and take them to another machine."),
+    "leave": ("cupel.commands.leave:leave", "Give up a seat, claim, withdraw: out of a run with what is one's own."),
     "network": ("cupel.commands.network:network", "Prepare and deploy a run on any chain, or check one."),
     "replay": ("cupel.commands.replay:replay", "Repeat a unit of a finished run from disk and compare its roots."),
     "status": ("cupel.commands.status:status", "Show a run's rounds, units, rewards and roots, from disk or chain."),

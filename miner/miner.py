@@ -60,9 +60,11 @@ class Miner(Participant):
         facts = self.gather()
         if facts.phase not in (Phase.SEED, Phase.TRAIN, Phase.DRAW, Phase.SEAL, Phase.OPEN):
             return MinerFacts(round=facts)
-        units = self.keep_for_round("my units", lambda: self.contract.units_of(self.session.address))
         if facts.phase == Phase.SEED:
-            return MinerFacts(round=facts, units=units)
+            # Drawn by lot later where there are too many; until then what was asked for counts.
+            member = self.get_member()
+            return MinerFacts(round=facts, units=member.units if member.joined_round <= self.current.round else 0)
+        units = self.keep_for_round("my units", lambda: self.contract.units_of(self.session.address))
         mine = [u for u in self.get_units() if u.miner == self.session.address]
         for unit in mine:
             self._record_unit(unit.index)
