@@ -18,7 +18,7 @@ from cupel.protocol.types import Height
 KEPT_HASHES = 128
 """Blocks remembered: four epochs of Ethereum; what is older is final on any chain worth using."""
 FILLED_HASHES = 32
-"""Blocks looked up behind the newest one after a pause, so that the next re-org's depth is known to the block."""
+"""Blocks looked up behind the newest at the first look and after a pause: how deep the next re-org is known to be."""
 SHORTER_PATIENCE_S = 10.0
 """How long a chain that only lacks its newest blocks is taken for a node that lags behind."""
 _TRIES = 3
@@ -103,8 +103,8 @@ class HeadTracker:
 
     def _accept(self, head: Block, kept: dict[int, bytes], *, lost: int, is_deeper: bool = False) -> Look | None:
         """Go on from `head`, of whose ancestors those `kept` are known; those between are looked up."""
-        new, block, known_to = {int(head.number): head.hash}, head, max(kept, default=None)
-        while known_to is not None and block.number - 1 > known_to and len(new) < FILLED_HASHES:
+        new, block, known_to = {int(head.number): head.hash}, head, max(kept, default=-1)
+        while block.number - 1 > known_to and len(new) < FILLED_HASHES:
             parent = self._chain.get_block_by_hash(block.parent_hash)
             if parent is None:
                 return None
