@@ -23,7 +23,7 @@ from cupel.network.ipfs.cid import ParsedCid
 from cupel.node.block_index import BlockIndex
 from cupel.node.passes import PassBook
 from cupel.protocol.errors import CupelError, Unavailable
-from cupel.protocol.types import Address, RoundIndex, UnitId
+from cupel.protocol.types import Address, Cid, RoundIndex, UnitId
 
 CURRENT_S = 1.0
 """How long it is believed where the run stands."""
@@ -101,6 +101,11 @@ class NodeAccess:
         """Files that are public wherever blocks of them are here, with a pin or without: the run's shards."""
         self._index.publish(cids)
 
+    @staticmethod
+    def lasting(pins: Mapping[str, Cid]) -> dict[str, Cid]:
+        """Those of these pins that are public and kept for good: all but checkpoints."""
+        return {name: cid for name, cid in pins.items() if _is_lasting(name)}
+
     # What a gateway asks (network.ipfs.admission.Access)
 
     def known(self, authorization: str) -> str | None:
@@ -137,7 +142,7 @@ class NodeAccess:
     def _is_public(self, name: str, current: Current | None) -> bool:
         checkpoint = Checkpoint.of_pin(name)
         if checkpoint is None:
-            return name.partition("/")[0] in PUBLIC_PINS or name.endswith("/description")
+            return _is_lasting(name)
         if checkpoint.leaf == 0:
             return True
         if current is None or checkpoint.round > current.round:
@@ -188,3 +193,7 @@ class NodeAccess:
         except CupelError:
             self._failed = self._now()
             raise
+
+
+def _is_lasting(pin: str) -> bool:
+    return pin.partition("/")[0] in PUBLIC_PINS or pin.endswith("/description")

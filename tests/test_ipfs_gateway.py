@@ -192,7 +192,7 @@ def test_connections_above_the_limit_are_closed(store: BlockStore) -> None:
 
 
 def test_requests_above_the_limit_are_asked_to_come_back(store: BlockStore) -> None:
-    with GatewayServer(store, limits=GatewayLimits(requests=0)) as server:
+    with GatewayServer(store, limits=GatewayLimits(requests=0, wait_s=0.1)) as server:
         answer = get(server, f"/ipfs/{CID}?format=raw")
         assert answer.status_code == 503
         assert answer.headers["Retry-After"] == "1"

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -105,6 +106,34 @@ def test_a_fetch_that_is_told_to_wait_goes_on_and_blames_nobody(source: BlockSto
         Fetcher(store, [server.url], limits=FetchLimits(failures=1)) as fetcher,
     ):
         assert fetcher.fetch(source.add_bytes(DATA)) == DATA
+
+
+def test_blocks_that_are_all_asked_for_at_once_are_served_one_after_the_other(source: BlockStore) -> None:
+    given = GatewayLimits(requests=4, peer=PeerLimits(requests=2))
+    cids = [cid.text for cid in source]
+    with (
+        GatewayServer(source, limits=given) as server,
+        httpx.Client(trust_env=False) as client,
+        ThreadPoolExecutor(40) as pool,
+    ):
+        answers = pool.map(lambda cid: client.get(f"{server.url}/ipfs/{cid}?format=raw").status_code, cids * 12)
+        assert set(answers) == {200}
+
+
+def test_only_so_many_wait_for_room_and_only_so_long(source: BlockStore) -> None:
+    given = GatewayLimits(wait_s=1.5, peer=PeerLimits(requests=0, waiting=2))
+    cid = next(iter(source))
+    with GatewayServer(source, limits=given) as server, httpx.Client(trust_env=False, timeout=30) as client:
+
+        def ask(_: int) -> tuple[int, float]:
+            began = time.monotonic()
+            status = client.get(f"{server.url}/ipfs/{cid}?format=raw").status_code
+            return status, time.monotonic() - began
+
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(ask, range(4)))
+    assert {status for status, _ in answers} == {429}
+    assert sum(elapsed_s >= 1.5 for _, elapsed_s in answers) == 2
 
 
 def test_above_its_share_a_peer_is_asked_to_come_back(source: BlockStore) -> None:

@@ -48,7 +48,9 @@ class PeerLimits:
     that do not sign share what it gets."""
 
     requests: int = 32
-    """In hand at the same time."""
+    """In hand at the same time; further ones wait for room."""
+    waiting: int = 224
+    """Of them at most; more are refused at once."""
     requests_per_s: float = 500.0
     burst_requests: int = 1000
     """Made at once after a time of silence."""
@@ -90,6 +92,10 @@ class Admission:
         account.in_hand += 1
         self.admitted += 1
         return None
+
+    def is_full(self, peer: str) -> bool:
+        """Whether it has as much in hand as it may."""
+        return self._account(peer).in_hand >= self._limits.requests
 
     def _compute_wait(self, peer: str) -> float | None:
         account, limits = self._account(peer), self._limits

@@ -19,6 +19,7 @@ import math
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -53,10 +54,12 @@ JsonHandler = Callable[[Mapping[str, str]], object]
 class GatewayLimits:
     """What the server gives before it says no."""
 
-    connections: int = 256
+    connections: int = 384
     """Open connections; more are closed at once."""
     requests: int = 64
-    """Requests in hand; more are answered 503."""
+    """Requests in hand; more wait, and are then answered 503."""
+    wait_s: float = 10.0
+    """How long a request may wait for room."""
     body_bytes: int = 1 << 20
     """Longest request body a further route may take."""
     write_timeout_s: float = 30.0
@@ -116,6 +119,10 @@ class GatewayServer:
         self._thread: threading.Thread | None = None
         self._stopping: asyncio.Event | None = None
         self._in_hand = 0
+        self._waiting: Counter[str] = Counter()
+        """Requests by peer for which there was no room yet."""
+        self._freed = asyncio.Event()
+        """Set, and replaced, whenever a request is over."""
 
     @property
     def admission(self) -> Admission:
@@ -218,11 +225,12 @@ class GatewayServer:
     def _guard(self) -> Middleware:
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            peer = self._peer(request)
+            await self._wait_for_room(peer)
             if self._in_hand >= self._limits.requests:
                 raise web.HTTPServiceUnavailable(
                     text="too many requests in hand; try again\n", headers={"Retry-After": "1"}
                 )
-            peer = self._peer(request)
             wait_s = self._admission.enter(peer)
             if wait_s is not None:
                 raise web.HTTPTooManyRequests(
@@ -240,8 +248,29 @@ class GatewayServer:
             finally:
                 self._in_hand -= 1
                 self._admission.leave(peer)
+                self._freed.set()
+                self._freed = asyncio.Event()
 
         return guard
+
+    async def _wait_for_room(self, peer: str) -> None:
+        """Until the server and the peer may have one more request in hand, or for as long as is waited at all.
+
+        Some clients ask for all blocks of a file at once and take a refusal for the end.
+        """
+        if self._waiting[peer] >= self._limits.peer.waiting:
+            return
+        self._waiting[peer] += 1
+        try:
+            async with asyncio.timeout(self._limits.wait_s):
+                while self._in_hand >= self._limits.requests or self._admission.is_full(peer):
+                    await self._freed.wait()
+        except TimeoutError:
+            pass  # the guard says so
+        finally:
+            self._waiting[peer] -= 1
+            if not self._waiting[peer]:
+                del self._waiting[peer]
 
     def _peer(self, request: web.Request) -> str:
         """Against whose limits a request counts."""
