@@ -26,9 +26,11 @@ from cupel.network.data import DataManifest, ShardSet, load_manifest
 from cupel.network.ipfs.blockstore import BlockStore
 from cupel.network.ipfs.fetch import Fetcher, FetchLimits
 from cupel.network.ipfs.gateway import GatewayServer, json_route
+from cupel.network.ipfs.kubo import KuboClient
 from cupel.network.states import check_state_root
 from cupel.node.access import NodeAccess
 from cupel.node.journal import Identity, Journal
+from cupel.node.kubo import KuboMirror
 from cupel.node.log import Log
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
 from cupel.node.metering import MeteredClient
@@ -118,7 +120,8 @@ class Session:
         self.stats = Stats()
         self.stat_line = StatLine(log, self.stats)
         passes = PassBook(signer, chain_id=run_file.chain_id, run=run_file.contract, names=self._urls)
-        self.fetcher = Fetcher(store, self.peers, limits=FETCH_LIMITS, introduce=passes.introduce)
+        self.kubo = KuboClient(settings.ipfs) if settings.ipfs is not None else None
+        self.fetcher = Fetcher(store, self.peers, limits=FETCH_LIMITS, introduce=passes.introduce, kubo=self.kubo)
         self.backend = choose_backend(settings.backend)
         routes = [json_route("/status", self._status), json_route("/units/{unit}", self._unit)]
         self.access = NodeAccess(store, self.contract, passes)
@@ -314,6 +317,9 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
         session.refresh_participants()
         metrics = stack.enter_context(serve_metrics(session, name))
         session.retry("the run's files", session.load_run)
+        if session.kubo is not None:
+            record = settings.data / "kubo.json"
+            stack.enter_context(KuboMirror(session.kubo, store, lambda: session.access.lasting(store.pins()), record))
         log.info(
             "ready",
             address=signer.address,
