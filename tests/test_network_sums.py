@@ -1,0 +1,60 @@
+"""The page on bootstrapping says in numbers what the parameters say; here they are computed again."""
+
+from __future__ import annotations
+
+import re
+from math import comb
+from pathlib import Path
+
+from cupel.chain.run_values import Parameters
+from cupel.launch.checking import describe_entry
+from cupel.launch.parameter_file import read_parameter_file
+from cupel.launch.preparation import Prepared
+from cupel.protocol.types import Cid, Root
+
+NETWORKS = Path(__file__).resolve().parent.parent / "docs" / "networks"
+JURIES = (3, 15, 31, 63)
+PAGE = (NETWORKS / "bootstrapping.md").read_text()
+
+
+def read_preset() -> Parameters:
+    chosen = read_parameter_file(NETWORKS / "testnet.toml")
+    root = Root(b"\1" * 32)
+    prepared = Prepared(
+        programs_root=root,
+        data_root=root,
+        genesis_root=root,
+        genesis=Cid("bafkqaaa"),
+        manifest=Cid("bafkqaaa"),
+        config=chosen.config,
+    )
+    return prepared.make_parameters(**chosen.contract)
+
+
+def test_what_the_first_members_put_down_and_get() -> None:
+    p = read_preset()
+    miner, verifier, minted = (value for _, value in describe_entry(p))
+    assert f"| {miner.split(' to ')[0]} |" in PAGE
+    assert f"| {verifier.split(' to ')[0]} |" in PAGE
+    assert f"| {minted} |" in PAGE
+    # Two units of a target of four, three attestations each, half the merge's part to its proposer.
+    pool = p.initial_reward * 2 // p.work_target
+    verifiers, merge = pool * p.verifier_share_bps // 10_000, pool * p.merge_share_bps // 10_000
+    unit, attestation = (pool - verifiers - merge) / 2 / 10**18, verifiers / 6 / 10**18
+    assert f"{pool // 10**18} tokens: {unit:g} for each unit, {attestation:.2f} for each of six" in PAGE
+    assert f"{merge / 2 / 10**18:g} for whoever proposed" in PAGE
+    assert f"less than one bond ({p.unit_bond / 10**18} ETH)" in PAGE
+
+
+def test_what_a_share_of_the_slots_can_do() -> None:
+    rows = re.findall(r"^\| (\d+) % \| (.*) \|$", PAGE, re.MULTILINE)
+    assert len(rows) == 4
+    for share, cells in rows:
+        r = int(share) / 100
+        chances = [
+            r**3,
+            *(sum(comb(j, k) * r**k * (1 - r) ** (j - k) for k in range(j // 2 + 1, j + 1)) for j in JURIES),
+        ]
+        for cell, chance in zip(cells.split(" | "), chances, strict=True):
+            said = float(cell.removesuffix(" %"))
+            assert abs(said - 100 * chance) <= 0.05 * 100 * chance, (share, cell, chance)
