@@ -56,8 +56,8 @@ def folder(played: Report, tmp_path: Path) -> Path:
     return copy
 
 
-def replay(folder: Path, unit: int) -> Result:
-    return CliRunner().invoke(cli, ["replay", "--dir", str(folder), "--round", "0", "--unit", str(unit)])
+def replay(folder: Path, unit: int, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["replay", "--dir", str(folder), "--round", "0", "--unit", str(unit), *options])
 
 
 def place(summary: RoundSummary, status: str) -> int:
@@ -111,6 +111,9 @@ def test_an_honest_unit_replays_to_the_last_bit_and_the_liars_does_not(played: R
     assert honest.exit_code == 0, honest.output
     assert "every root matches" in honest.output
     assert "merge of round 0: same" in honest.output
+    document = json.loads(replay(played.folder, place(only, "ATTESTED"), "--json").stdout)
+    assert document["honest"]
+    assert (document["merge"], document["damage"]) == ("same", [])
     lie = replay(played.folder, place(only, "DISPUTED"))
     assert lie.exit_code == 1
     assert lie.output.count("DIFFERENT") >= 1

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from network_world import PASSWORD, NodeProcess, World, open_world
@@ -234,3 +235,72 @@ def _doctor(world: World, *changes: str) -> Any:
         "--keystore", str(keystore), "--password-file", str(world.folder / "password"),
         "--data", str(miner.data), *changes,
     )  # fmt: skip
+
+
+# One JSON document from every command that reads
+
+READING = {
+    "cupel data show": ("data", "show", "{folder}/data"),
+    "cupel data verify": ("data", "verify", "{folder}/data"),
+    "cupel doctor": ("doctor", "--no-speed"),
+    "cupel journal show": ("journal", "show", "--data", "{folder}/miner/data"),
+    "cupel network check": ("network", "check", "{folder}/run.json", "--rpc", "{rpc}", "--offline-data"),
+    "cupel status": (
+        "status", "--run", "{folder}/run.json", "--rpc", "{rpc}", "--round", "0", "--address", "{address}"
+    ),
+    "cupel wallet balance": ("wallet", "balance", "{address}", "--rpc", "{rpc}"),
+    "cupel wallet list": ("wallet", "list", "--keystore", "{folder}/miner/keys"),
+}  # fmt: skip
+READING_ELSEWHERE = {
+    "cupel replay": "tests/test_demo.py",
+}
+"""It needs a whole archive of its own; the test file that parses its document."""
+ACTING = {
+    "cupel chain", "cupel data build", "cupel data serve", "cupel demo", "cupel journal export", "cupel journal import",
+    "cupel leave", "cupel network deploy", "cupel network prepare", "cupel wallet export", "cupel wallet import",
+    "cupel wallet new", "cupel wallet send",
+}  # fmt: skip
+
+
+def list_commands(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[click.Context]:
+    """Every command that is no group."""
+    context = click.Context(command, info_name=name, parent=parent)
+    if not isinstance(command, click.Group):
+        yield context
+        return
+    for child in command.list_commands(context):
+        found = command.get_command(context, child)
+        assert found is not None
+        yield from list_commands(found, child, context)
+
+
+def list_keys(value: object, above: str = "") -> set[str]:
+    """Dotted names of everything in a document; list positions do not count."""
+    if isinstance(value, list):
+        return {key for one in value for key in list_keys(one, above)}
+    if not isinstance(value, dict):
+        return set()
+    names = {f"{above}{name}" for name in value}
+    return names | {key for name, one in value.items() for key in list_keys(one, f"{above}{name}.")}
+
+
+def test_every_command_is_known_to_read_or_to_act_and_readers_take_json() -> None:
+    commands = {context.command_path: context.command for context in list_commands(cli, "cupel")}
+    assert set(commands) == {*READING, *READING_ELSEWHERE, *ACTING}
+    for path in (*READING, *READING_ELSEWHERE):
+        assert "--json" in {option for param in commands[path].params for option in param.opts}, path
+    for file in READING_ELSEWHERE.values():
+        assert "json.loads" in (OPERATING.parent.parent / file).read_text()
+
+
+@pytest.mark.parametrize("path", sorted(READING))
+def test_a_reading_command_prints_one_document_with_the_documented_fields(world: World, path: str) -> None:
+    miner = world.node("miner")
+    fields = {"folder": world.folder, "rpc": world.chain.url, "address": miner.signer.address}
+    document = run(*(word.format(**fields) for word in READING[path]))
+    assert isinstance(document, dict)
+    page = (OPERATING / "json.md").read_text()
+    (cell,) = re.findall(rf"^\| `{path}` \| (.*) \|$", page, re.MULTILINE)
+    documented = set(re.findall("`([^`]+)`", cell))
+    found = list_keys(document)
+    assert found == documented, f"not the same: {sorted(found ^ documented)}"
