@@ -3,6 +3,7 @@
     DIR/blocks/<two characters>/<cid>   written beside, synced, renamed into place
     DIR/pins.json                       {name: cid}, what garbage collection must keep
     DIR/writer.lock                     held by the one process that may write
+    DIR/reserve                         room that is given up when the disk is full, so that tidying up can write pins
 
 Readers of other processes need no lock: a block file appears whole or not at all, and what was damaged since does not
 match its name. Threads of the writing process share one `BlockStore`.
@@ -14,7 +15,6 @@ import fcntl
 import json
 import logging
 import os
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -25,9 +25,14 @@ from typing import IO, BinaryIO, Self
 
 from cupel.network.ipfs.cid import MAX_BLOCK_BYTES, CidLike, Codec, ParsedCid, check_block, parse_cid
 from cupel.network.ipfs.dagpb import FileNode
+from cupel.network.ipfs.disk import SharedUse, atomic_file, storage_failed, sync_directory_names
 from cupel.network.ipfs.unixfs import MAX_FILE_BYTES, Walk, build_file, chunks_of, chunks_of_file, walk_file
-from cupel.protocol.errors import MalformedBlock, MalformedInput, Unavailable, UsageError
+from cupel.protocol.errors import MalformedBlock, MalformedInput, StorageFailed, Unavailable, UsageError
 from cupel.protocol.types import Cid
+
+__all__ = ["RESERVE_BYTES", "BlockMissing", "BlockStore", "Usage", "atomic_file"]
+
+RESERVE_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -64,18 +69,22 @@ class BlockStore:
         self._blocks = self.directory / "blocks"
         self._temporary = self.directory / "temporary"
         self._pins = self.directory / "pins.json"
+        self._reserve = self.directory / "reserve"
         self._pins_lock = threading.Lock()
-        self._use = _SharedUse()
+        self._use = SharedUse()
         self._lock_file: IO[str] | None = None
         self.damaged: set[Cid] = set()
         """Names under which damaged bytes were found since this object was made."""
         self.pins_changed = 0
         """Times pins changed through this object: who keeps something made from them can tell that it is stale."""
+        self.full = 0
+        """Times something could not be written for want of room."""
         if read_only:
             if not self._blocks.is_dir():
                 raise UsageError(f"{self.directory}: no blockstore here")
         else:
             self._lock_file = self._take_lock()
+            self._keep_reserve()
 
     # Blocks
 
@@ -83,7 +92,7 @@ class BlockStore:
         """Store one block and return its name. It is on disk when this returns."""
         cid = ParsedCid.of(block, codec)
         if self._write(cid, block):
-            _sync_directory(self._path(cid).parent)
+            sync_directory_names(self._path(cid).parent)
         return cid.text
 
     def put_checked(self, cid: CidLike, block: bytes) -> None:
@@ -91,7 +100,7 @@ class BlockStore:
         parsed = parse_cid(cid)
         check_block(parsed, block)
         if self._write(parsed, block):
-            _sync_directory(self._path(parsed).parent)
+            sync_directory_names(self._path(parsed).parent)
 
     def get(self, cid: CidLike) -> bytes | None:
         """The block, or None if it is absent. A damaged one is reported in the log and counts as absent."""
@@ -164,7 +173,7 @@ class BlockStore:
         with self.no_collection():
             root = build_file(chunks, write)
             for directory in directories:
-                _sync_directory(directory)
+                sync_directory_names(directory)
             if pin is not None:
                 self.pin(root, pin)
         return root.text
@@ -262,6 +271,7 @@ class BlockStore:
             freed = [(cid, entry.stat().st_size) for cid, entry in self._entries() if cid not in keep]
             for cid, _ in freed:
                 self._path(cid).unlink()
+            self._keep_reserve()
         return Usage(blocks=len(freed), size_bytes=sum(size for _, size in freed))
 
     def no_collection(self) -> AbstractContextManager[None]:
@@ -314,16 +324,41 @@ class BlockStore:
         path = self._path(cid)
         if path.exists() and self.get(cid) is not None:
             return False
-        path.parent.mkdir(exist_ok=True)
-        with atomic_file(path, beside=self._temporary, sync_directory=False) as file:
-            file.write(block)
+        with self._saying_what_is_full():
+            path.parent.mkdir(exist_ok=True)
+            with atomic_file(path, beside=self._temporary, sync_directory=False) as file:
+                file.write(block)
         return True
 
     def _write_pins(self, pins: dict[str, Cid]) -> None:
         self._check_writable()
-        with atomic_file(self._pins, beside=self._temporary) as file:
-            file.write(json.dumps(pins, sort_keys=True, indent=1).encode())
+        content = json.dumps(pins, sort_keys=True, indent=1).encode()
+        try:
+            self._replace_pins(content)
+        except StorageFailed:
+            # Letting go of something takes a write as well.
+            self._reserve.unlink(missing_ok=True)
+            self._replace_pins(content)
         self.pins_changed += 1
+
+    def _replace_pins(self, content: bytes) -> None:
+        with self._saying_what_is_full(), atomic_file(self._pins, beside=self._temporary) as file:
+            file.write(content)
+
+    def _keep_reserve(self) -> None:
+        """Set room aside, where there is some."""
+        with suppress(OSError), self._reserve.open("ab") as file:
+            if file.tell() < RESERVE_BYTES:
+                os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+
+    @contextmanager
+    def _saying_what_is_full(self) -> Iterator[None]:
+        """Turns what a full or failing disk raises into StorageFailed with the folder's name."""
+        try:
+            yield
+        except OSError as error:
+            self.full += 1
+            raise storage_failed(self.directory, error) from error
 
     def _check_writable(self) -> None:
         if self._lock_file is None:
@@ -346,74 +381,3 @@ class BlockStore:
         for left_over in self._temporary.iterdir():  # of a writer that died
             left_over.unlink()
         return lock
-
-
-class _SharedUse:
-    """Many may use the store at once, or one may collect it; who waits to collect lets no new user in."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._users = 0
-        self._collecting = False
-        self._depth = threading.local()
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        depth: int = getattr(self._depth, "value", 0)
-        with self._changed:
-            # A thread already inside goes on in, or it would wait for a collector that waits for it.
-            self._changed.wait_for(lambda: depth > 0 or not self._collecting)
-            self._users += 1
-        self._depth.value = depth + 1
-        try:
-            yield
-        finally:
-            self._depth.value = depth
-            with self._changed:
-                self._users -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        if getattr(self._depth, "value", 0):
-            raise AssertionError("a thread that is using the store cannot collect it")
-        with self._changed:
-            self._changed.wait_for(lambda: not self._collecting)
-            self._collecting = True
-            self._changed.wait_for(lambda: self._users == 0)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._collecting = False
-                self._changed.notify_all()
-
-
-@contextmanager
-def atomic_file(path: Path, *, beside: Path | None = None, sync_directory: bool = True) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` whole and on disk when the block ends well, and not at all when it raises.
-
-    beside  directory of the same file system for the unfinished file; that of `path` by default
-    """
-    descriptor, unfinished = tempfile.mkstemp(dir=beside or path.parent, prefix=".unfinished-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(unfinished, 0o644)
-        os.replace(unfinished, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(unfinished)
-        raise
-    if sync_directory:
-        _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
