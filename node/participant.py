@@ -95,6 +95,8 @@ class Participant(ABC):
         """The round in which the operator asked the node to end."""
         self._is_due = self._beacon_missed = False
         self._phase_since = self._due_since = time.monotonic()
+        self._full_seen = 0
+        """Of the store's `full`."""
         self._asleep: dict[object, tuple[float, float]] = {}
         """Until when to leave alone what nobody served, and the last pause."""
         self._claims: tuple[Claimable, ...] = ()
@@ -107,6 +109,7 @@ class Participant(ABC):
         trouble_s = 0.0
         while not self.session.stop.quit.is_set():
             try:
+                self._make_room()
                 self._look()
                 if not self._turn():
                     self._wait_for_block()
@@ -130,6 +133,14 @@ class Participant(ABC):
                 self.forget_all()
                 trouble_s = min(max(2 * trouble_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                 self.session.stop.wait(trouble_s)
+
+    def _make_room(self) -> None:
+        """Where something could not be written for want of room: say so, and let go of what is not needed."""
+        full = self.session.store.full
+        if full != self._full_seen:
+            self._full_seen = full
+            self.log.error("disk full", folder=str(self.session.store.directory))
+            self._prune()
 
     @abstractmethod
     def _turn(self) -> bool:

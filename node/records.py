@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from cupel.node.json_fields import from_fields, to_fields
+from cupel.network.ipfs.disk import storage_failed
 from cupel.protocol.errors import MalformedInput
 
 
@@ -168,13 +169,20 @@ class History:
         self.path = path
 
     def append(self, record: Record) -> None:
+        """Add one. Raises StorageFailed: it is not there then, or cut short and so dropped by the next."""
+        try:
+            self._append(to_line(record).encode() + b"\n")
+        except OSError as error:
+            raise storage_failed(self.path.parent, error) from error
+
+    def _append(self, line: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+b") as file:
             end = file.seek(0, 2)
             if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(to_line(record).encode() + b"\n")
+            file.write(line)
 
     def __iter__(self) -> Iterator[Record]:
         """Records, oldest first, without a last line still being written."""
