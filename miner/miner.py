@@ -247,7 +247,7 @@ class Miner(Participant):
         """Show leaf 0, the contribution, the last segment and every segment anybody drew."""
         work = self._work[index]
         commitment = work.commit(self.session.signer.derive_secret)
-        verifiers = next(u for u in self.get_units() if u.unit_id == work.unit).verifiers
+        verifiers = self.find_unit(work.unit).verifiers
         drawn = {self.parameters.segments - 1}
         for verifier in verifiers:
             drawn.update(self.contract.assigned_segments(work.unit, verifier))

@@ -56,6 +56,10 @@ CLOSED = b"closed"
 T = TypeVar("T")
 
 
+class OutOfDate(ProtocolError):
+    """The chain changed, by a re-org for the most part, between looking and acting: look again."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Merged:
     """The merge of one round's set, computed here."""
@@ -281,6 +285,13 @@ class Participant(ABC):
         """Committed units of the current round."""
         return self.keep("units", lambda: self.contract.get_units(self.current.round))
 
+    def find_unit(self, unit_id: UnitId) -> UnitView:
+        """A committed unit of the current round. Raises OutOfDate: a re-org undid it while this turn was decided."""
+        for unit in self.get_units():
+            if unit.unit_id == unit_id:
+                return unit
+        raise OutOfDate(f"unit 0x{unit_id.hex()} is no longer committed in round {self.current.round}")
+
     def get_member(self) -> MemberView:
         """This node's own seat and deposit."""
         return self.keep_for_round("member", lambda: self.contract.member_of(self.session.address))
@@ -359,8 +370,7 @@ class Participant(ABC):
 
     def _merge_inputs(self, merge_set: tuple[UnitId, ...]) -> tuple[tuple[UnitId, ...], tuple[Root, ...]]:
         """The merge set and the end states it is merged from."""
-        contributions = {unit.unit_id: unit.contribution for unit in self.get_units()}
-        return merge_set, tuple(contributions[unit_id] for unit_id in merge_set)
+        return merge_set, tuple(self.find_unit(unit_id).contribution for unit_id in merge_set)
 
     # Acting
 
@@ -449,9 +459,11 @@ class Participant(ABC):
     def _compute_merge(self) -> None:
         round_ = self.current.round
         merge_set, contributions = self._merge_inputs(self.contract.merge_set(round_))
-        units = {unit.unit_id: unit for unit in self.get_units()}
+        if not merge_set:
+            raise OutOfDate(f"round {round_} has no units to merge any more")
+        units = [self.find_unit(unit_id) for unit_id in merge_set]
         try:
-            states = [self.fetch_contribution(units[unit_id]) for unit_id in merge_set]
+            states = [self.fetch_contribution(unit) for unit in units]
         except ProtocolError as trouble:
             self.log.warning("contribution not held", round=round_, reason=str(trouble))
             self.put_to_sleep("merge")

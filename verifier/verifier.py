@@ -13,7 +13,7 @@ from cupel.node.decisions import DrawnUnit, Replay, Reveal, Seal, VerifierFacts,
 from cupel.node.deposits import verifier_deposit
 from cupel.node.descriptions import UnitDescription
 from cupel.node.journal import Duty, question_of
-from cupel.node.participant import ROUNDS_KEPT, Participant
+from cupel.node.participant import ROUNDS_KEPT, OutOfDate, Participant
 from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_bits
 from cupel.node.session import Session, Stopped, open_session
 from cupel.node.stopping import StopRequest
@@ -80,7 +80,7 @@ class Verifier(Participant):
         return self.keep("mine", lambda: self.contract.assignments_of(self.current.round, self.session.address))
 
     def _drawn_unit(self, drawn: Assignment) -> DrawnUnit:
-        unit = next(u for u in self.get_units() if u.unit_id == drawn.unit_id)
+        unit = self.find_unit(drawn.unit_id)
         known = self._replay_of(unit).answers
         return DrawnUnit(
             unit=drawn.unit_id,
@@ -134,7 +134,7 @@ class Verifier(Participant):
 
     def _replay(self, unit_id: UnitId, segment: int) -> None:
         """One segment. What nobody serves, or is not what was committed, is unavailable; it is asked for again."""
-        unit = self._backlog.get(unit_id) or next(u for u in self.get_units() if u.unit_id == unit_id)
+        unit = self._backlog.get(unit_id) or self.find_unit(unit_id)
         replay = self._replay_of(unit)
         began, computed = time.perf_counter(), self.stats.steps_s
         try:
@@ -246,19 +246,20 @@ class Verifier(Participant):
     # Sealing and revealing
 
     def _answers(self, unit: UnitView) -> list[PostedAnswer]:
-        drawn = next(a for a in self._assignments() if a.unit_id == unit.unit_id)
+        segments = next((a.segments for a in self._assignments() if a.unit_id == unit.unit_id), ())
         known = self._replay_of(unit).answers
+        if not segments or any(segment not in known for segment in segments):
+            raise OutOfDate(f"other segments of unit 0x{unit.unit_id.hex()} are drawn now")
         return [
             PostedAnswer(end_root=a.end_root, loss=a.loss, gradient_norm=a.gradient_norm)
-            for a in (known[s] for s in drawn.segments)
+            for a in (known[s] for s in segments)
         ]
 
     def _salt(self, unit: UnitId) -> Salt:
         return Salt(self.session.signer.derive_secret(b"cupel seal" + unit))
 
     def _views(self, units: tuple[bytes, ...]) -> list[UnitView]:
-        views = {view.unit_id: view for view in self.get_units()}
-        return [views[UnitId(unit)] for unit in units]
+        return [self.find_unit(UnitId(unit)) for unit in units]
 
     def _seal(self, units: tuple[bytes, ...]) -> None:
         views, draw = self._views(units), self.get_draw_seed()
