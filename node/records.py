@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from cupel.node.json_fields import from_fields, to_fields
 from cupel.network.ipfs.disk import storage_failed
+from cupel.node.json_fields import from_fields, to_fields
 from cupel.protocol.errors import MalformedInput
 
 
