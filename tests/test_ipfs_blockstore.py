@@ -169,6 +169,28 @@ def test_nothing_is_deleted_while_a_pinned_tree_has_a_hole(store: BlockStore) ->
     assert store.usage().blocks == 4
 
 
+def test_a_block_that_is_lost_is_noticed_once_and_again_after_it_was_repaired(store: BlockStore) -> None:
+    store.add_bytes(DATA)
+    assert not store.has(cid_of(b"never here"))
+    assert store.losses == 0
+    for times in (1, 2):
+        path_of(store, leaf(1)).unlink()
+        for _ in range(3):
+            assert store.get(leaf(1)) is None
+        assert store.losses == times
+        store.add_bytes(DATA)
+    path_of(store, leaf(1)).write_bytes(b"else")
+    assert store.get(leaf(1)) is store.get(leaf(1)) is None
+    assert store.losses == 3
+
+
+def test_what_is_collected_is_not_lost(store: BlockStore) -> None:
+    store.add_bytes(DATA)
+    store.collect_garbage()
+    assert store.get(leaf(1)) is None
+    assert store.losses == 0
+
+
 def test_damaged_pins_are_not_taken_for_none(store: BlockStore) -> None:
     store.add_bytes(DATA, pin="kept")
     (store.directory / "pins.json").write_text("{")

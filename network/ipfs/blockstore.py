@@ -75,6 +75,12 @@ class BlockStore:
         self._lock_file: IO[str] | None = None
         self.damaged: set[Cid] = set()
         """Names under which damaged bytes were found since this object was made."""
+        self.losses = 0
+        """Times a block that had been here was found gone or damaged: whoever answers for blocks looks again."""
+        self._held: set[ParsedCid] = set()
+        """Blocks that were here when they were last written or read."""
+        self._lost: set[ParsedCid] = set()
+        """Blocks found gone or damaged, and not written again since."""
         self.pins_changed = 0
         """Times pins changed through this object: who keeps something made from them can tell that it is stale."""
         self.full = 0
@@ -111,12 +117,23 @@ class BlockStore:
                 block = file.read(MAX_BLOCK_BYTES + 1)
             check_block(parsed, block)
         except FileNotFoundError:
+            if parsed in self._held:
+                log.warning("block %s is gone", path)
+                self._note_loss(parsed)
             return None
         except (MalformedBlock, OSError) as error:
             log.warning("damaged block %s: %s", path, error)
             self.damaged.add(parsed.text)
+            self._note_loss(parsed)
             return None
+        self._held.add(parsed)
         return block
+
+    def _note_loss(self, cid: ParsedCid) -> None:
+        self._held.discard(cid)
+        if cid not in self._lost:
+            self._lost.add(cid)
+            self.losses += 1
 
     def require(self, cid: CidLike) -> bytes:
         """The block. Raises BlockMissing if it is absent or damaged."""
@@ -270,6 +287,7 @@ class BlockStore:
                 self._mark(parse_cid(root), keep)
             freed = [(cid, entry.stat().st_size) for cid, entry in self._entries() if cid not in keep]
             for cid, _ in freed:
+                self._held.discard(cid)
                 self._path(cid).unlink()
             self._keep_reserve()
         return Usage(blocks=len(freed), size_bytes=sum(size for _, size in freed))
@@ -328,6 +346,8 @@ class BlockStore:
             path.parent.mkdir(exist_ok=True)
             with atomic_file(path, beside=self._temporary, sync_directory=False) as file:
                 file.write(block)
+        self._held.add(cid)
+        self._lost.discard(cid)
         return True
 
     def _write_pins(self, pins: dict[str, Cid]) -> None:
