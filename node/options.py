@@ -115,8 +115,8 @@ _OPTIONS = (
     click.option("--peers", type=Urls(), default=(), help="URLs to ask for blocks first."),
     click.option("--ipfs", type=Url(), help="RPC URL of a Kubo daemon to publish to and fetch from as well."),
     click.option(
-        "--confirmations", type=int, default=1, show_default=True,
-        help="Blocks a transaction must be in, its own included, before it counts.",
+        "--confirmations", type=int,
+        help="Blocks a transaction must be in, its own included, before it counts. [default: as the run file says]",
     ),
     click.option("--max-fee", "max_fee_wei", type=Gwei(), default="500", show_default=True,
                  help="Most to pay per gas, in gwei; above it nothing is sent."),

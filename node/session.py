@@ -17,7 +17,7 @@ import torch
 
 from cupel.chain.errors import ChainUnreachable
 from cupel.chain.heads import HeadTracker
-from cupel.chain.keys import LocalSigner
+from cupel.chain.keys import Signer
 from cupel.chain.outbox import Outbox
 from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
@@ -104,7 +104,7 @@ class Session:
         log: Log,
         stop: StopRequest,
         run_file: RunFile,
-        signer: LocalSigner,
+        signer: Signer,
         chain: MeteredClient,
         store: BlockStore,
         journal: Journal,
@@ -288,9 +288,7 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
         stack.callback(outbox.close)
 
         def open_chain() -> MeteredClient:
-            return connect(
-                settings, signer, run_file.chain_id, outbox=outbox, observe=points.observe, notify=log.warning
-            )
+            return connect(settings, signer, run_file, outbox=outbox, observe=points.observe, notify=log.warning)
 
         chain = wait_until(log, stop, "the chain", ChainUnreachable, open_chain)
         stack.callback(chain.close)

@@ -84,8 +84,8 @@ class NodeSettings:
     """URLs asked for blocks before the run's other participants."""
     ipfs: str | None = None
     """RPC URL of a Kubo daemon, which then serves what this node keeps and is asked for what is not here."""
-    confirmations: int = 1
-    """Blocks a transaction must be in, its own included, before it counts."""
+    confirmations: int | None = None
+    """Blocks a transaction must be in, its own included, before it counts; None: as the run file says."""
     max_fee_wei: int = 500 * GWEI
     """Cap per gas, base fee and tip together."""
     tip_wei: int | None = None
@@ -109,7 +109,8 @@ class NodeSettings:
         if self.metrics is not None:
             parse_metrics(self.metrics)
         for name, least, most in (("threads", 1, 1024), ("confirmations", 1, 1000)):
-            if not least <= getattr(self, name) <= most:
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
                 raise WrongSetting(name, f"--{name} is {getattr(self, name)}; take {least} to {most}")
         if self.max_fee_wei <= 0:
             raise WrongSetting("max_fee_wei", "--max-fee is 0; nothing could be sent. Take what you would pay per gas")

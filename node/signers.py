@@ -13,6 +13,7 @@ import click
 from cupel.chain.client import FeePolicy
 from cupel.chain.keys import LocalSigner, load_account, read_password_descriptor, read_password_file
 from cupel.chain.outbox import Outbox
+from cupel.chain.run_file import RunFile
 from cupel.node.metering import MeteredClient
 from cupel.node.settings import NodeSettings
 from cupel.protocol.errors import UsageError
@@ -44,7 +45,7 @@ def open_signer(settings: NodeSettings) -> LocalSigner:
 def connect(
     settings: NodeSettings,
     signer: LocalSigner,
-    chain_id: int,
+    run_file: RunFile,
     *,
     outbox: Outbox | None = None,
     observe: Callable[[str, str], None] | None = None,
@@ -60,8 +61,8 @@ def connect(
         outbox=outbox,
         observe=observe,
         notify=notify,
-        chain_id=chain_id,
-        receipt_depth=settings.confirmations,
+        chain_id=run_file.chain_id,
+        receipt_depth=settings.confirmations or run_file.confirmations,
         fees=FeePolicy(max_fee_wei=settings.max_fee_wei, tip_wei=settings.tip_wei),
     )
 
