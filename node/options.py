@@ -108,7 +108,11 @@ _OPTIONS = (
     click.option("--password-file", type=_FILE, help="Holds the key's password. [default: ask on the terminal]"),
     click.option("--password-fd", type=int, help="Read the password from this open file descriptor."),
     click.option("--signer", type=Url(), help="A remote signer instead of --keystore."),
-    click.option("--address", help="Whose key the remote signer is to use."),
+    click.option(
+        "--signer-dialect", type=click.Choice(["eth", "clef"]), default="eth", show_default=True,
+        help="What it speaks: Web3Signer's JSON-RPC, or go-ethereum's clef.",
+    ),
+    click.option("--address", help="Whose key the remote signer is to use. [default: the only one it has]"),
     click.option("--data", type=_FILE, required=True, help="Folder of this process alone."),
     click.option("--listen", default="127.0.0.1:0", show_default=True, help="Where to serve blocks, HOST:PORT."),
     click.option("--endpoint", type=Url(), help="URL others reach this process by, if not by --listen."),

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from cupel.node.redaction import redact
@@ -74,8 +75,10 @@ class NodeSettings:
     """Descriptor the password is read from, once. Without file and descriptor the terminal is asked."""
     signer: str | None = None
     """URL of a remote signer."""
+    signer_dialect: Literal["eth", "clef"] = "eth"
+    """What it speaks: as Web3Signer does, or go-ethereum's clef."""
     address: str | None = None
-    """Whose key the remote signer uses."""
+    """Whose key the remote signer uses; None: the only one it has."""
     listen: str = "127.0.0.1:0"
     """Where blocks are served, HOST:PORT; port 0 takes any free one."""
     endpoint: str | None = None
@@ -136,8 +139,10 @@ class NodeSettings:
                 raise WrongSetting(name, f"there is no {what} {path}")
         if self.signer is not None:
             check_url("--signer", self.signer)
-            if self.address is None or not re.fullmatch("0x[0-9a-fA-F]{40}", self.address):
-                raise WrongSetting("address", "--signer needs --address 0x...: whose key it is to use")
+            if self.address is not None and not re.fullmatch("0x[0-9a-fA-F]{40}", self.address):
+                raise WrongSetting("address", f"--address is {self.address!r:.60}; it is 0x and 40 hexadecimal digits")
+            if self.password_file is not None or self.password_fd is not None:
+                raise WrongSetting("signer", "--signer asks for its own password; --password-file goes with --keystore")
         elif self.address is not None:
             raise WrongSetting("address", "--address goes with --signer; a keystore names its own address")
 

@@ -11,12 +11,14 @@ from pathlib import Path
 import click
 
 from cupel.chain.client import FeePolicy
-from cupel.chain.keys import LocalSigner, load_account, read_password_descriptor, read_password_file
+from cupel.chain.keys import Signer, load_account, read_password_descriptor, read_password_file
 from cupel.chain.outbox import Outbox
 from cupel.chain.run_file import RunFile
+from cupel.chain.signers import RemoteSigner
 from cupel.node.metering import MeteredClient
 from cupel.node.settings import NodeSettings
 from cupel.protocol.errors import UsageError
+from cupel.protocol.types import Address
 
 
 def get_password(file: Path | None, descriptor: int | None, *, confirm: bool = False, what: str = "Password") -> str:
@@ -34,17 +36,23 @@ def get_password(file: Path | None, descriptor: int | None, *, confirm: bool = F
     return password
 
 
-def open_signer(settings: NodeSettings) -> LocalSigner:
-    """Unlock the key a node plays with. Raises UsageError: no keystore, no password, the wrong one."""
-    if settings.keystore is None:
-        raise UsageError("--signer: this release has no remote signer; give --keystore")
+def open_signer(settings: NodeSettings) -> Signer:
+    """Unlock the key a node plays with, or reach the signer that holds it.
+
+    Raises   UsageError: no keystore, no password, the wrong one; the signer has no such key
+             SignerSilent, SignerRefused
+    """
+    if settings.signer is not None:
+        address = None if settings.address is None else Address(settings.address)
+        return RemoteSigner(settings.signer, address, dialect=settings.signer_dialect)
+    assert settings.keystore is not None, "settings name a keystore or a signer"
     what = f"Password of {settings.keystore}"
     return load_account(settings.keystore, get_password(settings.password_file, settings.password_fd, what=what))
 
 
 def connect(
     settings: NodeSettings,
-    signer: LocalSigner,
+    signer: Signer,
     run_file: RunFile,
     *,
     outbox: Outbox | None = None,

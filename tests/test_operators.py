@@ -12,8 +12,9 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from network_world import PASSWORD, NodeProcess, World, open_world
+from network_world import PASSWORD, NodeProcess, World, key, open_world
 from prometheus_client.parser import text_string_to_metric_families
+from signer_process import SignerServer
 
 from cupel.cli import cli
 from cupel.node.records import OutcomeRecord, VerdictRecord
@@ -27,7 +28,7 @@ SECRETS = (USER, TOKEN, QUERY, PASSWORD)
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A miner and a verifier that have played a round, their RPC URL full of secrets."""
-    with open_world(tmp_path_factory.mktemp("operators"), ["miner", "verifier"], **ALONE) as opened:
+    with open_world(tmp_path_factory.mktemp("operators"), ["miner", "verifier", "remote"], **ALONE) as opened:
         rpc = opened.chain.url.replace("http://", f"http://{USER}:{TOKEN}@") + f"/?key={QUERY}"
         # The second URL answers nothing: what is said about it is said in the log.
         dead = f"http://{USER}:{TOKEN}@127.0.0.1:9/?key={QUERY}"
@@ -304,3 +305,22 @@ def test_a_reading_command_prints_one_document_with_the_documented_fields(world:
     documented = set(re.findall("`([^`]+)`", cell))
     found = list_keys(document)
     assert found == documented, f"not the same: {sorted(found ^ documented)}"
+
+
+# Last, because it takes one more seat
+
+
+def test_a_miner_plays_with_a_key_behind_a_remote_signer(world: World) -> None:
+    with SignerServer(key("remote")) as server:
+        node = world.add("miner", "remote")
+        given = list(node.arguments)
+        for option in ("--keystore", "--password-file"):
+            at = given.index(option)
+            del given[at : at + 2]
+        node.arguments = [*given, "--signer", server.url]
+        node.start()
+        world.wait_for("seat", lambda: world.is_seated(node), timeout_s=90)
+        assert server.requests["eth_signTransaction"] >= 1
+        world.wait_for("commitment", lambda: node.events("committed"), timeout_s=120)
+        assert world.stop("remote") == 0
+        world.nodes.remove(node)
