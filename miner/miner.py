@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from cupel.chain.run_values import Answer as OpenedAnswer
-from cupel.chain.run_values import Opened, Phase, Status
+from cupel.chain.run_values import Opened, Phase, Status, UnitView
 from cupel.miner.faults import check_chain, perturb
 from cupel.miner.settings import MinerSettings
 from cupel.miner.work import KIND, UnitWork
@@ -69,9 +69,9 @@ class Miner(Participant):
         for unit in mine:
             self._record_unit(unit.index)
             if not unit.opened:
-                # Asked once a phase, and whenever a damaged block was met: what is committed must be servable.
-                checked = ("checked", unit.index, len(self.session.store.damaged))
-                self.keep(checked, lambda index=unit.index: self._check_checkpoints(index))  # type: ignore[misc]
+                # Asked once a phase, and whenever a block was found lost: what is committed must be servable.
+                checked = ("checked", unit.index, self.session.store.losses)
+                self.keep(checked, lambda unit=unit: self._check_committed(unit))  # type: ignore[misc]
         return MinerFacts(
             round=facts,
             units=units,
@@ -80,9 +80,12 @@ class Miner(Participant):
             opened=frozenset(u.index for u in mine if u.opened),
         )
 
-    def _check_checkpoints(self, index: int) -> None:
-        """Forget the segments from the first whose end state is no longer on disk: they are trained again."""
-        work = self._unit_work(index)
+    def _check_committed(self, unit: UnitView) -> None:
+        """Forget the segments from the first whose end state is no longer on disk: they are trained again.
+
+        The description is written again where it is gone.
+        """
+        index, work = unit.index, self._unit_work(unit.index)
         if work is None:
             return
         for segment, cid in enumerate(work.cids):
@@ -92,6 +95,10 @@ class Miner(Participant):
                 work.state = None
                 work.save(self.session.journal)
                 return
+        is_trained = len(work.answers) == self.parameters.segments
+        if is_trained and unit.cid is not None and not self.session.store.has(unit.cid):
+            self.log.warning("description lost: writing it again", unit=index)
+            self._describe(work)
 
     def _trained_segments(self, index: int) -> int:
         work = self._unit_work(index)
