@@ -235,8 +235,8 @@ class ModelChain:
     def make(self, number: int, parent: bytes) -> Block:
         self.count = getattr(self, "count", 0) + 1
         return Block(
-            number=Height(number), hash=keccak256(b"%d %d" % (number, self.count)), parent_hash=parent, timestamp=number,
-            base_fee_wei=Wei(1), gas_limit=1, gas_used=0, beacon=b"",
+            number=Height(number), hash=keccak256(b"%d %d" % (number, self.count)), parent_hash=parent,
+            timestamp=number, base_fee_wei=Wei(1), gas_limit=1, gas_used=0, beacon=b"",
         )  # fmt: skip
 
     def grow(self, count: int) -> None:
