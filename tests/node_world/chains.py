@@ -14,9 +14,8 @@ from typing import Protocol
 import pytest
 from chain_process import ETH, ChainProcess
 
-from cupel.chain.errors import ChainUnreachable
 from cupel.chain.keys import LocalSigner
-from cupel.chain.transport import Transport
+from cupel.chain.transport import Silent, Transport
 
 FUNDS_WEI = 1000 * ETH
 
@@ -66,11 +65,11 @@ class AnvilProcess:
                 stdout=sink,
                 stderr=sink,
             )  # fmt: skip
-        transport = Transport(self.url, patience_s=1.0)
+        transport = Transport(self.url)
         try:
             self._wait(transport)
             for signer in fund:
-                transport.request("anvil_setBalance", signer.address, hex(FUNDS_WEI))
+                transport.ask("anvil_setBalance", (signer.address, hex(FUNDS_WEI)), timeout_s=10.0)
         finally:
             transport.close()
 
@@ -78,12 +77,13 @@ class AnvilProcess:
         deadline = time.monotonic() + 30
         while True:
             try:
-                transport.request("eth_chainId")
+                transport.ask("eth_chainId", (), timeout_s=2.0)
                 return
-            except ChainUnreachable:
+            except Silent:
                 assert self._process is not None
                 if time.monotonic() > deadline or self._process.poll() is not None:
                     raise
+                time.sleep(0.05)
 
     def kill(self) -> None:
         assert self._process is not None
