@@ -61,7 +61,9 @@ for the work of a guest that has left."""
 @click.option("--seed", default=1, show_default=True, help="Of the schedule.")
 @click.option("--block-time", "block_time_s", default=0.25, show_default=True, help="Seconds between blocks.")
 @click.option("--pause", "pause_s", default=0.8, show_default=True, help="Seconds between faults, on average.")
-@click.option("--limit", "limit_s", default=3600.0, show_default=True, help="Seconds after which it has failed.")
+@click.option(
+    "--limit", "limit_s", default=3600.0, show_default=True, help="Seconds after which no more faults are tried."
+)
 @click.option("--folder", type=click.Path(path_type=Path), help="Kept, with every log; else a temporary one.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the table there too.")
 def soak(
@@ -161,7 +163,9 @@ def play(home: Path, plan: Plan, block_time_s: float) -> Report:
             disk=running.gauges.disk(everybody),
             largest_memory=running.gauges.largest(everybody),
             transactions=len(wire.transactions),
-            is_long=plan.rounds >= 50,
+            is_long=ended >= 50,
+            rounds_wanted=plan.rounds,
+            stuck=running.stuck,
         )
 
 

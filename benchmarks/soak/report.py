@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from soak.calm import Calm
 from soak.gauges import Course
@@ -34,7 +34,8 @@ class Report:
     transactions: int
     is_long: bool
     """Short runs say nothing about what is flat."""
-    ended: list[str] = field(default_factory=list)
+    rounds_wanted: int = 0
+    stuck: str | None = None
 
     def failures(self) -> list[str]:
         """Why it did not pass; empty if it did."""
@@ -43,6 +44,10 @@ class Report:
         found += [f"never active again after {f.kind} {f.detail}: {f.party}" for f in self.ledger.not_recovered()]
         if self.calm.merges == 0:
             found.append("no round was merged")
+        if self.rounds < self.rounds_wanted:
+            found.append(f"{self.rounds} rounds, {self.rounds_wanted} were wanted")
+        if self.stuck is not None:
+            found.append(f"stuck: {self.stuck}")
         if len(self.ledger) < self.faults_wanted:
             found.append(f"{len(self.ledger)} faults hit, {self.faults_wanted} were wanted")
         if self.is_long:

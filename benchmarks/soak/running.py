@@ -50,6 +50,8 @@ MOST_STRUCK = 2
 """Parties that are down, paused, cut off or full at the same time."""
 REST_S = 4.0
 """A party that came back is left alone for so long: nobody can do anything who never comes up."""
+CALM_S = 600.0
+"""How long the calm rounds at the end may take before the network counts as stuck."""
 CLAIMS_S = 120.0
 """How long after the last round whatever matured long ago may take to be claimed."""
 ARMED_S = 15.0
@@ -72,7 +74,7 @@ class Plan:
     calm_rounds: int = 2
     """At the end, without faults, for everybody to recover in."""
     limit_s: float = 3600.0
-    """After which the soak has failed to make progress."""
+    """After which no more faults are tried, however many there were."""
 
 
 class Soak:
@@ -85,6 +87,10 @@ class Soak:
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._chain_up = True
+        self._is_over = False
+        """Whether there are no more faults to come."""
+        self.stuck: str | None = None
+        """How the network failed to come to rest."""
         self._round = 0
         self._sampled = self._said = time.monotonic()
         self.tried: dict[str, int] = {}
@@ -92,28 +98,35 @@ class Soak:
     # The loop
 
     def run(self) -> int:
-        """Play it to the end; how many rounds have ended then. Raises AssertionError if there is no progress."""
-        began, following = time.monotonic(), time.monotonic()
-        while not self._is_enough():
-            self._tick(began)
+        """Play it to the end; how many rounds have ended then."""
+        following = time.monotonic()
+        while not self._is_enough() and not self._is_late():
+            self._tick()
             if time.monotonic() >= following:
                 following = time.monotonic() + self._random.expovariate(1 / self.plan.pause_s)
                 self._strike()
-        self._settle(began)
+        self._is_over = True
+        self._settle()
         return self._round
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self.ledger.began_s > self.plan.limit_s
 
     def _is_enough(self) -> bool:
         return self._round >= self.plan.rounds and len(self.ledger) >= self.plan.faults
 
-    def _settle(self, began: float) -> None:
+    def _settle(self) -> None:
         """No more faults: everybody up again, guests gone, some calm rounds, everything matured and claimed."""
         self.say("no more faults")
-        last = self._round + self.plan.calm_rounds
+        last, patience_s = self._round + self.plan.calm_rounds, time.monotonic() + CALM_S
         while self._round < last or self._later or not all(self._is_at_rest(p) for p in self.parties):
-            self._tick(began)
-        calm_until = time.monotonic() + CLAIMS_S
-        while self.find_unclaimed() and time.monotonic() < calm_until:
-            self._tick(began)
+            self._tick()
+            if time.monotonic() > patience_s:
+                self.stuck = f"round {self._round} {CALM_S:g} s after the last fault, and {last} was awaited"
+                return
+        patience_s = time.monotonic() + CLAIMS_S
+        while self.find_unclaimed() and time.monotonic() < patience_s:
+            self._tick()
 
     @staticmethod
     def _is_at_rest(party: Party) -> bool:
@@ -127,11 +140,9 @@ class Soak:
         except ChainUnreachable:
             return ["the chain is away"]
 
-    def _tick(self, began: float) -> None:
+    def _tick(self) -> None:
         time.sleep(0.05)
         now = time.monotonic()
-        if now - began > self.plan.limit_s:
-            raise AssertionError(f"round {self._round} after {self.plan.limit_s:g} s, {len(self.ledger)} faults")
         while self._later and self._later[0][0] <= now:
             heapq.heappop(self._later)[2]()
         for party in self.parties:
@@ -244,7 +255,7 @@ class Soak:
             if party.health != Health.DOWN:
                 return
             points = MINER_POINTS if party.role == "miner" else VERIFIER_POINTS
-            is_last = self._is_enough() or party.veteran
+            is_last = self._is_over or party.veteran
             kill_at = None if is_last or self._random.random() < 0.2 else self._random.choice(points)
             party.start(kill_at)
 
@@ -327,7 +338,7 @@ class Soak:
         if party.health == Health.ABSENT:
             if self._is_seated(party) or not self._withdraw(party):
                 return
-            if self._round >= party.free_round and not self._is_enough():
+            if self._round >= party.free_round and not self._is_over:
                 party.start()
                 party.joined_round = -1
         elif party.health == Health.UP and self._is_seated(party):
@@ -335,7 +346,7 @@ class Soak:
                 party.joined_round = self._round
                 self.ledger.hit("member joined", party.name)
             stay = 1 if party.liar else 3
-            if self._round > party.joined_round + stay or self._is_enough():
+            if self._round > party.joined_round + stay or self._is_over:
                 party.node.ask_to_end()
                 party.health = Health.LEAVING
                 party.free_round = self._round + (10 if party.liar else 4)
