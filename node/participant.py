@@ -51,6 +51,8 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 """Pauses before trying again what failed: each twice the one before."""
 ROUNDS_KEPT = 4
 """Rounds whose states and work are kept; whoever wants earlier ones computes them again."""
+ENDING = "ending"
+"""What the documents are called that say how the last rounds ended."""
 CLOSED = b"closed"
 """Name of the document that says which rounds are closed."""
 T = TypeVar("T")
@@ -624,6 +626,9 @@ class Participant(ABC):
         start, _ = self.contract.get_state(ended)
         end, cid = self.contract.get_state(RoundIndex(ended + 1))
         self._settle(ended)
+        ending = {"start": start.hex(), "end": end.hex(), "committed": view.committed, "attested": view.attested}
+        if self.session.journal.get(ENDING, round_subject(ended)) == ending:
+            return  # looked at again after a re-org that changed nothing here
         self.session.history.append(
             RoundRecord(
                 time_s=time.time(),
@@ -635,6 +640,9 @@ class Participant(ABC):
                 units_attested=view.attested,
             )
         )
+        self.session.journal.put(ENDING, round_subject(ended), ended, ending)
+        for old in self.session.journal.names(ENDING, last_round=ended - 2 * ROUNDS_KEPT):
+            self.session.journal.drop(ENDING, old)
         self.log.info(
             "round ended", round=ended, committed=view.committed, attested=view.attested, merged=view.merged, state=end
         )
