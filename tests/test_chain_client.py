@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import http.server
-import os
-import shutil
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from chain_process import ETH, KEYS, PROBE_INIT, ChainProcess
+from chain_process import KEYS, PROBE_INIT, ChainProcess
+from chain_worlds import open_chain
 
 from cupel.chain import reading
 from cupel.chain.abi import AbiFunction, Call, ContractAbi, load_abi
@@ -266,44 +263,11 @@ def test_a_client_without_a_key_reads_only(chain: ChainProcess) -> None:
         reader.transfer(KEYS[0].address, 1)
 
 
-def find_anvil() -> str | None:
-    """Beside the contracts' other tools (npm), or on the path."""
-    tools = Path(__file__).resolve().parent.parent / "contracts" / "node_modules" / "@foundry-rs"
-    return next((str(path) for path in tools.glob("anvil-*/bin/anvil*")), shutil.which("anvil"))
-
-
-ANVIL = find_anvil()
-
-
 @pytest.fixture(scope="module")
-def anvil() -> Iterator[ChainClient]:
+def anvil(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainClient]:
     """A client of a second, independent implementation, under the same rules."""
-    if ANVIL is None:
-        if os.environ.get("CI"):
-            pytest.fail("Node.js 20 and `npm install` in contracts/ are needed here")
-        pytest.skip("needs anvil: Node.js and `npm install` in contracts/")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = [ANVIL, "--port", str(port), "--block-time", "1", "--silent", "--hardfork", "prague"]
-    process = subprocess.Popen(arguments)
-    try:
-        client = connect(f"http://127.0.0.1:{port}")
-        client.request("anvil_setBalance", KEYS[0].address, hex(100 * ETH))
-        yield client
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def connect(url: str) -> ChainClient:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return ChainClient(url, KEYS[0], poll_seconds=0.05)
-        except ChainUnreachable:
-            if time.monotonic() > deadline:
-                raise
+    with open_chain("anvil", tmp_path_factory.mktemp("anvil")) as running:
+        yield ChainClient(running.url, KEYS[0], poll_seconds=0.05)
 
 
 @pytest.mark.node
