@@ -39,7 +39,7 @@ from cupel.node.records import ClaimRecord, MergeRecord, RoundRecord
 from cupel.node.session import Session, Stopped
 from cupel.node.stopping import OnStop
 from cupel.protocol import merkle
-from cupel.protocol.errors import ProtocolError, Unavailable, UsageError
+from cupel.protocol.errors import ProtocolError, StorageFailed, Unavailable, UsageError
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.types import Cid, Height, Root, RoundIndex, Seed, UnitId
 
@@ -101,8 +101,8 @@ class Participant(ABC):
         """The round in which the operator asked the node to end."""
         self._is_due = self._beacon_missed = False
         self._phase_since = self._due_since = time.monotonic()
-        self._full_seen = 0
-        """Of the store's `full`."""
+        self._full_seen, self._was_refused_room = 0, False
+        """Of the store's `full`; and whether journal, outbox or history could not be written."""
         self._asleep: dict[object, tuple[float, float]] = {}
         """Until when to leave alone what nobody served, and the last pause."""
         self._claims: tuple[Claimable, ...] = ()
@@ -135,6 +135,7 @@ class Participant(ABC):
                 self.session.stop.wait(LONGEST_PAUSE_S)
             except (ProtocolError, ChainUnreachable) as trouble:
                 self.log.warning("trouble, going on", reason=str(trouble))
+                self._was_refused_room |= isinstance(trouble, StorageFailed)
                 # Whatever the reason, what was known of the chain may be out of date.
                 self.forget_all()
                 trouble_s = min(max(2 * trouble_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
@@ -143,8 +144,8 @@ class Participant(ABC):
     def _make_room(self) -> None:
         """Where something could not be written for want of room: say so, and let go of what is not needed."""
         full = self.session.store.full
-        if full != self._full_seen:
-            self._full_seen = full
+        if full != self._full_seen or self._was_refused_room:
+            self._full_seen, self._was_refused_room = full, False
             self.log.error("disk full", folder=str(self.session.store.directory))
             self._prune()
 
