@@ -48,6 +48,8 @@ WEIGHTS: dict[str, float] = {
 the rounds."""
 MOST_STRUCK = 2
 """Parties that are down, paused, cut off or full at the same time."""
+SHARE = 1.05
+"""Faults of a round, relative to the average wanted."""
 REST_S = 4.0
 """A party that came back is left alone for so long: nobody can do anything who never comes up."""
 CALM_S = 600.0
@@ -102,12 +104,17 @@ class Soak:
         following = time.monotonic()
         while not self._is_enough() and not self._is_late():
             self._tick()
-            if time.monotonic() >= following:
+            if time.monotonic() >= following and not self._is_ahead():
                 following = time.monotonic() + self._random.expovariate(1 / self.plan.pause_s)
                 self._strike()
         self._is_over = True
         self._settle()
         return self._round
+
+    def _is_ahead(self) -> bool:
+        """Whether this round has had its share, so that faults are spread over all rounds."""
+        share = (self._round + 1) * self.plan.faults * SHARE / self.plan.rounds
+        return self._round < self.plan.rounds and len(self.ledger) >= share
 
     def _is_late(self) -> bool:
         return time.monotonic() - self.ledger.began_s > self.plan.limit_s
