@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import signal
+import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 from network_world import World, key, open_world
 
 from cupel.chain.run_values import Phase, Status
 from cupel.network.ipfs.blockstore import BlockStore
 from cupel.node.descriptions import UnitDescription
 from cupel.node.records import OutcomeRecord, UnitRecord, VerdictRecord
+from cupel.protocol.types import Cid
 
 ALONE = {
     "min_miners": 1,
@@ -53,7 +61,78 @@ def test_a_unit_nobody_serves_is_not_sealed_and_not_merged(tmp_path: Path) -> No
         assert next(r for r in hermit.history if isinstance(r, OutcomeRecord)).outcome == "unverified"
 
 
+@contextmanager
+def withholding(target: Callable[[], str], withheld: Callable[[], str]) -> Iterator[str]:
+    """A door in front of a node's blocks that lets everything through but one block; its URL."""
+
+    class Door(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if f"/ipfs/{withheld()}" in self.path:
+                self.send_error(404)
+                return
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "connection"}
+            answer = httpx.get(target() + self.path, headers=headers, timeout=30, trust_env=False)
+            self.send_response(answer.status_code)
+            for name in ("content-type", "retry-after"):
+                if name in answer.headers:
+                    self.send_header(name, answer.headers[name])
+            self.send_header("content-length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def test_a_unit_whose_end_alone_is_withheld_is_not_sealed_and_holds_no_merge_up(tmp_path: Path) -> None:
+    listen, miners_store = f"127.0.0.1:{free_port()}", tmp_path / "miner" / "data" / "store"
+
+    @functools.cache
+    def find_end(cid: str) -> str:
+        with BlockStore(miners_store, read_only=True) as store:
+            return UnitDescription.from_bytes(store.read(Cid(cid))).states[-1].cid
+
+    with open_world(tmp_path, ["miner", "verifier"], **ALONE) as world:
+
+        def end_of_unit() -> str:
+            (unit,) = world.contract.get_units(0)
+            assert unit.cid is not None
+            return find_end(unit.cid)
+
+        with withholding(lambda: f"http://{listen}", end_of_unit) as door:
+            world.add("miner", "miner", "--listen", listen, "--endpoint", door).start()
+            verifier = world.add("verifier", "verifier")
+            verifier.start()
+            world.wait_for("end of the round", lambda: world.contract.current().round >= 1, timeout_s=120)
+            world.wait_for("verdict", lambda: [r for r in verifier.history if isinstance(r, VerdictRecord)])
+            end_all(world)
+
+        (unit,) = world.contract.get_units(0)
+        assert unit.opened
+        assert unit.status == Status.UNVERIFIED
+        assert world.contract.get_state(1) == world.contract.get_state(0)
+        verdict = next(r for r in verifier.history if isinstance(r, VerdictRecord))
+        assert verdict.verdict == "unavailable"
+        assert end_of_unit() in verdict.reason
+
+
+def test_an_end_state_that_its_miner_lost_is_trained_again_and_attested(tmp_path: Path) -> None:
     with open_world(tmp_path, ["miner", "verifier"], **ALONE) as world:
         miner, verifier = world.add("miner", "miner"), world.add("verifier", "verifier")
         miner.start()
@@ -70,15 +149,11 @@ def test_a_unit_whose_end_alone_is_withheld_is_not_sealed_and_holds_no_merge_up(
         block.unlink()
         verifier.process.send_signal(signal.SIGCONT)
         world.wait_for("end of the round", lambda: world.contract.current().round >= 1, timeout_s=120)
-        world.wait_for("verdict", lambda: [r for r in verifier.history if isinstance(r, VerdictRecord)])
         end_all(world)
 
         (unit,) = world.contract.get_units(0)
-        assert unit.opened
-        assert unit.status == Status.UNVERIFIED
-        verdict = next(r for r in verifier.history if isinstance(r, VerdictRecord))
-        assert (verdict.verdict, verdict.segments) == ("unavailable", ())
-        assert end in verdict.reason
+        assert unit.status == Status.ATTESTED
+        assert world.result(0).merge_set == (unit.unit_id,)
 
 
 def test_killed_processes_go_on_where_they_were_and_a_chain_that_was_away_is_waited_for(tmp_path: Path) -> None:
