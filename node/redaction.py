@@ -28,6 +28,8 @@ def hide_url(url: str) -> None:
     """Cut this URL's user-info, path pieces and query values out of everything `redact` sees from now on."""
     try:
         parts = urlsplit(url)
+        if not parts.hostname:  # no URL, and so nothing that is asked: `127.0.0.1:8545` would be all path
+            return
         pieces = [parts.username or "", parts.password or ""]
         pieces += [p for p in parts.path.split("/") if not _PUBLIC_SEGMENT.fullmatch(p)]
         pieces += [value for _, value in parse_qsl(parts.query)]

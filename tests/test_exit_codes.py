@@ -78,6 +78,7 @@ def test_done() -> None:
         ("miner", ("--unit", "1"), "'--units'"),
         ("verifier", ("--slot", "1"), "'--slots'"),
         ("miner", ("--rpc", "http://127.0.0.1:9"), "Missing option '--run'"),
+        ("miner", (*GOOD, "--rpc", "127.0.0.1:9"), "--rpc is '127.0.0.1:9'; it should look like http://127.0.0.1:8545"),
         ("miner", (*GOOD, "--rpc", "http://127.0.0.1:9", "--units", "many"), "'many' is not a valid integer"),
         ("miner", (*GOOD, "--rpc", "http://127.0.0.1:9", "--units", "0"), "--units is 0; take 1 to 255"),
         ("miner", (*GOOD, "--rpc", "http://127.0.0.1:9", "--max-fee", "lots"), "'lots' is not an amount in gwei"),

@@ -55,6 +55,12 @@ def test_a_given_urls_secrets_are_cut_wherever_they_turn_up() -> None:
     assert redact(page) == "<p>/v3/…?key=… not found for …, …, …</p>"
 
 
+def test_what_is_no_url_hides_nothing() -> None:
+    for text in ("127.0.0.1:8545", "localhost", "user:name@host", ""):
+        hide_url(text)
+    assert redact("127.0.0.1:8545 at localhost, user:name@host") == "127.0.0.1:8545 at localhost, user:name@host"
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_log_line_holds_no_secret(as_json: bool) -> None:
     hide_url("https://h/abcdef123456")
