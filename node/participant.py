@@ -143,6 +143,8 @@ class Participant(ABC):
 
     def _make_room(self) -> None:
         """Where something could not be written for want of room: say so, and let go of what is not needed."""
+        if self._seen is None:
+            return  # what is needed follows from the round, and that has to be asked first
         full = self.session.store.full
         if full != self._full_seen or self._was_refused_room:
             self._full_seen, self._was_refused_room = full, False
