@@ -27,6 +27,7 @@ from cupel.chain.keys import list_keystores
 from cupel.chain.run_contract import RunContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Phase
+from cupel.chain.suitability import find_chain_problem
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```sh( service)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -50,7 +51,7 @@ def find_port() -> int:
 
 
 @contextmanager
-def anvil_as(chain: str, folder: Path) -> Iterator[str]:
+def anvil_as(chain: str, folder: Path, *arguments: str) -> Iterator[str]:
     """The URL of a chain like that one."""
     anvil = find_anvil()
     if anvil is None:
@@ -64,7 +65,7 @@ def anvil_as(chain: str, folder: Path) -> Iterator[str]:
     with (folder / "anvil.log").open("w") as log:
         process = subprocess.Popen(
             [anvil, "--port", str(port), "--host", "127.0.0.1", "--hardfork", "prague", "--accounts", "1",
-             "--block-time", "1", *options],
+             "--block-time", "1", *options, *arguments],
             stdout=log,
             stderr=log,
         )  # fmt: skip
@@ -181,3 +182,14 @@ def test_following_the_page_ends_in_a_merged_round(name: str, tmp_path: Path) ->
             page.wait_for_a_merged_round()
         finally:
             page.end()
+
+
+def test_a_chain_that_takes_only_smaller_contracts_is_refused(tmp_path: Path) -> None:
+    for limit, complaint in ((24_576, None), (20_000, "does not take contracts of")):
+        with anvil_as("testnet", tmp_path, "--code-size-limit", str(limit)) as url:
+            client = ChainClient(url)
+            client.wait_for_block(2, timeout_s=60)
+            problem = find_chain_problem(client)
+            client.close()
+        assert (problem is None) == (complaint is None), problem
+        assert complaint is None or complaint in str(problem)
