@@ -141,7 +141,7 @@ class Soak:
 
     def find_unclaimed(self) -> list[str]:
         """What honest parties could have claimed long ago."""
-        honest = {p.node.signer.address: p.name for p in self.parties if not p.liar and not p.guest}
+        honest = {p.node.signer.address: p.name for p in self.parties if not p.liar}
         try:
             return find_unclaimed(self.world, honest)
         except ChainUnreachable:
@@ -167,7 +167,8 @@ class Soak:
 
     def _sample(self) -> None:
         for party in self.parties:
-            if party.health == Health.UP and party.node.process is not None:
+            # What fills a disk on purpose is not the node's.
+            if party.health == Health.UP and not party.is_full and party.node.process is not None:
                 self.gauges.take(party.name, party.node.process.pid, party.node.data)
 
     def _follow_rounds(self) -> None:
