@@ -58,6 +58,8 @@ CLAIMS_S = 120.0
 """How long after the last round whatever matured long ago may take to be claimed."""
 ARMED_S = 15.0
 """A fault of a proxy that no request meets for so long is not counted."""
+FULL_WORDS = ("No space left", "no room left", "disk full", "disk is full", "disk I/O")
+"""One of which a node writes that met a full disk."""
 SAMPLE_S = 2.0
 DEEPEST_REORG = 10
 
@@ -310,7 +312,7 @@ class Soak:
             party.is_full = False
             # Only what the node met: that nothing could be written, and it wanted to write.
             fresh = party.node.text()[before:]
-            if is_full and ("No space left" in fresh or "disk is full" in fresh or "disk I/O" in fresh):
+            if is_full and any(words in fresh for words in FULL_WORDS):
                 self.ledger.hit("disk full", party.name)
 
         self._at(self._random.uniform(3.0, 8.0), free)
