@@ -211,7 +211,11 @@ class ChainClient(ChainReader):
 
         Raises   ContractReverted, TransactionReplaced, ReceiptTimeout, ChainUnreachable
         """
-        return self._need_watcher().wait(sent)
+        watcher = self._need_watcher()
+        try:
+            return watcher.wait(sent)
+        finally:
+            watcher.keep_watch()  # whoever watched before may have been closed
 
     def cancel(self, duty: str) -> bool:
         """Take the nonce of a duty's waiting transaction for one that does nothing; False: none waits (any more).

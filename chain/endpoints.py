@@ -23,6 +23,7 @@ from cupel.protocol.errors import MalformedInput, UsageError
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _LONGEST_REST_S = 30.0
+_INTERNAL_ERROR = -32603
 _UNKNOWN_THERE = ("header not found", "unknown block", "block not found", "missing trie node")
 """Beginnings of a node's words for a block it does not have, though another may."""
 
@@ -73,6 +74,7 @@ class Endpoint:
         self.requests = self.silences = 0
         """Requests since the start, and those of them that had no answer. Nearly exact: threads do not wait for it."""
         self._rest_until, self._rest_s, self._is_throttled = 0.0, 0.0, False
+        self._distrusted_until, self._distrusted_for = 0.0, ""
 
     def close(self) -> None:
         self._transport.close()
@@ -111,8 +113,8 @@ class Endpoint:
         self._rest_until = time.monotonic() + rest_s
 
     def distrust(self, reason: str) -> None:
-        """What it says contradicts itself or others: ask it last for a while."""
-        self._rest(reason, _LONGEST_REST_S)
+        """What it says contradicts itself: ask it last for a while, however well it answers."""
+        self._distrusted_until, self._distrusted_for = time.monotonic() + _LONGEST_REST_S, reason
 
     @property
     def rests_s(self) -> float:
@@ -126,12 +128,17 @@ class Endpoint:
 
     @property
     def is_fit(self) -> bool:
-        return self.may_be_asked and not self.rests_s
+        return self.may_be_asked and not self.rests_s and not self._is_distrusted
+
+    @property
+    def _is_distrusted(self) -> bool:
+        return time.monotonic() < self._distrusted_until
 
     @property
     def state(self) -> str:
         """For people."""
-        return self.trouble or self.lag or ("" if self.wrong is None else str(self.wrong)) or "well"
+        distrusted = self._distrusted_for if self._is_distrusted else ""
+        return self.trouble or self.lag or distrusted or ("" if self.wrong is None else str(self.wrong)) or "well"
 
 
 class Endpoints:
@@ -212,7 +219,7 @@ class Endpoints:
                 try:
                     return endpoint.ask(method, *params)
                 except RpcFault as error:
-                    if len(self.all) == 1 or not error.message.lower().startswith(_UNKNOWN_THERE):
+                    if len(self.all) == 1 or not _may_differ_elsewhere(error):
                         raise
                     fault = error
                 except Silent:
@@ -313,6 +320,13 @@ class Endpoints:
             if endpoint.is_fit != self._told[endpoint]:
                 self._told[endpoint] = endpoint.is_fit
                 self._notify(f"{endpoint.name} is {'back' if endpoint.is_fit else f'not asked: {endpoint.state}'}")
+
+
+def _may_differ_elsewhere(fault: RpcFault) -> bool:
+    """Whether a node's error is about the node, not about what it was asked."""
+    if fault.revert_data is not None:
+        return False
+    return fault.code == _INTERNAL_ERROR or fault.message.lower().startswith(_UNKNOWN_THERE)
 
 
 def _in_parallel(look: Callable[[Endpoint], None], endpoints: Sequence[Endpoint]) -> None:

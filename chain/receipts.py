@@ -74,7 +74,11 @@ class ReceiptFinder:
                     continue
                 found = Found(receipt=parse_receipt(answer), succeeded=parse_number(answer["status"]) == 1)
                 lie = self._find_lie(endpoint, transaction_hash, found.receipt)
-            except (RpcFault, Silent):
+            except Silent:
+                return None
+            except RpcFault as fault:
+                if len(self._endpoints.all) > 1:
+                    endpoint.distrust(f"code {fault.code} instead of a receipt")
                 return None
             except (MalformedInput, KeyError, TypeError, ValueError) as error:
                 lie = f"a malformed receipt ({type(error).__name__})"

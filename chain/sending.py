@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +75,8 @@ class KeyState:
     claimed: set[int] = field(default_factory=set)
     """Nonces that somebody in this process sent and waits for."""
     flights: dict[int, Flight] = field(default_factory=dict)
-    keeper: threading.Thread | None = None
+    keepers: weakref.WeakKeyDictionary[Outbox, threading.Thread] = field(default_factory=weakref.WeakKeyDictionary)
+    """Who looks after what is not final, by outbox."""
 
 
 _key_states: dict[str, KeyState] = {}
@@ -286,8 +288,14 @@ class Sender:
         """Raises FeeAboveCap."""
         suggested = self.fees.tip_wei
         if suggested is None and head.base_fee_wei <= self.fees.max_fee_wei:
-            suggested = parse_quantity(self._reader.request("eth_maxPriorityFeePerGas"))
+            suggested = self._suggest_tip(head)
         return compute_fees(self.fees, base_fee_wei=head.base_fee_wei, suggested_tip_wei=suggested or 0)
+
+    def _suggest_tip(self, head: Block) -> int:
+        try:
+            return parse_quantity(self._reader.request("eth_maxPriorityFeePerGas"))
+        except RpcFault:  # not every chain has it
+            return max(0, parse_quantity(self._reader.request("eth_gasPrice")) - head.base_fee_wei)
 
     def _wait_for_fee(self, what: str) -> None:
         """Sit out a price above the cap, for the policy's patience; then sending fails with FeeAboveCap."""

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from cupel.chain.deadlines import GaveUp, call_within
-from cupel.protocol.errors import UsageError
+from cupel.protocol.errors import ProtocolError, UsageError
 from cupel.protocol.json_text import parse_json
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -31,11 +31,11 @@ _DEFAULT_REST_S = 2.0
 _LONGEST_REST_S = 300.0
 
 
-class RpcFault(Exception):
+class RpcFault(ProtocolError):
     """The node answered with an error."""
 
-    def __init__(self, method: str, code: int, message: str, data: Any) -> None:
-        super().__init__(f"{method}: {message} (code {code})")
+    def __init__(self, method: str, code: int, message: str, data: Any, *, node: str = "the node") -> None:
+        super().__init__(f"{node} answered {method} with {message!r} (code {code})")
         self.method, self.code, self.message, self.data = method, code, message, data
 
     @property
@@ -123,7 +123,7 @@ class Transport:
             raise Silent(str(error)) from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, RuntimeError) as error:
             raise Silent(_explain(error)) from error
-        return _read_answer(method, number, status, headers, content)
+        return self._read_answer(method, number, status, headers, content)
 
     def _post(self, body: bytes, timeout_s: float) -> tuple[int, httpx.Headers, bytes]:
         deadline = time.monotonic() + timeout_s
@@ -137,37 +137,35 @@ class Transport:
                     raise Silent(f"the answer was not complete after {timeout_s:g} s")
             return response.status_code, response.headers, bytes(content)
 
+    def _read_answer(self, method: str, number: int, status: int, headers: httpx.Headers, content: bytes) -> Any:
+        kind = re.sub(r"[^\w/+.-].*", "", headers.get("content-type", ""))[:40] or "no content type"
+        if status == 429 or (status == 503 and "retry-after" in headers):
+            raise Throttled(f"HTTP status {status}: asked too often", retry_after_s=_read_retry_after(headers))
+        try:
+            answer = parse_json(content)
+        except (ValueError, RecursionError):
+            answer = None
+        if not isinstance(answer, dict) or not ("result" in answer or answer.get("error") is not None):
+            if status != 200:
+                advice = ": is the key in the URL right?" if status in (401, 403) else ""
+                raise Silent(f"HTTP status {status} ({kind}){advice}")
+            raise Silent(f"answered {len(content)} bytes ({kind}) that are not JSON-RPC")
+        error = answer.get("error")
+        if error is not None:
+            raise self._make_fault(method, error if isinstance(error, dict) else {"message": error}, headers)
+        if answer.get("id") != number:
+            raise Silent("answered another request than was asked")
+        return answer["result"]
 
-def _read_answer(method: str, number: int, status: int, headers: httpx.Headers, content: bytes) -> Any:
-    kind = re.sub(r"[^\w/+.-].*", "", headers.get("content-type", "")) or "no content type"
-    if status == 429 or (status == 503 and "retry-after" in headers):
-        raise Throttled(f"HTTP status {status}: asked too often", retry_after_s=_read_retry_after(headers))
-    try:
-        answer = parse_json(content)
-    except (ValueError, RecursionError):
-        answer = None
-    if not isinstance(answer, dict) or not ("result" in answer or answer.get("error") is not None):
-        if status != 200:
-            advice = ": is the key in the URL right?" if status in (401, 403) else ""
-            raise Silent(f"HTTP status {status} ({kind}){advice}")
-        raise Silent(f"answered {len(content)} bytes ({kind}) that are not JSON-RPC")
-    error = answer.get("error")
-    if error is not None:
-        raise _make_fault(method, error if isinstance(error, dict) else {"message": error}, headers)
-    if answer.get("id") != number:
-        raise Silent("answered another request than was asked")
-    return answer["result"]
-
-
-def _make_fault(method: str, error: dict[str, Any], headers: httpx.Headers) -> Exception:
-    try:
-        code = int(error.get("code", 0))
-    except (TypeError, ValueError):
-        code = 0
-    message = str(error.get("message", ""))[:500]
-    if code in _LIMIT_CODES and not (method == "eth_getLogs" and _TOO_MUCH.search(message)):
-        return Throttled(f"code {code}: asked too often", retry_after_s=_read_retry_after(headers))
-    return RpcFault(method, code, message, error.get("data"))
+    def _make_fault(self, method: str, error: dict[str, Any], headers: httpx.Headers) -> Exception:
+        try:
+            code = int(error.get("code", 0))
+        except (TypeError, ValueError):
+            code = 0
+        message = str(error.get("message", ""))[:500]
+        if code in _LIMIT_CODES and not (method == "eth_getLogs" and _TOO_MUCH.search(message)):
+            return Throttled(f"code {code}: asked too often", retry_after_s=_read_retry_after(headers))
+        return RpcFault(method, code, message, error.get("data"), node=self.name)
 
 
 def _read_retry_after(headers: httpx.Headers) -> float:

@@ -298,12 +298,12 @@ class Watcher:
     def keep_watch(self) -> None:
         """See that somebody looks after this key's transactions, if there are any."""
         with self._state.lock:
-            keeper = self._state.keeper
+            keeper = self._state.keepers.get(self._outbox)
             if (keeper is not None and keeper.is_alive()) or self._closed.is_set() or not self._sender.list_entries():
                 return
             arguments = (weakref.ref(self), self._closed, self._look_s)
             keeper = threading.Thread(target=_tend_for_ever, args=arguments, name="cupel-outbox", daemon=True)
-            self._state.keeper = keeper
+            self._state.keepers[self._outbox] = keeper
             keeper.start()
 
     def tend(self) -> bool:
@@ -368,6 +368,6 @@ def _tend_for_ever(reference: weakref.ref[Watcher], closed: threading.Event, pau
         try:
             if not watcher.tend():
                 return
-        except (CupelError, RpcFault):
+        except CupelError:
             pass  # whoever asks for something is told; this goes on when chain and disk are back
         del watcher

@@ -155,8 +155,7 @@ def test_a_process_that_was_dead_during_a_reorg_takes_up_what_it_lost(
 
 
 def any_alive(client: ChainClient) -> bool:
-    keeper = client._need_sender().state.keeper
-    return keeper is not None and keeper.is_alive()
+    return any(keeper.is_alive() for keeper in client._need_sender().state.keepers.values())
 
 
 def test_finality_on_a_chain_that_allows_reorgs_is_never_undone(tmp_path: Path) -> None:
