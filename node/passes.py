@@ -43,6 +43,7 @@ _TYPES = {
     ],
     "Pass": [{"name": "peer", "type": "string"}, {"name": "issued", "type": "uint64"}],
 }
+_PASS_TYPE = keccak256(b"Pass(string peer,uint64 issued)")
 _HEADER = re.compile(r"Cupel (0x[0-9a-fA-F]{40})\.([0-9]{1,12})\.([0-9a-f]{130})")
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class PassBook:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._signer, self._chain_id, self._run = signer, chain_id, run
+        self._domain = _hash_domain(chain_id, run)
         self._names, self._now = names, now
         self._own: OrderedDict[str, tuple[int, str]] = OrderedDict()
         self._seen: OrderedDict[str, Address | None] = OrderedDict()
@@ -161,19 +163,20 @@ class PassBook:
 
     def _digest(self, authority: str, issued: int) -> bytes:
         """EIP-712's hash of a pass, written out: this is computed for strangers, and a general encoder is slow."""
-        domain_type = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
-        domain = keccak256(
-            keccak256(domain_type)
-            + keccak256(_DOMAIN_NAME.encode())
-            + keccak256(_DOMAIN_VERSION.encode())
-            + self._chain_id.to_bytes(32, "big")
-            + bytes(12)
-            + bytes.fromhex(self._run[2:])
-        )
-        message = keccak256(
-            keccak256(b"Pass(string peer,uint64 issued)") + keccak256(authority.encode()) + issued.to_bytes(32, "big")
-        )
-        return keccak256(b"\x19\x01" + domain + message)
+        message = keccak256(_PASS_TYPE + keccak256(authority.encode()) + issued.to_bytes(32, "big"))
+        return keccak256(b"\x19\x01" + self._domain + message)
+
+
+def _hash_domain(chain_id: int, run: Address) -> bytes:
+    fields = b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)"
+    return keccak256(
+        keccak256(fields)
+        + keccak256(_DOMAIN_NAME.encode())
+        + keccak256(_DOMAIN_VERSION.encode())
+        + chain_id.to_bytes(32, "big")
+        + bytes(12)
+        + bytes.fromhex(run[2:])
+    )
 
 
 def authority_of(url: str) -> str:

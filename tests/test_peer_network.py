@@ -91,7 +91,7 @@ def test_a_miner_whose_server_spoils_its_blocks_loses_its_unit_and_is_named(
     tmp_path: Path, spoil: Fault, reason: str
 ) -> None:
     with (
-        open_world(tmp_path, ["spoiler", "verifier"], **(ALONE | {"seal_blocks": 120})) as world,
+        open_world(tmp_path, ["spoiler", "verifier"], **(ALONE | {"seal_blocks": 60})) as world,
         peer(in_front_of(tmp_path / "spoiler" / "data" / "store", spoil)) as url,
     ):
         world.add("miner", "spoiler", "--endpoint", url).start()
