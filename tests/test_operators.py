@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from signer_process import SignerServer
 
 from cupel.cli import cli
+from cupel.node.command import ExitCode
 from cupel.node.records import OutcomeRecord, VerdictRecord
 
 OPERATING = Path(__file__).resolve().parent.parent / "docs" / "operating"
@@ -305,6 +306,20 @@ def test_a_reading_command_prints_one_document_with_the_documented_fields(world:
     documented = set(re.findall("`([^`]+)`", cell))
     found = list_keys(document)
     assert found == documented, f"not the same: {sorted(found ^ documented)}"
+
+
+def test_a_node_without_funds_says_how_much_it_needs_and_ends(world: World) -> None:
+    poor = world.add("miner", "poor")
+    poor.may_end = True
+    poor.start()
+    assert poor.process is not None
+    code = poor.process.wait(90)
+    world.nodes.remove(poor)
+    assert code == ExitCode.USAGE
+    last = poor.text().splitlines()[-1]
+    assert re.search(rf"miner: to join as a miner, {poor.signer.address} needs [\d.]+ ETH and gas; it has 0", last), (
+        last
+    )
 
 
 # Last, because it takes one more seat
