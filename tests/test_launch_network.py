@@ -23,6 +23,7 @@ from rpc_faults import FaultyRpc
 from cupel.chain.abi import Call, load_abi
 from cupel.chain.bytecode import bind_run, load_runtime_code
 from cupel.chain.client import ChainClient
+from cupel.chain.deployment import DeploymentDiffers
 from cupel.chain.errors import WrongChain
 from cupel.chain.keys import LocalSigner, make_key, save_keystore
 from cupel.chain.run_contract import RunContract, deploy_scripted_beacon
@@ -284,6 +285,24 @@ def test_randomness_is_read_from_headers(chain: ChainProcess, bend: Callable[...
         client.close()
     assert problem is not None
     assert complaint in problem
+
+
+def test_what_is_on_chain_is_read_back_and_compared(tmp_path: Path, prepared_folder: Path, chain: ChainProcess) -> None:
+    launch = Launch(tmp_path, prepared_folder, RICH[9])
+
+    def spoil(method: str, params: Sequence[Any], result: Any) -> Any:
+        """One bit of the run's code."""
+        is_run = method == "eth_getCode" and len(str(result)) == 2 + 2 * len(load_runtime_code("Run").code)
+        return f"{result[:-1]}{int(result[-1], 16) ^ 1:x}" if is_run else result
+
+    with FaultyRpc(chain.url) as proxy:
+        proxy.bend = spoil
+        with pytest.raises(DeploymentDiffers, match=r"its code .* is not Run's of this version"):
+            launch.deploy(proxy.url)
+    assert not (tmp_path / "run" / "run.json").exists()
+    # The chain was right and the endpoint was not: asked again, nothing is sent again.
+    launch.deploy(chain.url)
+    assert count_transactions(chain.url, launch.signer) == 3
 
 
 # Checking

@@ -39,7 +39,7 @@ CHAINS = {
     "testnet": {"chain-id": 11155111, "gas-limit": 60_000_000, "block-base-fee-per-gas": 10**9, "seconds": 12},
     "l2": {"chain-id": 11155420, "gas-limit": 60_000_000, "block-base-fee-per-gas": 10**6, "seconds": 2},
 }
-"""Identifier, gas limit, base fee and seconds between timestamps; blocks come once a second here."""
+"""Identifier, gas limit, base fee and seconds between timestamps; blocks come twice a second here."""
 
 pytestmark = [pytest.mark.node, pytest.mark.timeout(900)]
 
@@ -65,7 +65,7 @@ def anvil_as(chain: str, folder: Path, *arguments: str) -> Iterator[str]:
     with (folder / "anvil.log").open("w") as log:
         process = subprocess.Popen(
             [anvil, "--port", str(port), "--host", "127.0.0.1", "--hardfork", "prague", "--accounts", "1",
-             "--block-time", "1", *options, *arguments],
+             "--block-time", "0.5", *options, *arguments],
             stdout=log,
             stderr=log,
         )  # fmt: skip
