@@ -19,12 +19,13 @@ from cupel.chain.abi import Call, bind_transfer
 from cupel.chain.endpoints import Endpoint, EndpointPolicy, Endpoints
 from cupel.chain.errors import ContractReverted
 from cupel.chain.fees import GWEI, FeePolicy
+from cupel.chain.flights import Sent
 from cupel.chain.key_lock import hold_key
 from cupel.chain.keys import Signer
 from cupel.chain.outbox import Entry, Outbox
 from cupel.chain.reading import ChainReader
 from cupel.chain.receipts import ReceiptFinder
-from cupel.chain.sending import Sender, Sent
+from cupel.chain.sending import Sender
 from cupel.chain.values import Receipt
 from cupel.chain.watching import Watcher
 from cupel.protocol.errors import ChainRefused, UsageError

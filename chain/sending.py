@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from eth_hash.auto import keccak
@@ -20,67 +18,13 @@ from cupel.chain.answers import parse_quantity
 from cupel.chain.endpoints import Endpoints
 from cupel.chain.errors import ChainUnreachable, FeeAboveCap, ReplacementAboveCap, TransactionRejected
 from cupel.chain.fees import FeePolicy, Fees, compute_fees, compute_replacement
+from cupel.chain.flights import SAY_AGAIN_S, Flight, Sent, get_key_state
 from cupel.chain.keys import Signer
 from cupel.chain.outbox import Content, Entry, Outbox, State
 from cupel.chain.reading import ChainReader, explain_fault
 from cupel.chain.transport import RpcFault
 from cupel.chain.values import Block
 from cupel.protocol.types import Address
-
-SAY_AGAIN_S = 30.0
-"""Between two messages about the same wait."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sent:
-    """A transaction on its way."""
-
-    call: Call
-    hash: bytes
-    """Of the version sent last; another version of the nonce may be the one that gets into a block."""
-    raw: bytes
-    nonce: int
-    gas: int
-    value_wei: int
-    key: bytes
-    """`Content.key`."""
-    duty: str | None = None
-
-
-@dataclass(slots=True)
-class Flight:
-    """What this process remembers of an entry that is under way."""
-
-    height: int
-    since: float
-    """The newest block, and the time, when its last version was signed."""
-    broadcast_at: float
-    looked_at: float = 0.0
-    """When the chain was last asked whether it is stuck or its nonce taken."""
-    taken_heights: set[int] = field(default_factory=set)
-    """Heights at which the account's count was past its nonce though no version of it was found."""
-    said_at: float = -SAY_AGAIN_S
-    is_waiting_for_fee: bool = False
-    """Blocks cost more than the cap."""
-    trouble: str | None = None
-    """Why nodes would not take it when it was offered again."""
-
-
-@dataclass(slots=True)
-class KeyState:
-    """One key on one chain, shared by every client of this process."""
-
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    next_nonce: int = 0
-    claimed: set[int] = field(default_factory=set)
-    """Nonces that somebody in this process sent and waits for."""
-    flights: dict[int, Flight] = field(default_factory=dict)
-    keepers: weakref.WeakKeyDictionary[Outbox, threading.Thread] = field(default_factory=weakref.WeakKeyDictionary)
-    """Who looks after what is not final, by outbox."""
-
-
-_key_states: dict[str, KeyState] = {}
-_key_states_lock = threading.Lock()
 
 
 class Sender:
@@ -105,8 +49,7 @@ class Sender:
         self._reader, self._endpoints, self._signer, self._outbox = reader, endpoints, signer, outbox
         self.fees, self._poll_s, self._observe, self._notify = fees, poll_seconds, observe, notify
         self.account = f"{reader.chain_id}-{reader.get_genesis()[:16].hex()}-{signer.address}"
-        with _key_states_lock:
-            self.state = _key_states.setdefault(self.account, KeyState())
+        self.state = get_key_state(self.account)
 
     @property
     def address(self) -> Address:

@@ -13,10 +13,11 @@ from collections.abc import Callable
 
 from cupel.chain.answers import parse_data, parse_quantity
 from cupel.chain.errors import ContractReverted, ReceiptTimeout, TransactionReplaced
+from cupel.chain.flights import SAY_AGAIN_S, Flight, Sent
 from cupel.chain.outbox import Entry, Outbox, State
 from cupel.chain.reading import ChainReader, make_reverted
 from cupel.chain.receipts import Found, ReceiptFinder
-from cupel.chain.sending import SAY_AGAIN_S, Flight, Sender, Sent
+from cupel.chain.sending import Sender
 from cupel.chain.transport import RpcFault
 from cupel.chain.values import Block, Receipt
 from cupel.protocol.errors import CupelError
