@@ -142,7 +142,7 @@ def open_round(world: World) -> tuple[Address, Address, ContractAbi]:
 def compute_seed() -> bytes:
     """Round 0's seed, from what the scripted beacon of `open_round` says at every height."""
     value = keccak256(abi_encode(["string", "bytes32"], ["cupel scripted beacon", b"\1" * 32]))
-    return keccak256(abi_encode(["bytes32", "uint64", "uint256"], [value, 0, 0]))
+    return keccak256(abi_encode(["bytes32", "uint64", "uint256", "bytes32"], [value, 0, 0, PARAMETERS.genesis_root]))
 
 
 def main() -> None:

@@ -44,8 +44,9 @@ def draw_segments(seed: bytes, unit: bytes, verifier: str, count: int, take: int
     return sorted(left.pop(word(seed, item, i) % len(left)) for i in range(take))
 
 
-def compute_seed(beacon_value: bytes, round_: int, kind: int) -> bytes:
-    return keccak256(abi_encode(["bytes32", "uint64", "uint256"], [beacon_value, round_, kind]))
+def compute_seed(world: World, beacon_value: bytes, round_: int, kind: int) -> bytes:
+    start = world.ask("getRound", round_)["stateRoot"]
+    return keccak256(abi_encode(["bytes32", "uint64", "uint256", "bytes32"], [beacon_value, round_, kind, start]))
 
 
 def test_units_verifiers_segments_and_jury_are_drawn_as_written_down() -> None:
@@ -66,14 +67,14 @@ def test_units_verifiers_segments_and_jury_are_drawn_as_written_down() -> None:
 
     script = keccak256(abi_encode(["string", "bytes32"], ["cupel scripted beacon", sha("script")]))
     view = world.ask("getRound", 1)
-    assert view["seed"] == compute_seed(script, 1, 0)
+    assert view["seed"] == compute_seed(world, script, 1, 0)
     assert [world.ask("unitsOf", miner.address) for miner in miners] == draw_lot(view["seed"], [1, 2, 3, 4], 5)
     assert view["units"] == 5
 
     world.play_commits(miners)
     world.pass_to(SEAL)
     view = world.ask("getRound", 1)
-    assert view["drawSeed"] == compute_seed(script, 1, 1)
+    assert view["drawSeed"] == compute_seed(world, script, 1, 1)
     slots = [1, 2, 3, 7, 40]
     for unit in world.ask("getUnits", 1):
         drawn = draw_weighted(view["drawSeed"], unit["unitId"], slots, 2)
@@ -125,7 +126,7 @@ def test_the_awaited_block_itself_gives_the_seed_without_a_transaction_more() ->
     assert world.ask("current")["due"]
     world.advance()
     assert world.phase == TRAIN
-    assert world.ask("getRound", 0)["seed"] == compute_seed(prevrandao(world, height), 0, 0)
+    assert world.ask("getRound", 0)["seed"] == compute_seed(world, prevrandao(world, height), 0, 0)
 
 
 def test_a_header_proves_the_value_of_the_awaited_height() -> None:
@@ -138,7 +139,7 @@ def test_a_header_proves_the_value_of_the_awaited_height() -> None:
     record_header(world, header_of(world, height))
     assert world.ask("current")["due"]
     world.advance()
-    assert world.ask("getRound", 0)["seed"] == compute_seed(prevrandao(world, height), 0, 0)
+    assert world.ask("getRound", 0)["seed"] == compute_seed(world, prevrandao(world, height), 0, 0)
     # Late seeds cost no training time.
     assert world.ask("current")["until"] == world.height + 30
 
@@ -165,7 +166,7 @@ def test_a_missed_value_moves_the_height_on_by_a_fixed_step() -> None:
     assert world.ask("current")["until"] == height + 256
     record_header(world, header_of(world, height + 256))
     world.advance()
-    assert world.ask("getRound", 0)["seed"] == compute_seed(prevrandao(world, height + 256), 0, 0)
+    assert world.ask("getRound", 0)["seed"] == compute_seed(world, prevrandao(world, height + 256), 0, 0)
 
 
 def test_after_a_long_sleep_the_height_is_the_one_that_can_still_be_proved() -> None:
@@ -185,7 +186,7 @@ def test_the_draw_waits_for_a_height_after_the_last_commit() -> None:
     world.mine_to(last + 2)
     world.advance()
     assert world.phase == SEAL
-    assert world.ask("getRound", 0)["drawSeed"] == compute_seed(prevrandao(world, last + 2), 0, 1)
+    assert world.ask("getRound", 0)["drawSeed"] == compute_seed(world, prevrandao(world, last + 2), 0, 1)
 
 
 def test_false_headers_are_refused() -> None:
@@ -244,4 +245,4 @@ def test_a_chain_whose_prevrandao_is_zero_still_moves() -> None:
     world.chain.header = world.chain.header.copy(mix_hash=bytes(32))
     world.advance()
     assert world.phase == TRAIN
-    assert world.ask("getRound", 0)["seed"] == compute_seed(bytes(32), 0, 0)
+    assert world.ask("getRound", 0)["seed"] == compute_seed(world, bytes(32), 0, 0)

@@ -146,3 +146,20 @@ def test_late_candidates_are_refused_and_late_acknowledgements_are_not() -> None
     juror = next(one for one in world.accounts if one.address in world.ask("jury"))
     world.send(juror, "acknowledge", world.draw_seed, 0, sha("merged"), CID)
     assert world.ask("candidates", 0)[0]["acknowledgements"] == 1
+
+
+def test_a_fork_whose_earlier_round_ended_otherwise_has_another_seed_though_its_beacon_says_the_same() -> None:
+    world = make_world()
+    miners, verifiers = world.accounts[:2], world.accounts[2:5]
+    world.seat(miners, verifiers)
+    world.play_to_merge(miners, verifiers)
+    other = world.fork()
+    world.play_merge(miners[0], verifiers)
+    other.pass_phase()  # nobody proposed
+    other.pass_phase()
+    for one in (world, other):
+        while one.round == 0:
+            one.pass_phase()
+        one.pass_to(TRAIN)
+    assert world.ask("getRound", 1)["stateRoot"] != other.ask("getRound", 1)["stateRoot"]
+    assert world.seed != other.seed

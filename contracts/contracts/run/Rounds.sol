@@ -128,7 +128,8 @@ abstract contract Rounds is RunStorage {
 
     // ---------------------------------------------------------------- Seed and Draw: the beacon
 
-    /// @dev The awaited value, mixed with round and kind so that one word never serves twice. A value missed for good moves
+    /// @dev The awaited value, mixed with round and kind so that one word never serves twice, and with the state the round
+    /// starts from so that a fork with another state has other seeds, though its beacon may say the same. A value missed for good moves
     /// the awaited height on by multiples of BEACON_WINDOW, to the only one of them that can still be proved.
     function _beaconValue(uint64 round, Round storage r, uint256 kind) private returns (bytes32 mixed, bool known) {
         uint256 height = r.until;
@@ -141,7 +142,7 @@ abstract contract Rounds is RunStorage {
             emit EventsLib.BeaconMissed(round, height, next);
             (value, known) = _recordedValue(next);
         }
-        mixed = keccak256(abi.encode(value, round, kind));
+        mixed = keccak256(abi.encode(value, round, kind, r.stateRoot));
     }
 
     function _recordedValue(uint256 height) private returns (bytes32 value, bool known) {
