@@ -128,6 +128,10 @@ class Transport:
     def _post(self, body: bytes, timeout_s: float) -> tuple[int, httpx.Headers, bytes]:
         deadline = time.monotonic() + timeout_s
         with self._http.stream("POST", self._url, content=body, headers=_HEADERS, timeout=timeout_s) as response:
+            encoding = response.headers.get("content-encoding", "identity").strip().lower()
+            if encoding not in ("identity", "gzip", ""):
+                # Compressed twice, a few bytes become gigabytes before the first chunk can be counted.
+                raise Silent("an answer compressed in another way than was asked for")
             content = bytearray()
             for chunk in response.iter_bytes():
                 content += chunk
