@@ -247,14 +247,22 @@ def wait_until(
     action: Callable[[], T],
     patience_s: float = START_PATIENCE_S,
 ) -> T:
-    """What `action` gives, asked again while it fails with `trouble`. Raises the last one of these, Stopped."""
+    """What `action` gives, asked again while it fails with `trouble`. Raises the last one of these, Stopped.
+
+    Who is asked to finish meanwhile starts nevertheless and finishes, if everything answers; else it ends and says so.
+    """
     deadline, pause_s = time.monotonic() + patience_s, 0.5
     while True:
-        if stop.finish.is_set():
+        if stop.quit.is_set():
             raise Stopped
         try:
             return action()
         except trouble as error:
+            if stop.finish.is_set():
+                log.warning(
+                    "ending before it started: what the round asks of this node was not done", reason=str(error)
+                )
+                raise Stopped from error
             if time.monotonic() + pause_s > deadline:
                 raise
             log.warning(f"{what}: asking again", reason=str(error))

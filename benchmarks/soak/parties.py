@@ -46,6 +46,8 @@ class Party:
     kill_at: str | None = None
     """The point it was told to die at."""
     up_since: float = 0.0
+    log_from: int = 0
+    """Where its log began when it was last started."""
     is_cut_off: bool = False
     is_full: bool = False
     joined_round: int = -1
@@ -68,7 +70,7 @@ class Party:
         return self.health == Health.UP and not self.is_cut_off and not self.is_full
 
     def start(self, kill_at: str | None = None) -> None:
-        self.kill_at = kill_at
+        self.kill_at, self.log_from = kill_at, len(self.node.text())
         self.node.start({"CUPEL_KILL_AT": kill_at} if kill_at else None)
         self.health, self.up_since = Health.UP, time.monotonic()
 
@@ -99,7 +101,9 @@ class Party:
             ledger.hit("process stopped", self.name)
             self.health = Health.DOWN
         elif self.health == Health.LEAVING and code == 0:
-            self.health = Health.ABSENT
+            # Asked while it was still starting, a node may have ended without having done what the round asks.
+            has_finished = "nothing is left to do" in self.node.text()[self.log_from :]
+            self.health = Health.ABSENT if has_finished else Health.DOWN
         else:
             words = [line for line in self.node.text().splitlines() if line.strip()][-3:]
             self.ended.append(f"{self.name} ended with {code} while {self.health}: {' | '.join(words)[-300:]}")
