@@ -147,6 +147,11 @@ class Journal:
             "contract": self.identity.contract,
             "address": self.identity.address,
         }
+        if known and {name: known.get(name) for name in mine} != mine and not read_only and self._is_empty():
+            # Somebody began with a wrong run file or key, and nothing was said: no reason to be tied to it.
+            with self._database:
+                self._database.execute("delete from identity")
+            known = {}
         if known and {name: known.get(name) for name in mine} != mine:
             raise UsageError(
                 f"{self.path} is the journal of {known.get('address')} in run {known.get('contract')} on chain "
@@ -159,6 +164,11 @@ class Journal:
             known = fresh
         self.id = known.get("id", "")
         """Tells this journal from a fresh one of the same key."""
+
+    def _is_empty(self) -> bool:
+        return not any(
+            self._database.execute(f"select 1 from {table} limit 1").fetchone() for table in ("statements", "documents")
+        )
 
     def _damage(self, what: str) -> str:
         return (

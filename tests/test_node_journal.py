@@ -122,9 +122,19 @@ def test_what_state_returned_from_survives_a_kill(tmp_path: Path) -> None:
 
 
 def test_a_journal_is_of_one_key_in_one_run(tmp_path: Path) -> None:
-    Journal(tmp_path, IDENTITY).close()
+    with Journal(tmp_path, IDENTITY) as opened:
+        opened.state(Duty.COMMIT, UNIT, QUESTION, ANSWER)
     with pytest.raises(UsageError, match="folder of its own"):
         Journal(tmp_path, OTHER)
+
+
+def test_a_folder_in_which_nothing_was_said_is_not_tied_to_a_mistake(tmp_path: Path) -> None:
+    Journal(tmp_path, IDENTITY).close()
+    with Journal(tmp_path, OTHER) as opened:
+        opened.state(Duty.COMMIT, UNIT, QUESTION, ANSWER)
+        assert opened.export()["address"] == OTHER.address
+    with pytest.raises(UsageError, match="folder of its own"):
+        Journal(tmp_path, IDENTITY)
 
 
 def test_a_damaged_journal_is_refused_with_what_to_do(tmp_path: Path) -> None:
