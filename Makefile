@@ -2,6 +2,7 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
+WORKERS ?= auto
 
 .PHONY: demo test lint types imports artifacts wheel bench soak fuzz clean help
 
@@ -21,7 +22,7 @@ demo:
 
 test:
 	@VENV=$(VENV) tools/setup.sh dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint:
 	@VENV=$(VENV) tools/setup.sh dev
