@@ -19,6 +19,7 @@ from eth_utils.address import to_canonical_address
 
 from cupel.chain.node.chain import EmbeddedChain
 from cupel.chain.node.rpc import Rpc
+from cupel.protocol.hashing import keccak256
 
 FUNDS = {to_canonical_address(key.address): 1000 * ETH for key in KEYS[:3]}
 OPERATIONS = ("schema", "genesis", "block", "save", "replace", "forget", "reorg")
@@ -38,7 +39,9 @@ class Witness:
         self.accepted: dict[str, str] = {}
         """Raw transactions by hash."""
         self.may_be_gone: set[str] = set()
-        """Accepted ones that a later one may have replaced, or that cannot run any more."""
+        """Accepted ones that cannot run any more."""
+        self.replacements: dict[str, str] = {}
+        """By what they replace: at any moment, one of the two is kept."""
 
     def ask(self, method: str, *params: Any) -> Any:
         body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
@@ -54,7 +57,7 @@ class Witness:
 
     def send(self, raw: str, *, instead_of: str | None = None) -> str:
         if instead_of is not None:
-            self.may_be_gone.add(instead_of)
+            self.replacements[instead_of] = f"0x{keccak256(bytes.fromhex(raw[2:])).hex()}"
         transaction_hash: str = self.ask("eth_sendRawTransaction", raw)
         self.accepted[transaction_hash] = raw
         return transaction_hash
@@ -167,7 +170,8 @@ def check_kept(chain: EmbeddedChain, witness: Witness | None, point: str) -> Non
         is_same = f"0x{found.hash.hex()}" == block_hash
         assert is_same or height in witness.maybe_undone, f"{point}: block {height} is another"
     for transaction_hash in witness.accepted if witness else ():
-        is_there = rpc.answer("eth_getTransactionByHash", [transaction_hash]) is not None
+        wanted = {transaction_hash, witness.replacements.get(transaction_hash, transaction_hash)}
+        is_there = any(rpc.answer("eth_getTransactionByHash", [one]) is not None for one in wanted)
         assert is_there or transaction_hash in witness.may_be_gone, f"{point}: {transaction_hash} is lost"
     check_whole(chain, rpc)
     height = chain.head.number
