@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -13,6 +12,7 @@ from typing import Protocol
 
 import pytest
 from chain_process import ETH, ChainProcess
+from chain_worlds import find_anvil
 
 from cupel.chain.keys import LocalSigner
 from cupel.chain.transport import Silent, Transport
@@ -28,12 +28,6 @@ class AnyChain(Protocol):
     def start(self, *, fund: Sequence[LocalSigner]) -> None: ...
     def kill(self) -> None: ...
     def stop(self) -> int: ...
-
-
-def find_anvil() -> str | None:
-    """Beside the contracts' other tools (npm), or on the path."""
-    tools = Path(__file__).resolve().parents[2] / "contracts" / "node_modules" / "@foundry-rs"
-    return next((str(path) for path in tools.glob("anvil-*/bin/anvil*")), shutil.which("anvil"))
 
 
 class AnvilProcess:
@@ -105,3 +99,6 @@ def open_chain(kind: str, folder: Path, *, block_time_s: float, host: str, argum
     if kind == "embedded":
         return ChainProcess(folder, "--host", host, *arguments, block_time_s=block_time_s)
     raise AssertionError(f"no chain is called {kind!r}")
+
+
+__all__ = ["AnvilProcess", "AnyChain", "find_anvil", "open_chain"]
