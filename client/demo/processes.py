@@ -35,7 +35,9 @@ class ProcessDied(CupelError):
 class ManagedProcess:
     """One child process; its stderr goes to a log file that is also read for its latest stat line."""
 
-    def __init__(self, name: str, program: str, arguments: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, name: str, program: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]
+    ) -> None:
         self.name, self.program, self.arguments, self.log = name, program, tuple(arguments), log
         self._read_bytes = log.stat().st_size if log.exists() else 0
         self._stat: dict[str, Any] = {}
@@ -48,7 +50,7 @@ class ManagedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=sink,
-                env=os.environ | ONE_THREAD,
+                env=os.environ | ONE_THREAD | environment,
                 start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops the others in order
             )
 
@@ -115,12 +117,13 @@ class ManagedProcess:
 class Fleet:
     """All processes of the demo. Leaving the context stops them, last started first."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(self, logs: Path, environment: Mapping[str, str] | None = None) -> None:
+        """environment: added to this process's own"""
+        self._logs, self._environment = logs, environment or {}
         self.processes: list[ManagedProcess] = []
 
     def start(self, name: str, program: str, *arguments: str) -> ManagedProcess:
-        process = ManagedProcess(name, program, arguments, self._logs / f"{name}.log")
+        process = ManagedProcess(name, program, arguments, self._logs / f"{name}.log", self._environment)
         self.processes.append(process)
         return process
 

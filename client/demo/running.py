@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Sequence
 
@@ -40,7 +41,11 @@ def run_demo(settings: DemoSettings) -> Report:
     archive = RunArchive(settings.folder)
     deployer, parties, password_file = make_parties(settings)
     view = View({party.signer.address.lower(): party.name for party in parties})
-    with view, Fleet(settings.folder / "logs") as fleet:
+    # What nodes note for their user, such as the folder a key plays from, is the demo's own and made anew: a copied
+    # folder is another demo, with another chain.
+    user = settings.folder / "user"
+    shutil.rmtree(user, ignore_errors=True)
+    with view, Fleet(settings.folder / "logs", {"XDG_DATA_HOME": str(user)}) as fleet:
         goes_on = archive.run_file.exists()
         _check_parties(archive, settings, goes_on)
         accounts = [deployer.address, *(party.signer.address for party in parties)]
