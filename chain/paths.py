@@ -14,3 +14,8 @@ def get_data_directory() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "cupel"
     return Path.home() / ".local" / "share" / "cupel"
+
+
+def get_outbox_path() -> Path:
+    """Transactions of commands such as `cupel wallet send`, until they are final; nodes keep their own."""
+    return get_data_directory() / "outbox.sqlite3"

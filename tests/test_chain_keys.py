@@ -11,6 +11,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,12 @@ def keystore(tmp_path: Path) -> Path:
     directory = tmp_path / "keys"
     save_keystore(KEYS[0], PASSWORD, directory, scrypt_n=FAST, now=NOW)
     return directory
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the command keeps for its user is kept here."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture(autouse=True)
@@ -230,6 +237,26 @@ def test_there_is_no_way_to_put_a_password_or_key_on_the_command_line() -> None:
         assert "--password-file" in text
         assert "--password " not in text
         assert "--key " not in text
+
+
+def test_a_payment_killed_on_its_way_and_ordered_again_is_paid_once(
+    tmp_path: Path, keystore: Path, password_file: str
+) -> None:
+    with ChainProcess(tmp_path / "chain", block_time_s=8.0) as chain:
+        order = (
+            "wallet", "send", KEYS[5].address, "2", "--yes", "--keystore", str(keystore), "--rpc", chain.url,
+            "--password-file", password_file,
+        )  # fmt: skip
+        command = [sys.executable, "-c", "from cupel.cli import main; main()", *order]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+            while int(chain.ask("eth_getTransactionCount", KEYS[0].address, "pending"), 16) == 0:
+                assert first.poll() is None, "it ended before it sent"
+                time.sleep(0.05)
+            first.kill()
+        again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert "an earlier transaction is not final yet" in again.stderr
+        assert int(chain.ask("eth_getBalance", KEYS[5].address, "latest"), 16) == 2 * ETH
+        assert int(chain.ask("eth_getTransactionCount", KEYS[0].address, "pending"), 16) == 1
 
 
 def test_wallet_sends_and_shows_balances(tmp_path: Path, keystore: Path, password_file: str) -> None:

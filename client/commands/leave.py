@@ -42,6 +42,8 @@ def leave(
     """
     from cupel.chain.client import ChainClient, FeePolicy
     from cupel.chain.keys import load_account
+    from cupel.chain.outbox import Outbox
+    from cupel.chain.paths import get_outbox_path
     from cupel.chain.run_contract import RunContract
     from cupel.chain.run_file import RunFile
     from cupel.leaving import look, take_home
@@ -49,8 +51,13 @@ def leave(
 
     run = RunFile.read(run_path)
     signer = load_account(keystore, get_password(password_file, password_fd))
-    client = ChainClient(rpc, signer, chain_id=run.chain_id, fees=FeePolicy(max_fee_wei=max_fee_wei))
-    with closing(client), client.hold_key("cupel leave"):
+    fees = FeePolicy(max_fee_wei=max_fee_wei)
+    with (
+        closing(Outbox(get_outbox_path())) as outbox,
+        closing(ChainClient(rpc, signer, chain_id=run.chain_id, fees=fees, outbox=outbox)) as client,
+        client.hold_key("cupel leave"),
+    ):
+        client.recover()
         contract = RunContract(client, run.contract)
 
         def say(done: str) -> None:

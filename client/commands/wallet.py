@@ -204,10 +204,14 @@ def send(
 ) -> None:
     """Send ETH to the address TO and print the transaction's hash once it is in a block.
 
+    Killed before that, and called again for the same, it sees that transaction through and sends no second one.
+
     Says what the fee may come to and asks, unless --yes is given.
     """
     from cupel.chain.client import ChainClient, FeePolicy
     from cupel.chain.keys import find_keystore, load_account
+    from cupel.chain.outbox import Outbox
+    from cupel.chain.paths import get_outbox_path
     from cupel.commands.chain import parse_ether
     from cupel.node.signers import get_password
 
@@ -215,8 +219,16 @@ def send(
     path = find_keystore(_get_directory(keystore), sender)
     signer = load_account(path, get_password(password_file, password_fd))
     fees = FeePolicy(max_fee_wei=max_fee_wei, tip_wei=tip_wei)
-    client = ChainClient(rpc, signer, chain_id=chain_id, fees=fees, receipt_depth=confirmations)
-    with closing(client), client.hold_key("cupel wallet send"):
+    with (
+        closing(Outbox(get_outbox_path())) as outbox,
+        closing(
+            ChainClient(rpc, signer, chain_id=chain_id, fees=fees, receipt_depth=confirmations, outbox=outbox)
+        ) as client,
+        client.hold_key("cupel wallet send"),
+    ):
+        for entry in client.recover():
+            what = entry.newest.content.what
+            click.echo(f"an earlier transaction is not final yet: {what}, nonce {entry.nonce}", err=True)
         most = _compute_most(client, fees, signer.address, target, wei)
         if not yes:
             question = f"Send {format_ether(wei)} ETH from {signer.address} to {target} on chain {client.chain_id}"
