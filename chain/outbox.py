@@ -167,6 +167,8 @@ class Outbox:
             with self._storage():
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
+                # The default lets the log grow to forty times what an outbox holds.
+                self._connection.execute("PRAGMA wal_autocheckpoint=64")
                 self._prepare_schema()
         except (sqlite3.DatabaseError, OSError) as error:
             raise UsageError(f"{path} cannot be used as an outbox: {error}") from error

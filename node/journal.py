@@ -131,6 +131,8 @@ class Journal:
         if not read_only:
             self._database.execute("pragma journal_mode = wal")
             self._database.execute("pragma synchronous = full")
+            # The default lets the log grow to 4 MB, most of it long since in the file.
+            self._database.execute("pragma wal_autocheckpoint = 64")
         version = self._database.execute("pragma user_version").fetchone()[0]
         if version > SCHEMA:
             raise UsageError(f"{self.path} was written by a later version of Cupel; use that version, or its export")
