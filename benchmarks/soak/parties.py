@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -97,7 +98,7 @@ class Party:
         if self.kill_at is not None and code == -9:
             ledger.hit("process killed at a point", self.name, self.kill_at)
             self.health = Health.DOWN
-        elif self.health == Health.STOPPING and code == 0:
+        elif self.health == Health.STOPPING and (code == 0 or self._was_over(code)):
             ledger.hit("process stopped", self.name)
             self.health = Health.DOWN
         elif self.health == Health.LEAVING and code == 0:
@@ -108,6 +109,10 @@ class Party:
             words = [line for line in self.node.text().splitlines() if line.strip()][-3:]
             self.ended.append(f"{self.name} ended with {code} while {self.health}: {' | '.join(words)[-300:]}")
             self.health = Health.DOWN
+
+    def _was_over(self, code: int) -> bool:
+        """Whether the second SIGTERM reached an interpreter that had done everything and was shutting down."""
+        return code == -signal.SIGTERM and '"stopped"' in self.node.text()[self.log_from :]
 
     def block_files(self) -> list[Path]:
         return [path for path in (self.node.data / "store" / "blocks").glob("*/*") if path.is_file()]
