@@ -50,7 +50,7 @@ class ManagedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=sink,
-                env=os.environ | ONE_THREAD | environment,
+                env=os.environ | ONE_THREAD | dict(environment),
                 start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops the others in order
             )
 
