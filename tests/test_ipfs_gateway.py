@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import random
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,8 @@ from cupel.network.ipfs.dagpb import FileNode
 from cupel.network.ipfs.gateway import CAR_TYPE, RAW_TYPE
 from cupel.protocol.errors import MalformedBlock, MalformedInput, Unavailable, UsageError
 
-PART = os.urandom(CHUNK_BYTES)
-DATA = PART + os.urandom(CHUNK_BYTES) + PART + b"end"
+PART = random.Random(1).randbytes(CHUNK_BYTES)
+DATA = PART + random.Random(2).randbytes(CHUNK_BYTES) + PART + b"end"
 CID = cid_of(DATA)
 REPEATING_CAR = f"{CAR_TYPE}; version=1; order=dfs; dups=y"
 
