@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
 import threading
 import time
@@ -396,21 +397,30 @@ def _read_export(exported: object, identity: Identity) -> tuple[list[Statement],
     if (whose := exported_identity(exported)) != identity:
         raise UsageError(f"it is the journal of {whose}, not of {identity}")
     try:
-        return [
-            Statement(
-                duty=Duty(one["duty"]),
-                subject=_bytes(one["subject"]),
-                question=_bytes(one["question"]),
-                content=_bytes(one["content"]),
-                time_s=float(one["time_s"]),
-            )
-            for one in exported["statements"]
-        ], str(exported["journal"])
-    except (KeyError, TypeError, ValueError) as wrong:
+        return [_read_statement(one) for one in exported["statements"]], str(exported["journal"])
+    except (KeyError, TypeError, ValueError, OverflowError) as wrong:
         raise UsageError(f"not an exported journal: a statement is malformed ({wrong!r:.200})") from None
 
 
-def _bytes(text: str) -> bytes:
-    if not text.startswith("0x"):
-        raise ValueError(f"{text[:40]!r} is not 0x and hexadecimal digits")
-    return bytes.fromhex(text[2:])
+def _read_statement(one: Mapping[str, Any]) -> Statement:
+    duty, time_s = Duty(one["duty"]), float(one["time_s"])
+    if not (math.isfinite(time_s) and time_s >= 0):
+        raise ValueError(f"time_s is {time_s}, which is no time")
+    subject_bytes = 32 if duty in (Duty.COMMIT, Duty.SEAL) else 8
+    return Statement(
+        duty=duty,
+        subject=_bytes(one, "subject", subject_bytes, subject_bytes),
+        question=_bytes(one, "question", 32, 32),
+        content=_bytes(one, "content", 0, MAX_CONTENT_BYTES),
+        time_s=time_s,
+    )
+
+
+def _bytes(one: Mapping[str, Any], name: str, least: int, most: int) -> bytes:
+    text = one[name]
+    if not isinstance(text, str) or not text.startswith("0x"):
+        raise ValueError(f"{name} is not 0x and hexadecimal digits")
+    value = bytes.fromhex(text[2:])
+    if not least <= len(value) <= most:
+        raise ValueError(f"{name} is of {len(value):,} bytes; {most:,} " + ("at most" if least < most else "expected"))
+    return value

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cupel.chain.paths import get_data_directory
+from cupel.network.ipfs.disk import atomic_file, sync_directory_names
 from cupel.node.journal import FILE_NAME, Journal
 from cupel.protocol.errors import StorageFailed, UsageError
 
@@ -49,7 +50,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
 def claim_key(journal: Journal, folder: Path) -> str | None:
     """Note that this journal's key plays its run from `folder`; a word of warning where the earlier journal is lost.
 
-    Raises UsageError: the key plays from another folder
+    Raises UsageError: the key plays from another folder, or which one it plays from cannot be read
     """
     path = _registry() / f"{journal.identity.chain_id}-{journal.identity.contract}-{journal.identity.address}.json"
     folder = folder.absolute()
@@ -88,18 +89,27 @@ def _registry() -> Path:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """What is written down of a key; None if nothing was. Raises UsageError: something was, and cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not isinstance(content, dict) or not all(isinstance(content.get(k), str) for k in ("folder", "journal")):
+            raise ValueError("not a folder and a journal")
+    except FileNotFoundError:
         return None
-    return content if isinstance(content, dict) else None
+    except (OSError, ValueError) as trouble:
+        # Taken for nothing, it would let the key play from a second folder.
+        raise UsageError(
+            f"{path} says from which folder this key plays, and cannot be read ({trouble}): make sure that no other "
+            "--data folder is in use with this key, then delete that file"
+        ) from None
+    return content
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(temporary, path)
+        with atomic_file(path) as file:
+            file.write(json.dumps(content).encode())
+        sync_directory_names(path.parent.parent)
     except OSError as error:
         raise StorageFailed(f"cannot write {path}: {error.strerror or error}") from error

@@ -7,6 +7,7 @@ verdict is about bits.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import typing
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from cupel.network.ipfs.disk import storage_failed
+from cupel.network.ipfs.disk import storage_failed, sync_directory_names
 from cupel.node.json_fields import from_fields, to_fields
 from cupel.protocol.errors import MalformedInput
 
@@ -169,7 +170,10 @@ class History:
         self.path = path
 
     def append(self, record: Record) -> None:
-        """Add one. Raises StorageFailed: it is not there then, or cut short and so dropped by the next."""
+        """Add one; it is on disk when this returns, because the journal then says that it is.
+
+        Raises StorageFailed: it is not there then, or cut short and so dropped by the next
+        """
         try:
             self._append(to_line(record).encode() + b"\n")
         except OSError as error:
@@ -177,12 +181,17 @@ class History:
 
     def _append(self, line: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self.path.exists()
         with self.path.open("a+b") as file:
             end = file.seek(0, 2)
             if end and (file.seek(end - 1), file.read(1))[1] != b"\n":
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        if is_new:
+            sync_directory_names(self.path.parent)
 
     def __iter__(self) -> Iterator[Record]:
         """Records, oldest first, without a last line still being written."""

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from node_world.disk import note_synced
 
 from cupel.cli import cli
 from cupel.node.journal import Contradiction, Duty, Identity, Journal, question_of, round_subject
@@ -214,6 +215,15 @@ def test_importing_what_contradicts_the_journal_changes_nothing(tmp_path: Path, 
         (lambda e: e["statements"][0].update(subject="01"), "statement is malformed"),
         (lambda e: e["statements"][0].pop("content"), "statement is malformed"),
         (lambda e: e.update(statements=7), "statement is malformed"),
+        (lambda e: e["statements"][0].update(subject=7), "subject is not 0x"),
+        (lambda e: e["statements"][0].update(subject="0x" + "01" * 8), "subject is of 8 bytes; 32 expected"),
+        (lambda e: e["statements"][0].update(duty="propose"), "subject is of 32 bytes; 8 expected"),
+        (lambda e: e["statements"][0].update(question="0x01"), "question is of 1 bytes; 32 expected"),
+        (lambda e: e["statements"][0].update(content="0x" + "01" * 65537), "content is of 65,537 bytes"),
+        (lambda e: e["statements"][0].update(time_s=float("nan")), "time_s is nan"),
+        (lambda e: e["statements"][0].update(time_s=float("inf")), "time_s is inf"),
+        (lambda e: e["statements"][0].update(time_s=-1), "time_s is -1"),
+        (lambda e: e["statements"][0].update(time_s=10**400), "statement is malformed"),
     ],
 )
 def test_what_is_not_an_export_of_this_key_is_refused(journal: Journal, spoil: object, message: str) -> None:
@@ -302,6 +312,30 @@ def test_a_lost_journal_is_a_warning_not_the_end(tmp_path: Path) -> None:
     with Journal(second, IDENTITY) as journal:
         assert "is gone" in str(claim_key(journal, second))
         assert claim_key(journal, second) is None
+
+
+@pytest.mark.parametrize("content", ["", '{"folder": "/a', "[]", '{"folder": 7}'])
+def test_what_cannot_be_read_of_a_key_is_not_taken_for_nothing(tmp_path: Path, content: str) -> None:
+    with Journal(tmp_path / "first", IDENTITY) as journal:
+        claim_key(journal, tmp_path / "first")
+    (known,) = (tmp_path / "home" / "cupel" / "nodes").iterdir()
+    known.write_text(content)
+    with Journal(tmp_path / "second", IDENTITY) as journal:
+        with pytest.raises(UsageError, match=f"{known.name} says .* cannot be read"):
+            claim_key(journal, tmp_path / "second")
+        known.unlink()
+        assert claim_key(journal, tmp_path / "second") is None
+
+
+def test_which_folder_a_key_plays_from_is_on_disk_before_it_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = note_synced(monkeypatch)
+    with Journal(tmp_path / "first", IDENTITY) as journal:
+        claim_key(journal, tmp_path / "first")
+    nodes = tmp_path / "home" / "cupel" / "nodes"
+    (known,) = nodes.iterdir()
+    assert {known.stat().st_ino, nodes.stat().st_ino} <= synced
 
 
 def test_another_run_or_key_is_another_matter(tmp_path: Path) -> None:

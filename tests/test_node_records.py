@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from node_world.disk import note_synced
 
 from cupel.network.ipfs import cid_of
 from cupel.node.descriptions import CommittedState, UnitDescription
@@ -79,6 +80,16 @@ def test_a_line_cut_short_by_a_crash_costs_that_line_alone(tmp_path: Path) -> No
     outcome = OutcomeRecord(time_s=0.0, round=1, index=0, unit=UNIT, outcome="accepted")
     history.append(outcome)
     assert list(history) == [MERGE, outcome]
+
+
+def test_a_record_is_on_disk_when_the_journal_may_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(tmp_path / "history.jsonl")
+    synced = note_synced(monkeypatch)
+    history.append(MERGE)
+    assert {history.path.stat().st_ino, tmp_path.stat().st_ino} <= synced
+    synced.clear()
+    history.append(MERGE)
+    assert history.path.stat().st_ino in synced
 
 
 # Descriptions
