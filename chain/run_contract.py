@@ -48,6 +48,10 @@ At = Height | int | str
 E_ = TypeVar("E_", bound=Event)
 
 
+CLAIMABLE_PAGE_ROUNDS = 256
+"""Rounds looked through in one call: some 12,000 gas for an empty one, 28,000 for one that holds something."""
+CLAIM_ROUNDS = 32
+"""Rounds claimed in one transaction: some 65,000 gas each."""
 STORAGE_GETTERS = frozenset(
     {
         "accountOf",
@@ -282,9 +286,15 @@ class RunContract:
     def claimable(
         self, account: Address, first: RoundIndex | int, end: RoundIndex | int, *, at: At = "latest"
     ) -> tuple[Claimable, ...]:
-        """The account's entries of rounds first <= r < end that still hold something."""
-        entries: tuple[Claimable, ...] = self._read(tuple[Claimable, ...], at, "claimable", account, first, end)
-        return entries
+        """The account's entries of rounds first <= r < end that still hold something.
+
+        Asked in pages: a node answers a call only up to a limit of gas, and a run may have any number of rounds.
+        """
+        entries: list[Claimable] = []
+        for start in range(int(first), int(end), CLAIMABLE_PAGE_ROUNDS):
+            until = min(start + CLAIMABLE_PAGE_ROUNDS, int(end))
+            entries += self._read(tuple[Claimable, ...], at, "claimable", account, start, until)
+        return tuple(entries)
 
     def burn_owed(self, *, at: At = "latest") -> Wei:
         """Wei burned and not yet sent away."""

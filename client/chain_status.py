@@ -11,9 +11,6 @@ from cupel.chain.run_file import RunFile
 from cupel.protocol.errors import UsageError
 from cupel.protocol.types import Address, Height, RoundIndex
 
-CLAIM_ROUNDS = 512
-"""Past rounds looked through for what an account may claim; what is older is claimed, or forgotten by its owner."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitStatus:
@@ -133,7 +130,7 @@ class _Reader:
 
     def account(self, address: Address, current: RoundIndex) -> AccountStatus:
         member = self.contract.member_of(address, at=self.at)
-        entries = self.contract.claimable(address, max(0, current - CLAIM_ROUNDS), current + 1, at=self.at)
+        entries = self.contract.claimable(address, 0, current + 1, at=self.at)
         claimable = sum(e.tokens for e in entries if 0 < e.mature_at <= self.at)
         return AccountStatus(
             address=address,

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from cupel.chain.client import ChainClient
 from cupel.chain.errors import ContractReverted
-from cupel.chain.run_contract import RunContract
+from cupel.chain.run_contract import CLAIM_ROUNDS, RunContract
 from cupel.chain.run_values import Claimable, Role
 from cupel.protocol.types import Address
 
-CLAIM_ROUNDS = 512
-"""Past rounds looked through for what may be claimed."""
 ETHER = 10**18
 
 
@@ -45,11 +43,12 @@ def take_home(client: ChainClient, contract: RunContract, address: Address, say:
         contract.retire()
         say("seat given up: it is free when the round ends, whose duties remain")
     entries = _get_entries(contract, address)
-    ripe = [entry.round for entry in entries if entry.claimable_now]
-    if ripe:
-        contract.claim(ripe)
-        tokens = sum(entry.tokens for entry in entries if entry.round in ripe)
-        say(f"claimed rounds {', '.join(map(str, ripe))}: {tokens / ETHER:g} tokens")
+    ripe = [entry for entry in entries if entry.claimable_now]
+    for first in range(0, len(ripe), CLAIM_ROUNDS):
+        part = ripe[first : first + CLAIM_ROUNDS]
+        contract.claim([entry.round for entry in part])
+        rounds = ", ".join(str(entry.round) for entry in part)
+        say(f"claimed rounds {rounds}: {sum(entry.tokens for entry in part) / ETHER:g} tokens")
     member = contract.member_of(address)
     free = member.deposit - member.locked
     if member.role == Role.NONE and free > 0 and client.head().number + 1 >= member.exit_at:
@@ -76,6 +75,8 @@ def look(contract: RunContract, address: Address) -> Left:
     if member.role == Role.NONE and member.deposit > member.locked:
         reasons.append(f"{(member.deposit - member.locked) / ETHER:g} ETH can be withdrawn from block {member.exit_at}")
         heights.append(member.exit_at)
+    if member.locked and not entries:
+        reasons.append(f"{member.locked / ETHER:g} ETH are locked by the round under way")
     return Left(
         seated=member.role != Role.NONE,
         deposit_wei=str(member.deposit),
@@ -87,5 +88,4 @@ def look(contract: RunContract, address: Address) -> Left:
 
 
 def _get_entries(contract: RunContract, address: Address) -> tuple[Claimable, ...]:
-    current = contract.current().round
-    return contract.claimable(address, max(0, current - CLAIM_ROUNDS), current + 1)
+    return contract.claimable(address, 0, contract.current().round + 1)

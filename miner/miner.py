@@ -78,6 +78,7 @@ class Miner(Participant):
             ready=frozenset(i for i in range(units) if self._trained_segments(i) == self.parameters.segments),
             committed=frozenset(u.index for u in mine),
             opened=frozenset(u.index for u in mine if u.opened),
+            refused=frozenset(i for i in range(units) if (Duty.COMMIT, self._unit_id(i)) in self.refused),
         )
 
     def _check_committed(self, unit: UnitView) -> None:
@@ -113,7 +114,7 @@ class Miner(Participant):
         wanted = self.settings.deposit_wei
         if wanted is None:
             wanted = miner_deposit(p, self.settings.units)
-        deposit = self.compute_deposit("join as a miner", wanted)
+        deposit = self.compute_deposit("join as a miner", wanted, self.settings.units * p.unit_bond)
         self.contract.join_miner(self.settings.units, self.session.endpoint, deposit_wei=deposit)
         self.log.info("joined", units=self.settings.units, deposit_eth=deposit / 10**18, endpoint=self.session.endpoint)
 

@@ -159,9 +159,9 @@ class Facts:
     rank: int
     """Place in the order of moving due phases, different for each party and rotating with the rounds."""
     member: bool
-    """Whether the party has, or has asked for, a seat, and is announced there under its present endpoint."""
-    seated: bool = True
-    """Whether the party has a seat, be it one it is about to leave."""
+    """Whether the party has, or has asked for, a seat, be it one it is about to leave."""
+    announce: bool = False
+    """Whether the seat is to be taken anew: the endpoint is another one now, or it was given up before."""
     claimable: tuple[int, ...] = ()
     merge: MergeFacts = MergeFacts(wanted=False)
     start_held: bool = True
@@ -185,6 +185,8 @@ class MinerFacts:
     """Trained whole, here."""
     committed: frozenset[int] = frozenset()
     opened: frozenset[int] = frozenset()
+    refused: frozenset[int] = frozenset()
+    """Of which the journal says something else than what was computed now: a person has to look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,24 +225,27 @@ def decide_miner(facts: MinerFacts) -> MinerAction:
         return common
     phase = facts.round.phase
     unopened = sorted(facts.committed - facts.opened)
-    if phase == Phase.TRAIN and facts.round.start_held:
-        open_units = [i for i in range(facts.units) if i not in facts.committed]
-        for index in open_units:
+    uncommitted = [i for i in range(facts.units) if i not in facts.committed | facts.refused]
+    # What can be said is said before anything else: it has a deadline, and money on it.
+    if phase == Phase.TRAIN:
+        for index in uncommitted:
             if index in facts.ready:
                 return Commit(index)
-        if open_units:
-            return Train(open_units[0])
     if phase == Phase.OPEN:
         for index in unopened:
             if index in facts.ready:
                 return Open(index)
+    if facts.round.announce:
+        return Join()
+    if phase == Phase.TRAIN and facts.round.start_held and uncommitted:
+        return Train(uncommitted[0])
     if phase in (Phase.DRAW, Phase.SEAL, Phase.OPEN) and facts.round.start_held:
         # Lost with the disk: training is exact, so the committed unit can be had again, and be opened.
         lost = [i for i in unopened if i not in facts.ready]
         if lost:
             return Train(lost[0])
     # The round waits for every unit that was drawn for this miner, so these are finished before it ends.
-    is_awaited = bool(unopened) or (phase in (Phase.SEED, Phase.TRAIN) and facts.units > 0)
+    is_awaited = {Phase.SEED: facts.units > 0, Phase.TRAIN: bool(uncommitted or unopened)}.get(phase, bool(unopened))
     if facts.round.finishing and not (is_awaited and phase in _WORKING):
         return Finish()
     return _decide_rest(facts.round)
@@ -252,7 +257,12 @@ def decide_verifier(facts: VerifierFacts) -> VerifierAction:
     if common is not None:
         return common
     urgent = {Phase.SEAL: _decide_seal, Phase.OPEN: _decide_reveal}.get(facts.round.phase)
-    if urgent is not None and (action := urgent(facts)) is not None:
+    action = urgent(facts) if urgent is not None else None
+    if isinstance(action, (Seal, Reveal)):
+        return action
+    if facts.round.announce:
+        return Join()
+    if action is not None:
         return action
     if facts.round.finishing and _is_verifier_done(facts):
         return Finish()
@@ -284,7 +294,7 @@ def _is_juror_waiting(facts: Facts) -> bool:
 def _decide_common(facts: Facts) -> CommonAction | None:
     if facts.retire:
         return Retire()
-    if facts.finishing and (facts.round_over or not facts.seated):
+    if facts.finishing and (facts.round_over or not facts.member):
         return Finish()
     if not facts.member and not facts.finishing:
         return Join()

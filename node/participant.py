@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from cupel.chain.errors import ChainUnreachable, ContractReverted
 from cupel.chain.run_contract import BeaconContract
-from cupel.chain.run_values import Claimable, Current, MemberView, Phase, Role, RoundView, UnitView
+from cupel.chain.run_values import Current, MemberView, Phase, Role, RoundView, UnitView
 from cupel.chain.run_values import Participant as Seated
 from cupel.network.ipfs.blockstore import BlockMissing
 from cupel.node.decisions import (
@@ -36,6 +36,7 @@ from cupel.node.decisions import (
 from cupel.node.descriptions import MAX_DESCRIPTION_BYTES, UnitDescription
 from cupel.node.journal import Contradiction, Duty, question_of, round_subject
 from cupel.node.records import ClaimRecord, MergeRecord, RoundRecord
+from cupel.node.rewards import Rewards
 from cupel.node.session import Session, Stopped
 from cupel.node.stopping import OnStop
 from cupel.protocol import merkle
@@ -97,6 +98,8 @@ class Participant(ABC):
         self._descriptions: dict[Root, UnitDescription] = {}
         """By the root their unit was committed under."""
         self._merged: dict[int, Merged] = {}
+        self.refused: set[tuple[Duty, bytes]] = set()
+        """Duties and subjects of this round about which the journal says something else."""
         self._finishing_in: RoundIndex | None = None
         """The round in which the operator asked the node to end."""
         self._is_due = self._beacon_missed = False
@@ -105,8 +108,7 @@ class Participant(ABC):
         """Of the store's `full`; and whether journal, outbox or history could not be written."""
         self._asleep: dict[object, tuple[float, float]] = {}
         """Until when to leave alone what nobody served, and the last pause."""
-        self._claims: tuple[Claimable, ...] = ()
-        self._claims_from = 0
+        self._rewards = Rewards(session.contract, session.journal, session.address)
 
     # The loop
 
@@ -128,11 +130,11 @@ class Participant(ABC):
                 self.forget_all()
                 self._wait_for_block()
             except Contradiction as refused:
-                # Something computed twice came out differently, or another process speaks for this key: a person must
-                # look. What was said stands; going on would cost the bond.
+                # Something computed twice came out differently, or another process spoke for this key: a person must
+                # look. What was said stands, nothing is added to it, and everything else goes on.
                 self.log.error("not signed", reason=str(refused))
+                self.refused.add((refused.statement.duty, refused.statement.subject))
                 self.forget_all()
-                self.session.stop.wait(LONGEST_PAUSE_S)
             except (ProtocolError, ChainUnreachable) as trouble:
                 self.log.warning("trouble, going on", reason=str(trouble))
                 self._was_refused_room |= isinstance(trouble, StorageFailed)
@@ -198,7 +200,6 @@ class Participant(ABC):
         self.forget_all()
         self._seen = None
         self._descriptions.clear()
-        self._claims_from = 0
         # Rounds that ended may have ended otherwise, or not yet.
         closed = self._closed_through()
         self._set_closed(min(closed, max(closed - ROUNDS_KEPT, -1)))
@@ -325,9 +326,9 @@ class Participant(ABC):
             due_for_s=now - self._due_since,
             beacon_missed=self._beacon_missed,
             rank=self._rank(),
-            member=is_seated and not member.leaving and member.endpoint == self.session.endpoint,
-            seated=is_seated,
-            claimable=self._claimable_now(),
+            member=is_seated,
+            announce=is_seated and not self.is_asleep("announce") and self._is_seat_stale(member, finishing),
+            claimable=self._rewards.find_ripe(self.height),
             merge=self._gather_merge() if is_merging else MergeFacts(wanted=False),
             start_held=held,
             start_asleep=self.is_asleep("start"),
@@ -335,6 +336,10 @@ class Participant(ABC):
             round_over=self._finishing_in is not None and current.round > self._finishing_in,
             retire=finishing and self.session.settings.on_stop == OnStop.LEAVE and is_seated and not member.leaving,
         )
+
+    def _is_seat_stale(self, member: MemberView, finishing: bool) -> bool:
+        """Whether others look for this node elsewhere, or no longer count on it."""
+        return not finishing if member.leaving else member.endpoint != self.session.endpoint
 
     def _seats(self) -> tuple[Seated, ...]:
         """Who takes part; also whom to fetch from."""
@@ -366,8 +371,9 @@ class Participant(ABC):
             computed=MergedState(merged.root, merged.cid) if merged is not None else None,
             compute=not self.is_asleep("merge"),
             juror=me in jury,
-            acknowledged=acknowledged is not None,
+            acknowledged=acknowledged is not None or (Duty.ACKNOWLEDGE, round_subject(round_)) in self.refused,
             proposed=any(c.proposer == me for c in candidates)
+            or (Duty.PROPOSE, round_subject(round_)) in self.refused
             or member.role == Role.NONE
             or member.deposit - member.locked < self.parameters.merge_bond,
             order=order.index(me) if me in order else len(order),
@@ -385,14 +391,18 @@ class Participant(ABC):
             return False
         if isinstance(action, Finish):
             self.log.info("nothing is left to do: ending", round=self.current.round)
+            if self.get_member().role != Role.NONE and not self.get_member().leaving:
+                self.log.warning(
+                    "the seat is kept: whoever is drawn and away pays for it; back soon, or `cupel leave`",
+                    round=self.current.round,
+                )
             raise Stopped
         if isinstance(action, Retire):
             self.contract.retire()
             self.log.info("seat given up", round=self.current.round)
             self.forget("member")
         elif isinstance(action, Join):
-            self._join()
-            self.forget("member", "seats")
+            self._take_seat()
         elif isinstance(action, Advance):
             self.contract.advance()
         elif isinstance(action, RecordBeacon):
@@ -411,6 +421,18 @@ class Participant(ABC):
             raise AssertionError(f"nobody carries out {action}")
         self.forget()
         return True
+
+    def _take_seat(self) -> None:
+        """Join, or say under which endpoint this node is now. Raises UsageError: it cannot have a seat."""
+        try:
+            self._join()
+        except (ContractReverted, UsageError) as refused:
+            if self.get_member().role == Role.NONE:
+                raise
+            # The duties of the seat that it has go on, under whatever endpoint is known.
+            self.log.error("endpoint not announced", endpoint=self.session.endpoint, reason=str(refused))
+            self.put_to_sleep("announce")
+        self.forget("member", "seats")
 
     def _record_beacon(self) -> None:
         beacon = BeaconContract(self.session.chain, self.session.run_file.beacon)
@@ -528,46 +550,36 @@ class Participant(ABC):
     # Rewards
 
     def _update_rewards(self) -> None:
-        """Keep the list of what is owed: read when a round ended, aged by heights alone in between."""
-
-        def read() -> tuple[Claimable, ...]:
-            entries = self.contract.claimable(self.session.address, self._claims_from, self.current.round + 1)
-            self._claims_from = min((e.round for e in entries), default=self.current.round)
-            return entries
-
-        self._claims = self.keep_for_round("claims", read)
-        mature = sum(e.tokens for e in self._claims if self._is_mature(e))
-        self.stats.pending = sum(e.tokens for e in self._claims) - mature
-        self.stats.matured = mature + self.keep_for_round(
-            "balance", lambda: self.session.token.balance_of(self.session.address)
-        )
-
-    def _is_mature(self, entry: Claimable) -> bool:
-        # A transaction sent now is in the next block at the earliest.
-        return (entry.tokens > 0 or entry.bonds > 0) and 0 < entry.mature_at <= self.height + 1
-
-    def _claimable_now(self) -> tuple[int, ...]:
-        height = self.height + 1
-        return tuple(e.round for e in self._claims if self._is_mature(e) or (e.held > 0 and 0 < e.held_until <= height))
+        """Count what is owed. A chain that does not tell is no reason to leave a duty undone."""
+        try:
+            self.keep_for_round("claims", lambda: self._rewards.read(self.current.round, self.height))
+            balance = self.keep_for_round("balance", lambda: self.session.token.balance_of(self.session.address))
+        except ProtocolError as trouble:
+            self.log.warning("rewards not read", reason=str(trouble))
+            return
+        self.stats.pending, mature = self._rewards.count(self.height)
+        self.stats.matured = mature + balance
 
     def _claim(self, rounds: tuple[int, ...]) -> None:
+        amount = self._rewards.count_tokens(rounds)
         receipt = self.contract.claim(rounds)
+        self._rewards.note_claim(rounds, receipt.block_number)
         self.forget("member", "claims", "balance")
-        amount = sum(e.tokens for e in self._claims if e.round in rounds)
         self.session.history.append(
             ClaimRecord(time_s=time.time(), rounds=rounds, amount=amount, transaction=receipt.transaction_hash)
         )
         self.log.info("claimed", rounds=rounds, tokens=amount / 10**18)
 
-    def compute_deposit(self, what: str, wanted_wei: int) -> int:
-        """What is left to put down of a wanted deposit; nothing for a seat taken earlier, whose endpoint changed.
+    def compute_deposit(self, what: str, wanted_wei: int, least_wei: int) -> int:
+        """What is left to put down of a wanted deposit; of a seat taken earlier, what it lacks of the least.
 
         Raises UsageError if the account cannot put it down and pay for the transaction
         """
         held = self.contract.member_of(self.session.address)
         if held.role != Role.NONE:
-            return 0
-        deposit_wei = max(wanted_wei - (held.deposit - held.locked), 0)
+            deposit_wei = max(least_wei - held.deposit, 0)
+        else:
+            deposit_wei = max(wanted_wei - (held.deposit - held.locked), 0)
         balance = self.session.chain.get_balance(self.session.address)
         if balance <= deposit_wei:
             raise UsageError(
@@ -604,6 +616,7 @@ class Participant(ABC):
             self.session.points.reach("round/recorded")
         self._descriptions.clear()
         self._asleep.clear()
+        self.refused.clear()
         for old in [r for r in self._merged if r < last]:
             del self._merged[old]
         self.forget("closed")

@@ -268,6 +268,8 @@ def test_a_miner_asked_to_end_stays_until_its_commitment_is_opened() -> None:
     committed = {"units": 1, "ready": frozenset({0}), "committed": frozenset({0})}
     for phase in (Phase.TRAIN, Phase.DRAW, Phase.SEAL):
         assert decide_miner(MinerFacts(round=facts(phase, finishing=True), **committed)) == Wait()
+    missed = MinerFacts(round=facts(Phase.SEAL, finishing=True), units=1)
+    assert decide_miner(missed) == Finish()
     opening = MinerFacts(round=facts(Phase.OPEN, finishing=True), **committed)
     assert decide_miner(opening) == Open(0)
     assert decide_miner(replace(opening, opened=frozenset({0}))) == Finish()
@@ -291,7 +293,7 @@ def test_a_verifier_asked_to_end_stays_while_it_may_be_drawn_and_until_the_merge
 
 
 def test_whoever_is_asked_to_end_neither_joins_nor_plays_another_round() -> None:
-    outside = facts(Phase.TRAIN, finishing=True, member=False, seated=False)
+    outside = facts(Phase.TRAIN, finishing=True, member=False)
     assert decide_miner(MinerFacts(round=outside, units=1)) == Finish()
     assert decide_verifier(VerifierFacts(round=outside)) == Finish()
     later = facts(Phase.TRAIN, finishing=True, round_over=True)
@@ -302,5 +304,30 @@ def test_whoever_is_asked_to_end_neither_joins_nor_plays_another_round() -> None
 def test_leaving_gives_up_the_seat_first_and_serves_the_round_out() -> None:
     asked = facts(Phase.SEAL, finishing=True, retire=True)
     assert decide_verifier(VerifierFacts(round=asked, drawn=(drawn(),))) == Retire()
-    left = replace(asked, retire=False, member=False)
+    left = replace(asked, retire=False)
     assert decide_verifier(VerifierFacts(round=left, drawn=(drawn(),))) == Seal((b"u",))
+
+
+# Seats
+
+
+def test_what_has_a_deadline_is_said_before_a_new_endpoint_is_and_that_before_work() -> None:
+    moved = {"announce": True}
+    ready = MinerFacts(round=facts(Phase.OPEN, **moved), units=1, ready=frozenset({0}), committed=frozenset({0}))
+    assert decide_miner(ready) == Open(0)
+    assert decide_miner(replace(ready, opened=frozenset({0}))) == Join()
+    training = MinerFacts(round=facts(Phase.TRAIN, **moved), units=1)
+    assert decide_miner(training) == Join()
+    assert decide_miner(replace(training, ready=frozenset({0}))) == Commit(0)
+    sealing = VerifierFacts(round=facts(Phase.SEAL, **moved), drawn=(drawn(),))
+    assert decide_verifier(sealing) == Seal((b"u",))
+    assert decide_verifier(replace(sealing, drawn=(drawn(missing=(0,)),))) == Join()
+    assert decide_verifier(VerifierFacts(round=facts(Phase.OPEN, **moved), drawn=(drawn(is_sealed=True),))) == Reveal(
+        (b"u",)
+    )
+
+
+def test_a_unit_the_journal_contradicts_is_left_to_a_person_and_the_others_go_on() -> None:
+    two = MinerFacts(round=facts(Phase.TRAIN), units=2, ready=frozenset({0, 1}), refused=frozenset({0}))
+    assert decide_miner(two) == Commit(1)
+    assert decide_miner(replace(two, committed=frozenset({1}))) == Wait()

@@ -82,12 +82,13 @@ class Verifier(Participant):
     def _drawn_unit(self, drawn: Assignment) -> DrawnUnit:
         unit = self.find_unit(drawn.unit_id)
         known = self._replay_of(unit).answers
+        is_refused = (Duty.SEAL, drawn.unit_id) in self.refused
         return DrawnUnit(
             unit=drawn.unit_id,
             missing=tuple(s for s in drawn.segments if s not in known),
             asleep=self.is_asleep(drawn.unit_id),
-            is_sealed=drawn.is_sealed,
-            is_revealed=drawn.is_revealed,
+            is_sealed=drawn.is_sealed or is_refused,
+            is_revealed=drawn.is_revealed or (is_refused and not drawn.is_sealed),
         )
 
     def _watch(self, units: tuple[UnitView, ...]) -> None:
@@ -113,7 +114,7 @@ class Verifier(Participant):
         wanted = self.settings.deposit_wei
         if wanted is None:
             wanted = verifier_deposit(p, self.settings.slots)
-        deposit = self.compute_deposit("stake as a verifier", wanted)
+        deposit = self.compute_deposit("stake as a verifier", wanted, p.slot_stake)
         self.contract.stake(self.session.endpoint, deposit_wei=deposit)
         self.log.info("staked", slots=self.settings.slots, deposit_eth=deposit / 10**18, endpoint=self.session.endpoint)
 
