@@ -1,20 +1,18 @@
-"""What miner and verifier have in common: following the rounds, merging, claiming, keeping order on disk.
+"""What miner and verifier have in common: taking part in the rounds, merging, claiming, keeping order on disk.
 
-One thread looks at the chain, gathers facts, decides (decisions.py) and acts, one action at a time. What the chain said
-is kept as long as it can be true, so that waiting costs two small requests a block.
+One thread looks at the chain (following.py), gathers facts, decides (decisions.py) and acts, one action at a time.
 """
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from cupel.chain.errors import ChainUnreachable, ContractReverted
 from cupel.chain.run_contract import BeaconContract
-from cupel.chain.run_values import Current, MemberView, Phase, Role, RoundView, UnitView
+from cupel.chain.run_values import MemberView, Phase, Role, RoundView, UnitView
 from cupel.chain.run_values import Participant as Seated
 from cupel.network.ipfs.blockstore import BlockMissing
 from cupel.node.decisions import (
@@ -34,6 +32,7 @@ from cupel.node.decisions import (
     Wait,
 )
 from cupel.node.descriptions import MAX_DESCRIPTION_BYTES, UnitDescription
+from cupel.node.following import FIRST_PAUSE_S, LONGEST_PAUSE_S, Follower, OutOfDate
 from cupel.node.journal import Contradiction, Duty, question_of, round_subject
 from cupel.node.records import ClaimRecord, MergeRecord, RoundRecord
 from cupel.node.rewards import Rewards
@@ -42,25 +41,16 @@ from cupel.node.stopping import OnStop
 from cupel.protocol import merkle
 from cupel.protocol.errors import ProtocolError, StorageFailed, Unavailable, UsageError
 from cupel.protocol.training.state import NamedState
-from cupel.protocol.types import Cid, Height, Root, RoundIndex, Seed, UnitId
+from cupel.protocol.types import Cid, Root, RoundIndex, UnitId
 
-POLL_S = 0.25
-"""Pause between looks at the chain's height."""
 FASTER = frozenset({"AlreadyAccepted", "AlreadyProposed", "WrongPhase", "WrongRound", "WrongSeed"})
 """Refusals that only say that somebody else did it, or moved the phase, in the meantime."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
-"""Pauses before trying again what failed: each twice the one before."""
 ROUNDS_KEPT = 4
 """Rounds whose states and work are kept; whoever wants earlier ones computes them again."""
 ENDING = "ending"
 """What the documents are called that say how the last rounds ended."""
 CLOSED = b"closed"
 """Name of the document that says which rounds are closed."""
-T = TypeVar("T")
-
-
-class OutOfDate(ProtocolError):
-    """The chain changed, by a re-org for the most part, between looking and acting: look again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,21 +70,15 @@ class Merged:
         return self.root + self.cid.encode()
 
 
-class Participant(ABC):
+class Participant(Follower):
     """A node that plays rounds until it is told to stop."""
 
     def __init__(self, session: Session) -> None:
-        self.session = session
-        self.log, self.contract, self.stats = session.log, session.contract, session.stats
-        self.parameters = session.run.parameters
-        self.height = Height(0)
-        self._seen: Current | None = None
+        super().__init__(session)
         self.start: NamedState | None = None
         """State the current round starts from, or an earlier one where this was not fetched yet."""
         self._start_root: Root | None = None
         self.step = session.step()
-        self._of_phase: dict[Any, Any] = {}
-        self._of_round: dict[Any, Any] = {}
         self._descriptions: dict[Root, UnitDescription] = {}
         """By the root their unit was committed under."""
         self._merged: dict[int, Merged] = {}
@@ -102,12 +86,8 @@ class Participant(ABC):
         """Duties and subjects of this round about which the journal says something else."""
         self._finishing_in: RoundIndex | None = None
         """The round in which the operator asked the node to end."""
-        self._is_due = self._beacon_missed = False
-        self._phase_since = self._due_since = time.monotonic()
         self._full_seen, self._was_refused_room = 0, False
         """Of the store's `full`; and whether journal, outbox or history could not be written."""
-        self._asleep: dict[object, tuple[float, float]] = {}
-        """Until when to leave alone what nobody served, and the last pause."""
         self._rewards = Rewards(session.contract, session.journal, session.address)
 
     # The loop
@@ -118,9 +98,13 @@ class Participant(ABC):
         while not self.session.stop.quit.is_set():
             try:
                 self._make_room()
-                self._look()
+                if self.look():
+                    self._close_rounds()
+                    self._update_rewards()
+                    self.session.stat_line.tick()
+                self._notice_stop()
                 if not self._turn():
-                    self._wait_for_block()
+                    self.wait_for_block()
                 trouble_s = 0.0
             except Stopped:
                 return
@@ -128,7 +112,7 @@ class Participant(ABC):
                 if refused.error_name not in FASTER:
                     self.log.warning("refused", reason=str(refused))
                 self.forget_all()
-                self._wait_for_block()
+                self.wait_for_block()
             except Contradiction as refused:
                 # Something computed twice came out differently, or another process spoke for this key: a person must
                 # look. What was said stands, nothing is added to it, and everything else goes on.
@@ -165,42 +149,13 @@ class Participant(ABC):
     def _settle(self, ended: RoundIndex) -> None:
         """Record what became of this node's work of a round that has ended."""
 
-    def _look(self) -> None:
-        """Bring `current` up to date."""
-        look = self.session.heads.look()
-        if look.reorg_depth:
-            self._on_reorg(look.reorg_depth)
-        elif look.head.number == self.height:
-            self._notice_stop()
-            return
-        before, now = self._seen, self.contract.current()
-        self.height, self._seen = look.head.number, now
-        if before is None or (before.round, before.phase) != (now.round, now.phase):
-            self._phase_since = time.monotonic()
-            self.forget()
-            if before is None or before.round != now.round or before.phase == Phase.WAITING:
-                self.forget_all()
-            self.stats.round, self.stats.phase = now.round, now.phase.name.lower()
-        was_due, (self._is_due, self._beacon_missed) = self._is_due, self._compute_due(now)
-        if not was_due:
-            self._due_since = time.monotonic()
-        self._close_rounds()
-        self._update_rewards()
-        self._notice_stop()
-        self.session.stat_line.tick()
-
-    def _on_reorg(self, depth: int) -> None:
-        """Other blocks took the place of the newest `depth`: nothing read from those may be relied on.
+    def _on_reorg(self) -> None:
+        """Rounds that ended may have ended otherwise, or not yet.
 
         What was computed is kept under the seed, start state or commitment it belongs to, and used if these are the
         same on the new blocks.
         """
-        self.log.warning("the chain replaced its newest blocks", depth=depth)
-        self.stats.reorgs += 1
-        self.forget_all()
-        self._seen = None
         self._descriptions.clear()
-        # Rounds that ended may have ended otherwise, or not yet.
         closed = self._closed_through()
         self._set_closed(min(closed, max(closed - ROUNDS_KEPT, -1)))
 
@@ -218,98 +173,6 @@ class Participant(ABC):
                 phase=self.current.phase.name.lower(),
                 until_block=self.current.until,
             )
-
-    def _compute_due(self, current: Current) -> tuple[bool, bool]:
-        """Whether the phase is over in the next block, and whether that is for want of a recorded beacon value."""
-        following = self.height + 1
-        if current.phase == Phase.WAITING:
-            return current.due, False
-        if current.phase not in (Phase.SEED, Phase.DRAW):
-            return following > current.until, False
-        # `advance` records the value of the very block it is in; that of an earlier one has to be proved.
-        missed = following > current.until and not current.due
-        return following >= current.until, missed
-
-    def _wait_for_block(self) -> None:
-        """Until the chain is higher; a little longer each time it is not, so that slow chains cost little."""
-        pause_s = POLL_S
-        while not self.session.stop.wait(pause_s):
-            if self.session.chain.head().number != self.height:
-                return
-            pause_s = min(pause_s * 1.2, 1.0)
-            if self._is_impatient():
-                return
-
-    def _is_impatient(self) -> bool:
-        """Whether time alone may bring something to do: a merge to propose or a phase to move in somebody's stead."""
-        return self._is_due or self.current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE) or bool(self._asleep)
-
-    # What is known
-
-    @property
-    def current(self) -> Current:
-        """Where the run stood when the chain was last looked at."""
-        if self._seen is None:
-            raise AssertionError("the chain has not been looked at yet")
-        return self._seen
-
-    def keep(self, name: object, read: Callable[[], T]) -> T:
-        """`read()`, asked once until the phase moves or this node acts: what its own actions change."""
-        value: T = _keep(self._of_phase, name, read)
-        return value
-
-    def keep_for_round(self, name: object, read: Callable[[], T]) -> T:
-        """`read()`, asked once a round: what only the end of a round changes, or an action that then names it."""
-        value: T = _keep(self._of_round, name, read)
-        return value
-
-    def forget(self, *names: object) -> None:
-        """Ask the chain again for what a phase may change, and for these facts of the round."""
-        self._of_phase.clear()
-        for name in names:
-            self._of_round.pop(name, None)
-
-    def forget_all(self) -> None:
-        """Ask the chain again for everything."""
-        self._of_phase.clear()
-        self._of_round.clear()
-
-    def is_asleep(self, name: object) -> bool:
-        """Whether fetching this failed so recently that it is not tried yet."""
-        until, _ = self._asleep.get(name, (0.0, 0.0))
-        return time.monotonic() < until
-
-    def put_to_sleep(self, name: object) -> None:
-        """Leave it alone for a while, longer each time it fails within a round."""
-        _, pause_s = self._asleep.get(name, (0.0, 0.0))
-        pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-        self._asleep[name] = (time.monotonic() + pause_s, pause_s)
-        # Whoever has it may have come back under another endpoint.
-        self.forget("seats")
-
-    def get_units(self) -> tuple[UnitView, ...]:
-        """Committed units of the current round."""
-        return self.keep("units", lambda: self.contract.get_units(self.current.round))
-
-    def find_unit(self, unit_id: UnitId) -> UnitView:
-        """A committed unit of the current round. Raises OutOfDate: a re-org undid it while this turn was decided."""
-        for unit in self.get_units():
-            if unit.unit_id == unit_id:
-                return unit
-        raise OutOfDate(f"unit 0x{unit_id.hex()} is no longer committed in round {self.current.round}")
-
-    def get_member(self) -> MemberView:
-        """This node's own seat and deposit."""
-        return self.keep_for_round("member", lambda: self.contract.member_of(self.session.address))
-
-    def get_start(self) -> tuple[Root, Cid | None]:
-        """Root and CID of the state the current round starts from."""
-        return self.keep_for_round("start", lambda: self.contract.get_state(self.current.round))
-
-    def get_draw_seed(self) -> Seed:
-        """What this round's draw followed from; zero before it. Seals and merges name it."""
-        round_ = self.current.round
-        return self.keep_for_round("draw seed", lambda: self.contract.get_round(round_).draw_seed)
 
     def gather(self) -> Facts:
         """What every party knows of the current round."""
@@ -671,9 +534,3 @@ def _is_needed(pin: str, starts: frozenset[str], first_round: int) -> bool:
     if kind not in ("unit", "replay"):
         return True
     return int(rest.partition("/")[0]) >= first_round
-
-
-def _keep(kept: dict[Any, Any], name: object, read: Callable[[], Any]) -> Any:
-    if name not in kept:
-        kept[name] = read()
-    return kept[name]

@@ -12,8 +12,9 @@ from cupel.chain.run_values import Assignment, Phase, Status, UnitView
 from cupel.node.decisions import DrawnUnit, Replay, Reveal, Seal, VerifierFacts, decide_verifier
 from cupel.node.deposits import verifier_deposit
 from cupel.node.descriptions import UnitDescription
+from cupel.node.following import OutOfDate
 from cupel.node.journal import Duty, question_of
-from cupel.node.participant import ROUNDS_KEPT, OutOfDate, Participant
+from cupel.node.participant import ROUNDS_KEPT, Participant
 from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_bits
 from cupel.node.session import Session, Stopped, open_session
 from cupel.node.stopping import StopRequest
