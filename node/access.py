@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -78,6 +78,7 @@ class NodeAccess:
     chain      asked at most once in CURRENT_S where the run stands, and once a phase (or DRAW_S) who was drawn, however
                many requests come
     passes     tells who signed a request
+    seated     the run's members as last read: with who was drawn, whom a gateway keeps room for
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class NodeAccess:
         chain: Draws,
         passes: PassBook,
         *,
+        seated: Callable[[], Collection[Address]] = tuple,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._index = BlockIndex(store)
-        self._chain, self._passes, self._now = chain, passes, now
+        self._chain, self._passes, self._seated, self._now = chain, passes, seated, now
         self._lock = threading.Lock()
         self._current: Current | None = None
         self._read = self._failed = float("-inf")
@@ -109,8 +111,19 @@ class NodeAccess:
     # What a gateway asks (network.ipfs.admission.Access)
 
     def known(self, authorization: str) -> str | None:
-        address, draw = self._passes.recall(authorization), self._draw
-        return address if address is not None and draw is not None and address in draw.leaves else None
+        address = self._passes.recall(authorization)
+        return address if address is not None and self._is_member(address) else None
+
+    def identify(self, authorization: str) -> str | None:
+        claimed = self._passes.claimed(authorization)
+        if claimed is None or not self._is_member(claimed):
+            return None  # reading costs a thousand times as much as this
+        visitor = self._passes.read(authorization)
+        return None if isinstance(visitor, str) else visitor.address
+
+    def _is_member(self, address: Address) -> bool:
+        draw = self._draw
+        return address in self._seated() or (draw is not None and address in draw.leaves)
 
     def is_public(self, cid: ParsedCid) -> bool:
         return any(self._is_public(name, self._current) for name in self._index.names(cid))

@@ -132,6 +132,13 @@ class NodeCollector(Collector):
         yield CounterMetricFamily("cupel_served_bytes", "Blocks served to peers.", admission.charged_bytes)
         served: dict[Labels, float] = {("admitted",): admission.admitted, ("refused",): admission.refused}
         yield _counters("cupel_served_requests", "Requests of peers, let in or over a limit.", ("verdict",), served)
+        faults: dict[Labels, float] = {(kind,): number for kind, number in admission.faults.items()}
+        yield _counters(
+            "cupel_gateway_faults",
+            "Connections and answers ended for what clients did.",
+            ("kind",),
+            faults,
+        )
 
     def _about_the_disk(self) -> Iterator[Metric]:
         usage = self._read_usage()

@@ -120,6 +120,12 @@ class PassBook:
         with self._lock:
             return self._seen.get(authorization)
 
+    @staticmethod
+    def claimed(authorization: str) -> Address | None:
+        """Who says to have signed it."""
+        fields = _HEADER.fullmatch(authorization)
+        return Address(to_checksum_address(fields[1])) if fields is not None else None
+
     def read(self, authorization: str | None) -> Visitor | str:
         """Who signed this Authorization header, or why that is not known, for the peer to read."""
         if not authorization:

@@ -124,10 +124,12 @@ class Session:
         self.fetcher = Fetcher(store, self.peers, limits=FETCH_LIMITS, introduce=passes.introduce, kubo=self.kubo)
         self.backend = choose_backend(settings.backend)
         routes = [json_route("/status", self._status), json_route("/units/{unit}", self._unit)]
-        self.access = NodeAccess(store, self.contract, passes)
+        self.access = NodeAccess(store, self.contract, passes, seated=lambda: self.seated)
         self.gateway = GatewayServer(store, *parse_listen(settings.listen), routes=routes, access=self.access)
         self.participants: tuple[str, ...] = ()
         """Endpoints of the run's other members, as announced on chain."""
+        self.seated: frozenset[Address] = frozenset()
+        """Their accounts."""
         self.run: Run
         self.states: States
 
@@ -235,6 +237,7 @@ class Session:
     def refresh_participants(self) -> tuple[Participant, ...]:
         """Read the run's members anew; they are asked for blocks from now on."""
         seated = self.contract.participants()
+        self.seated = frozenset(p.account for p in seated)
         self.participants = tuple(p.endpoint for p in seated if p.account != self.address and p.endpoint)
         return seated
 

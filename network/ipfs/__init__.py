@@ -2,8 +2,10 @@
 
 from cupel.network.ipfs.blockstore import BlockMissing, BlockStore, Usage
 from cupel.network.ipfs.cid import MAX_BLOCK_BYTES, CidLike, Codec, ParsedCid, check_block, parse_cid
+from cupel.network.ipfs.connections import ConnectionLimits
 from cupel.network.ipfs.fetch import Fetcher, FetchLimits, NobodyServed, Peers
 from cupel.network.ipfs.gateway import GatewayLimits, GatewayServer, json_route
+from cupel.network.ipfs.manners import PaceLimits
 from cupel.network.ipfs.peers import PeerClient, PeerFailed
 from cupel.network.ipfs.unixfs import CHUNK_BYTES, LINKS_PER_NODE, cid_of
 
@@ -15,11 +17,13 @@ __all__ = [
     "BlockStore",
     "CidLike",
     "Codec",
+    "ConnectionLimits",
     "FetchLimits",
     "Fetcher",
     "GatewayLimits",
     "GatewayServer",
     "NobodyServed",
+    "PaceLimits",
     "ParsedCid",
     "PeerClient",
     "PeerFailed",

@@ -1,12 +1,16 @@
 """Who is served what, and how much of it: what a gateway asks before it answers.
 
 The network layer knows no chain. Whoever runs a server hands it an `Access`, which says of a block whether anybody may
-have it, and if not, whether this request may. Limits by peer keep one of them from taking what there is for all.
+have it, and if not, whether this request may. A peer is a known account, or else a host (connections.py).
+
+Of the requests in hand one peer has half of what is there for it at most, and several of them equal shares with one
+more share left over: so no peer, and no few of them, take all. Some are for known peers alone. Hosts by the hundred can
+still take what there is for strangers, and the bandwidth of a machine is its owner's to guard.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,7 +36,10 @@ class Access(Protocol):
     """Decides about single blocks. Called from several threads."""
 
     def known(self, authorization: str) -> str | None:
-        """Whose limits a request with this Authorization header counts against; None: its IP address's. Never waits."""
+        """Whose limits a request with this Authorization header counts against; None: its host's. Never waits."""
+
+    def identify(self, authorization: str) -> str | None:
+        """As `known`, also for a header not seen before: that may take a moment's computing, but asks nobody."""
 
     def is_public(self, cid: ParsedCid) -> bool:
         """Whether anybody may have this block, as far as that is known without asking anybody."""
@@ -44,8 +51,7 @@ class Access(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerLimits:
-    """What one peer is given. A peer is a known account or else an IP address, so several nodes behind one address
-    that do not sign share what it gets."""
+    """What one peer is given at most. Several nodes behind one address that do not sign share what it gets."""
 
     requests: int = 32
     """In hand at the same time; further ones wait for room."""
@@ -72,32 +78,47 @@ class _Account:
 class Admission:
     """Token buckets by peer. Belongs to one thread, the server's own.
 
-    now   seconds of a clock that never goes back
+    now       seconds of a clock that never goes back
+    requests  in hand of all peers together
+    reserved  of these, those that are for known peers alone; at most a quarter
     """
 
-    def __init__(self, limits: PeerLimits, now: Callable[[], float]) -> None:
+    def __init__(
+        self, limits: PeerLimits, now: Callable[[], float], *, requests: int = 1 << 30, reserved: int = 0
+    ) -> None:
         self._limits, self._now = limits, now
+        self._requests, self._reserved = requests, min(reserved, requests // 4)
+        self._in_hand = 0
         self._accounts: OrderedDict[str, _Account] = OrderedDict()
         self.admitted = self.refused = self.charged_bytes = 0
         """Requests let in and sent away, and what was sent to all peers together, since the start."""
+        self.faults: Counter[str] = Counter({"silent": 0, "crowded": 0, "slow": 0, "hung up": 0, "malformed": 0})
+        """Connections that brought no request in time, or had to make room; answers that were read too slowly or
+        not at all; requests that are not HTTP."""
 
     def enter(self, peer: str) -> float | None:
         """None lets a request in, until `leave`; otherwise the seconds after which asking again may help."""
-        wait_s = self._compute_wait(peer)
+        wait_s = self.compute_wait(peer)
         if wait_s is not None:
             self.refused += 1
             return wait_s
         account = self._account(peer)
         account.requests -= 1.0
         account.in_hand += 1
+        self._in_hand += 1
         self.admitted += 1
         return None
 
-    def is_full(self, peer: str) -> bool:
-        """Whether it has as much in hand as it may."""
-        return self._account(peer).in_hand >= self._limits.requests
+    def count_free(self, *, is_known: bool) -> int:
+        """Requests more that may be in hand, for a known peer or for a stranger."""
+        return self._requests - self._in_hand - (0 if is_known else self._reserved)
 
-    def _compute_wait(self, peer: str) -> float | None:
+    def is_full(self, peer: str, *, is_known: bool) -> bool:
+        """Whether it has as much in hand as it may: its limit, or as much as is left for others of its kind."""
+        return self._account(peer).in_hand >= min(self._limits.requests, self.count_free(is_known=is_known))
+
+    def compute_wait(self, peer: str) -> float | None:
+        """Seconds until a request of this peer would be let in; None if it would be now."""
         account, limits = self._account(peer), self._limits
         if account.in_hand >= limits.requests:
             return 1.0
@@ -111,6 +132,7 @@ class Admission:
         """A request that was let in is over."""
         account = self._account(peer)
         account.in_hand = max(0, account.in_hand - 1)
+        self._in_hand -= 1
 
     def charge(self, peer: str, size_bytes: int) -> None:
         """So much is being sent to it."""

@@ -33,6 +33,8 @@ from cupel.network.ipfs.admission import Access, Admission, PeerLimits
 from cupel.network.ipfs.blockstore import BlockMissing, BlockStore
 from cupel.network.ipfs.car import car_header, car_section
 from cupel.network.ipfs.cid import EMPTY_IDENTITY_CID, ParsedCid, parse_cid
+from cupel.network.ipfs.connections import ConnectionLimits, Crowd, host_of
+from cupel.network.ipfs.manners import PacedWriter, PaceLimits, quiet_logger
 from cupel.network.ipfs.negotiation import CAR_TYPE, RAW_TYPE, Car, Raw, plain, wanted
 from cupel.network.ipfs.unixfs import Part, Walk
 from cupel.protocol.errors import MalformedBlock, MalformedInput, Unavailable, UsageError
@@ -54,16 +56,16 @@ JsonHandler = Callable[[Mapping[str, str]], object]
 class GatewayLimits:
     """What the server gives before it says no."""
 
-    connections: int = 384
-    """Open connections; more are closed at once."""
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     requests: int = 64
     """Requests in hand; more wait, and are then answered 503."""
+    reserved_requests: int = 16
+    """Of these, those for known peers alone; at most a quarter."""
     wait_s: float = 10.0
     """How long a request may wait for room."""
     body_bytes: int = 1 << 20
     """Longest request body a further route may take."""
-    write_timeout_s: float = 30.0
-    """How long a client may take to accept one block."""
+    pace: PaceLimits = field(default_factory=PaceLimits)
     idle_timeout_s: float = 60.0
     """How long a connection may stay open between requests."""
     peer: PeerLimits = field(default_factory=PeerLimits)
@@ -112,13 +114,18 @@ class GatewayServer:
         self._routes = tuple(routes)
         self._limits = limits or GatewayLimits()
         self._access = access
-        self._admission = Admission(self._limits.peer, time.monotonic)
+        self._admission = Admission(
+            self._limits.peer,
+            time.monotonic,
+            requests=self._limits.requests,
+            reserved=self._limits.reserved_requests,
+        )
+        self._crowd = Crowd(self._limits.connections, self._admission.faults)
         # Not the threads that read blocks: who may have what is withheld may have to be asked of a chain that hangs.
         self._deciding = ThreadPoolExecutor(max_workers=4, thread_name_prefix="gateway-access")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping: asyncio.Event | None = None
-        self._in_hand = 0
         self._waiting: Counter[str] = Counter()
         """Requests by peer for which there was no room yet."""
         self._freed = asyncio.Event()
@@ -200,6 +207,7 @@ class GatewayServer:
         runner = web.AppRunner(
             application,
             access_log=None,
+            logger=quiet_logger(log, self._admission.faults),
             keepalive_timeout=self._limits.idle_timeout_s,
             shutdown_timeout=2.0,
             max_line_size=4096,
@@ -210,11 +218,8 @@ class GatewayServer:
         if server is None:
             raise AssertionError("aiohttp set up no server")
 
-        def connect() -> asyncio.Protocol:
-            # aiohttp itself has no limit on connections.
-            return _Refuse() if len(server.connections) >= self._limits.connections else server()
-
-        listening = await loop.create_server(connect, sock=listener, backlog=128)
+        # aiohttp itself has no limit on connections.
+        listening = await loop.create_server(self._crowd.factory(server), sock=listener, backlog=128)
         ready.set_result(None)
         try:
             await self._stopping.wait()
@@ -225,35 +230,41 @@ class GatewayServer:
     def _guard(self) -> Middleware:
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            peer = self._peer(request)
-            await self._wait_for_room(peer)
-            if self._in_hand >= self._limits.requests:
+            known = await self._identify(request)
+            connection = self._crowd.find(request.transport)
+            if connection is None:
+                raise ConnectionResetError("the client hung up")
+            connection.heard(known)
+            peer, is_known = known or _host(request), known is not None
+            await self._wait_for_room(peer, is_known=is_known)
+            if self._admission.count_free(is_known=is_known) <= 0:
                 raise web.HTTPServiceUnavailable(
                     text="too many requests in hand; try again\n", headers={"Retry-After": "1"}
                 )
-            wait_s = self._admission.enter(peer)
+            wait_s = 1.0 if self._admission.is_full(peer, is_known=is_known) else self._admission.enter(peer)
             if wait_s is not None:
                 raise web.HTTPTooManyRequests(
                     text="more than one peer is given; ask again later\n",
                     headers={"Retry-After": str(max(1, math.ceil(wait_s)))},
                 )
-            self._in_hand += 1
+            connection.in_hand = True
             try:
                 return await handler(request)
-            except (ConnectionError, TimeoutError):
+            except (ConnectionError, TimeoutError) as error:
                 # The client went away or stopped reading; there is nobody to tell.
+                self._admission.faults["slow" if isinstance(error, TimeoutError) else "hung up"] += 1
                 if request.transport is not None:
                     request.transport.abort()
-                raise
+                raise ConnectionResetError("the answer was not taken") from error
             finally:
-                self._in_hand -= 1
+                connection.in_hand = False
                 self._admission.leave(peer)
                 self._freed.set()
                 self._freed = asyncio.Event()
 
         return guard
 
-    async def _wait_for_room(self, peer: str) -> None:
+    async def _wait_for_room(self, peer: str, *, is_known: bool) -> None:
         """Until the server and the peer may have one more request in hand, or for as long as is waited at all.
 
         Some clients ask for all blocks of a file at once and take a refusal for the end.
@@ -263,7 +274,7 @@ class GatewayServer:
         self._waiting[peer] += 1
         try:
             async with asyncio.timeout(self._limits.wait_s):
-                while self._in_hand >= self._limits.requests or self._admission.is_full(peer):
+                while self._admission.is_full(peer, is_known=is_known):
                     await self._freed.wait()
         except TimeoutError:
             pass  # the guard says so
@@ -276,7 +287,18 @@ class GatewayServer:
         """Against whose limits a request counts."""
         authorization = request.headers.get("Authorization")
         known = self._access.known(authorization) if self._access is not None and authorization else None
-        return known or f"ip {request.remote}"
+        return known or _host(request)
+
+    async def _identify(self, request: web.Request) -> str | None:
+        """Which known peer asks, if one does."""
+        authorization, access = request.headers.get("Authorization"), self._access
+        if access is None or not authorization:
+            return None
+        known = access.known(authorization)
+        # Reading a signature costs more than a look at a table: a host that asks too much is not given it.
+        if known is not None or self._admission.compute_wait(_host(request)) is not None:
+            return known
+        return await asyncio.get_running_loop().run_in_executor(self._deciding, access.identify, authorization)
 
     async def _check_access(self, request: web.Request, cid: ParsedCid) -> None:
         """Raise what HTTP has for it unless this request may have `cid` and all below it."""
@@ -313,9 +335,12 @@ class GatewayServer:
         if _unchanged(request, headers["ETag"]):
             return web.Response(status=304, headers=headers)
         block = await self._block(cid)
-        self._admission.charge(self._peer(request), len(block))
-        response = web.Response(body=block, headers=headers)
-        response.content_type = RAW_TYPE
+        headers |= {"Content-Type": RAW_TYPE, "Content-Length": str(len(block))}
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        if request.method != "HEAD":
+            await self._writer(request, response).write(block)
+            await response.write_eof()
         return response
 
     async def _car(self, request: web.Request, cid: ParsedCid, asked: Car) -> web.StreamResponse:
@@ -334,10 +359,11 @@ class GatewayServer:
         await response.prepare(request)
         if request.method == "HEAD":
             return response
-        await self._write(request, response, car_header(cid) + car_section(cid, root))
+        writer = self._writer(request, response)
+        await writer.write(car_header(cid) + car_section(cid, root))
         try:
             async for part, block in self._below(walk, children, repeats=asked.repeats):
-                await self._write(request, response, car_section(part, block))
+                await writer.write(car_section(part, block))
         except (BlockMissing, MalformedBlock) as error:
             # A CAR has no place for an error: cut the connection, so that nobody takes what was sent for the whole.
             log.warning("CAR of %s ends early: %s", cid, error)
@@ -365,10 +391,9 @@ class GatewayServer:
         except BlockMissing:
             raise plain(web.HTTPNotFound, f"{cid}: not here") from None
 
-    async def _write(self, request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-        self._admission.charge(self._peer(request), len(data))
-        async with asyncio.timeout(self._limits.write_timeout_s):
-            await response.write(data)
+    def _writer(self, request: web.Request, response: web.StreamResponse) -> PacedWriter:
+        peer = self._peer(request)
+        return PacedWriter(self._limits.pace, response, lambda size_bytes: self._admission.charge(peer, size_bytes))
 
     def _headers(self, request: web.Request, cid: ParsedCid, *, etag: str, suffix: str) -> dict[str, str]:
         # What was given to one peer for its signature is not for a cache in between to give to others.
@@ -384,11 +409,8 @@ class GatewayServer:
         }
 
 
-class _Refuse(asyncio.Protocol):
-    """A connection above the limit: closed before a byte is read."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+def _host(request: web.Request) -> str:
+    return f"ip {host_of(request.remote)}"
 
 
 async def _no_paths(request: web.Request) -> web.StreamResponse:
