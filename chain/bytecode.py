@@ -18,10 +18,10 @@ from eth_hash.auto import keccak
 from eth_utils.address import to_canonical_address, to_checksum_address
 
 from cupel.chain.abi import ContractAbi, load_abi
+from cupel.chain.answers import Transaction, parse_data, parse_transaction
 from cupel.chain.client import ChainClient
 from cupel.chain.mapping import write_value
 from cupel.chain.run_values import Parameters
-from cupel.protocol.errors import MalformedInput
 from cupel.protocol.types import Address, Height
 
 _WORD = 32
@@ -70,7 +70,7 @@ def load_runtime_code(name: str) -> RuntimeCode:
 
 def get_code(client: ChainClient, address: Address) -> bytes:
     """Empty where there is no contract."""
-    return _parse_data(client.request("eth_getCode", address, "latest"))
+    return parse_data(client.request("eth_getCode", address, "latest"))
 
 
 def find_difference(found: bytes, name: str, immutables: tuple[bytes, ...] = ()) -> str | None:
@@ -125,33 +125,31 @@ class Creation:
 def get_creation(client: ChainClient, transaction_hash: str) -> Creation | None:
     """None: the node knows no such transaction in a block, or it creates nothing. Raises MalformedInput."""
     answer = client.request("eth_getTransactionByHash", transaction_hash)
-    if answer is None or answer.get("to") is not None or answer.get("blockNumber") is None:
-        return None
-    return _read_creation(answer)
+    return None if answer is None else _make_creation(parse_transaction(answer))
 
 
 def find_creation(client: ChainClient, address: Address, height: Height) -> Creation | None:
-    """The transaction of a block that created the contract; None if there is none, as where a contract created it."""
-    answer = client.request("eth_getBlockByNumber", hex(height), True)
-    for transaction in (answer or {}).get("transactions", ()):
-        if isinstance(transaction, dict) and transaction.get("to") is None:
-            creation = _read_creation(transaction)
-            if compute_created(creation.creator, creation.nonce) == address:
-                return creation
+    """The transaction of a block that created the contract; None if there is none, as where a contract created it.
+
+    Raises   MalformedInput
+    """
+    for transaction in client.get_transactions(height):
+        creation = _make_creation(transaction)
+        if creation is not None and compute_created(creation.creator, creation.nonce) == address:
+            return creation
     return None
 
 
-def _read_creation(answer: Mapping[str, Any]) -> Creation:
-    try:
-        return Creation(
-            hash=_parse_data(answer["hash"]),
-            creator=Address(to_checksum_address(answer["from"])),
-            nonce=int(answer["nonce"], 16),
-            input=_parse_data(answer["input"]),
-            height=Height(int(answer["blockNumber"], 16)),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise MalformedInput(f"the node describes a transaction without what every one has ({error})") from error
+def _make_creation(transaction: Transaction) -> Creation | None:
+    if transaction.to is not None or transaction.block_number is None:
+        return None
+    return Creation(
+        hash=transaction.hash,
+        creator=transaction.sender,
+        nonce=transaction.nonce,
+        input=transaction.data,
+        height=transaction.block_number,
+    )
 
 
 def is_creation_of(creation: Creation, abi: ContractAbi, *arguments: Any) -> bool:
@@ -166,11 +164,4 @@ def bind_run(parameters: Parameters, lens: Address, token_name: str, token_symbo
 
 def read_slot(client: ChainClient, address: Address, slot: int) -> int:
     """A storage word. Raises MalformedInput."""
-    return int.from_bytes(_parse_data(client.request("eth_getStorageAt", address, hex(slot), "latest")), "big")
-
-
-def _parse_data(answer: Any) -> bytes:
-    try:
-        return bytes.fromhex(answer.removeprefix("0x"))
-    except (AttributeError, ValueError) as error:
-        raise MalformedInput(f"the node answered {str(answer)[:80]!r} instead of bytes") from error
+    return int.from_bytes(parse_data(client.request("eth_getStorageAt", address, hex(slot), "latest")), "big")

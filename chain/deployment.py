@@ -151,8 +151,8 @@ class Deployer:
         if self._plan.brings_beacon:
             names = [name for name in names if name != "PrevrandaoBeacon"]
         gas = [int(MEASURED_GAS[name] * scale) for name in names]
-        tip = int(client.request("eth_maxPriorityFeePerGas"), 16)
         base = client.head().base_fee_wei
+        tip = client.suggest_tip(base)
         price, most = base + tip, 2 * base + tip
         # Of the last and largest transaction the node wants all that it might cost.
         needed = sum(gas[:-1]) * price + (int(gas[-1] * MARGIN) * most if gas else 0)
@@ -166,7 +166,7 @@ class Deployer:
 
     def _estimate_gas(self, call: Call) -> int:
         fields = {"from": self._client.address, "data": f"0x{call.data.hex()}"}
-        return int(self._client.request("eth_estimateGas", fields), 16)
+        return self._client.estimate_gas(fields)
 
     def _is_there(self, name: str) -> bool:
         known = self._progress.contracts.get(name)

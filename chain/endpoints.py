@@ -7,6 +7,7 @@ sent twice is one transaction.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
@@ -19,6 +20,8 @@ from cupel.chain.errors import ChainUnreachable, WrongChain
 from cupel.chain.rate_limit import TokenBucket
 from cupel.chain.transport import RpcFault, Silent, Throttled, Transport
 from cupel.protocol.errors import MalformedInput, UsageError
+
+logger = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
@@ -205,8 +208,10 @@ class Endpoints:
         """Those worth asking now, best first."""
         return [endpoint for endpoint in self.all if endpoint.is_fit]
 
-    def request(self, method: str, *params: Any, patience_s: float | None = None) -> Any:
-        """The result from the first endpoint that gives one.
+    def request(
+        self, method: str, *params: Any, patience_s: float | None = None, silent: list[Endpoint] | None = None
+    ) -> Any:
+        """The result from the first endpoint that gives one. `silent` is filled with those that were asked in vain.
 
         Raises   RpcFault: a node answered with an error
                  ChainUnreachable: none answered for `patience_s` (by default that of construction)
@@ -223,7 +228,8 @@ class Endpoints:
                         raise
                     fault = error
                 except Silent:
-                    continue
+                    if silent is not None and endpoint not in silent:
+                        silent.append(endpoint)
             if fault is not None:
                 raise fault
             if not any(one.may_be_asked for one in self.all):
@@ -345,5 +351,8 @@ def _compare_for_ever(reference: weakref.ref[Endpoints], closed: threading.Event
         endpoints = reference()
         if endpoints is None:
             return
-        endpoints.compare()
+        try:
+            endpoints.compare()
+        except Exception:
+            logger.exception("comparing endpoints failed; it goes on")
         del endpoints

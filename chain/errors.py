@@ -13,6 +13,7 @@ ProtocolError
     └── SignerSilent          the remote signer does not answer
 UsageError
 ├── ChainUnreachable          nothing answers at the RPC URL
+│   └── MaybeTaken            an endpoint that was given a transaction is silent, another refused it
 └── WrongChain                what answers there is another chain
 """
 
@@ -119,9 +120,21 @@ class ChainUnreachable(UsageError):
         self.url = url
 
 
+class MaybeTaken(ChainUnreachable):
+    """One endpoint refused a transaction, and another that was given it says nothing: it may still be mined."""
+
+    def __init__(self, what: str, *, refusal: str, silent: str) -> None:
+        UsageError.__init__(
+            self,
+            f"{what}: one endpoint answered {refusal!r}, but {silent} was given the transaction and is silent: it may "
+            "still be mined, and is watched; the same command again does not send it twice",
+        )
+        self.url, self.refusal = silent, refusal
+
+
 class WrongChain(UsageError):
     """What answers at the RPC URL is another chain."""
 
     def __init__(self, url: str, *, expected: int, got: int) -> None:
-        super().__init__(f"the chain at {url} has id {got}, this run is on chain {expected}: give that chain's URL")
+        super().__init__(f"the chain at {url} has id {got}, not {expected}: give the URL of a node of that chain")
         self.expected, self.got = expected, got

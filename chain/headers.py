@@ -7,47 +7,42 @@ from typing import Any
 import rlp  # type: ignore[import-untyped]
 from eth_hash.auto import keccak
 
+from cupel.chain.answers import parse_header
 from cupel.protocol.errors import MalformedInput
 
-_DATA, _NUMBER = bytes.fromhex, lambda digits: int(digits or "0", 16)
-_FIELDS: tuple[tuple[str, Any], ...] = (
-    ("parentHash", _DATA),
-    ("sha3Uncles", _DATA),
-    ("miner", _DATA),
-    ("stateRoot", _DATA),
-    ("transactionsRoot", _DATA),
-    ("receiptsRoot", _DATA),
-    ("logsBloom", _DATA),
-    ("difficulty", _NUMBER),
-    ("number", _NUMBER),
-    ("gasLimit", _NUMBER),
-    ("gasUsed", _NUMBER),
-    ("timestamp", _NUMBER),
-    ("extraData", _DATA),
-    ("mixHash", _DATA),
-    ("nonce", _DATA),
+_FIELDS: tuple[tuple[str, type[bytes] | type[int]], ...] = (
+    ("parentHash", bytes),
+    ("sha3Uncles", bytes),
+    ("miner", bytes),
+    ("stateRoot", bytes),
+    ("transactionsRoot", bytes),
+    ("receiptsRoot", bytes),
+    ("logsBloom", bytes),
+    ("difficulty", int),
+    ("number", int),
+    ("gasLimit", int),
+    ("gasUsed", int),
+    ("timestamp", int),
+    ("extraData", bytes),
+    ("mixHash", bytes),
+    ("nonce", bytes),
     # Since London, Shanghai, Cancun and Prague, in this order; older chains end earlier.
-    ("baseFeePerGas", _NUMBER),
-    ("withdrawalsRoot", _DATA),
-    ("blobGasUsed", _NUMBER),
-    ("excessBlobGas", _NUMBER),
-    ("parentBeaconBlockRoot", _DATA),
-    ("requestsHash", _DATA),
+    ("baseFeePerGas", int),
+    ("withdrawalsRoot", bytes),
+    ("blobGasUsed", int),
+    ("excessBlobGas", int),
+    ("parentBeaconBlockRoot", bytes),
+    ("requestsHash", bytes),
 )
 
 
-def encode_header(answer: dict[str, Any]) -> bytes:
+def encode_header(answer: Any) -> bytes:
     """The RLP header of a block as `eth_getBlockByNumber` gives it.
 
     Raises   MalformedInput: it does not hash to the block's hash, as on chains whose headers have fields of their own
     """
-    values: list[bytes | int] = []
-    for name, read in _FIELDS:
-        if answer.get(name) is None:
-            break
-        values.append(read(str(answer[name]).removeprefix("0x")))
+    values, expected = parse_header(answer, _FIELDS)
     header: bytes = rlp.encode(values)
-    expected = str(answer.get("hash"))
-    if f"0x{keccak(header).hex()}" != expected:
-        raise MalformedInput(f"block {answer.get('number')} has other header fields than Ethereum's: not {expected}")
+    if keccak(header) != expected:
+        raise MalformedInput(f"block 0x{expected.hex()} has other header fields than Ethereum's: they hash otherwise")
     return header

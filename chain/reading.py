@@ -7,11 +7,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cupel.chain.abi import Call
-from cupel.chain.answers import parse_block, parse_data, parse_log, parse_quantity
+from cupel.chain.answers import (
+    Transaction,
+    parse_block,
+    parse_count,
+    parse_data,
+    parse_logs,
+    parse_quantity,
+    parse_transactions,
+)
 from cupel.chain.endpoints import Endpoints
 from cupel.chain.errors import ContractReverted, TransactionRejected
 from cupel.chain.headers import encode_header
-from cupel.chain.transport import RpcFault
+from cupel.chain.transport import RpcFault, Silent
 from cupel.chain.values import Block, Log
 from cupel.protocol.errors import ChainRefused, MalformedInput, Unavailable
 from cupel.protocol.types import Address, Height, Wei
@@ -70,14 +78,38 @@ class ChainReader:
         return Height(min(newest, max(block.number, newest - _LATEST_FINAL_DEPTH)))
 
     def get_genesis(self) -> bytes:
-        """The first block's hash, which tells chains with one identifier apart; empty where the node keeps it not."""
+        """The first block's hash, which tells chains with one identifier apart.
+
+        Raises   Unavailable: no endpoint has that block. Never a substitute: a key's lock and outbox are named by it,
+                 and would differ from one endpoint to the next
+        """
         if self._genesis is None:
-            try:
-                block = self.get_block(0)
-            except RpcFault:
-                block = None
-            self._genesis = b"" if block is None else block.hash
+            self._genesis = self._find_genesis()
         return self._genesis
+
+    def _find_genesis(self) -> bytes:
+        reasons = []
+        # First as everything is asked, which waits for a silent chain; then whoever else may know.
+        for ask in (self.request, *(one.ask for one in self._rpc.all if one.may_be_asked)):
+            try:
+                answer = ask("eth_getBlockByNumber", "0x0", False)
+                block = None if answer is None else parse_block(answer)
+            except (RpcFault, Silent, MalformedInput) as error:
+                reasons.append(str(error))
+                continue
+            if block is not None and block.number == 0:
+                return block.hash
+            reasons.append("no block 0 there" if block is None else f"block {block.number} instead of 0")
+        raise Unavailable(
+            f"{self.url} does not give the chain's first block ({'; '.join(dict.fromkeys(reasons))}), whose hash tells "
+            "this chain from others of the same id. Try again; where the node pruned block 0, header and all, add the "
+            "URL of one that keeps headers"
+        )
+
+    def get_transactions(self, number: Height | int) -> tuple[Transaction, ...]:
+        """A block's transactions; none where there is no such block yet. Raises MalformedInput."""
+        answer = self.request("eth_getBlockByNumber", hex(number), True)
+        return () if answer is None else parse_transactions(answer)
 
     def get_header(self, number: Height | int) -> bytes:
         """A block's header in RLP, as its hash covers it. Raises Unavailable, MalformedInput."""
@@ -107,7 +139,18 @@ class ChainReader:
     def count_transactions(self, address: Address, block: int | str) -> int:
         """The account's next nonce as of a block or tag."""
         at = hex(block) if isinstance(block, int) else block
-        return parse_quantity(self.request("eth_getTransactionCount", address, at))
+        return parse_count(self.request("eth_getTransactionCount", address, at))
+
+    def estimate_gas(self, fields: dict[str, str], at: str = "latest") -> int:
+        """What a transaction would take as of that block. Raises RpcFault, MalformedInput."""
+        return parse_count(self.request("eth_estimateGas", fields, at))
+
+    def suggest_tip(self, base_fee_wei: int) -> Wei:
+        """Per gas for a block's producer, as the node suggests."""
+        try:
+            return Wei(parse_quantity(self.request("eth_maxPriorityFeePerGas")))
+        except RpcFault:  # not every chain has it
+            return Wei(max(0, parse_quantity(self.request("eth_gasPrice")) - base_fee_wei))
 
     def call(
         self, call: Call, *, block: Height | int | str = "latest", sender: Address | None = None
@@ -146,9 +189,7 @@ class ChainReader:
                 # Nodes word "too many" in many ways; a smaller piece is the answer to all of them.
                 step = max(1, step // 4)
                 continue
-            if not isinstance(answer, list):
-                raise MalformedInput(f"{self.url} answered {str(answer)[:80]!r} instead of a list of events")
-            yield from (parse_log(one) for one in answer)
+            yield from parse_logs(answer)
             start = end + 1
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cupel.chain.answers import parse_block, parse_bytes, parse_number, parse_receipt
+from cupel.chain.answers import parse_block, parse_outcome, parse_transaction_hashes
 from cupel.chain.endpoints import Endpoint, Endpoints
 from cupel.chain.transport import RpcFault, Silent
 from cupel.chain.values import Receipt
@@ -72,7 +72,8 @@ class ReceiptFinder:
                 answer = endpoint.ask("eth_getTransactionReceipt", _hex(transaction_hash))
                 if answer is None:
                     continue
-                found = Found(receipt=parse_receipt(answer), succeeded=parse_number(answer["status"]) == 1)
+                receipt, succeeded = parse_outcome(answer)
+                found = Found(receipt=receipt, succeeded=succeeded)
                 lie = self._find_lie(endpoint, transaction_hash, found.receipt)
             except Silent:
                 return None
@@ -80,8 +81,8 @@ class ReceiptFinder:
                 if len(self._endpoints.all) > 1:
                     endpoint.distrust(f"code {fault.code} instead of a receipt")
                 return None
-            except (MalformedInput, KeyError, TypeError, ValueError) as error:
-                lie = f"a malformed receipt ({type(error).__name__})"
+            except MalformedInput as error:
+                lie = f"a malformed receipt ({error})"
             if lie is None:
                 return found
             self.trouble = f"{endpoint.name} gave {lie}"
@@ -103,7 +104,7 @@ class ReceiptFinder:
         answer = endpoint.ask("eth_getBlockByNumber", hex(receipt.block_number), False)
         if answer is None or parse_block(answer).hash != receipt.block_hash:
             return f"a receipt in a block {receipt.block_number} that is not in its own chain"
-        if transaction_hash not in {parse_bytes(one) for one in answer["transactions"]}:
+        if transaction_hash not in parse_transaction_hashes(answer):
             return f"a receipt in block {receipt.block_number}, which does not list the transaction"
         return None
 

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from eth_hash.auto import keccak
 
 from cupel.chain.abi import Call
-from cupel.chain.answers import parse_quantity
-from cupel.chain.endpoints import Endpoints
-from cupel.chain.errors import ChainUnreachable, FeeAboveCap, ReplacementAboveCap, TransactionRejected
+from cupel.chain.answers import parse_transaction_hash
+from cupel.chain.endpoints import Endpoint, Endpoints
+from cupel.chain.errors import ChainUnreachable, FeeAboveCap, MaybeTaken, ReplacementAboveCap, TransactionRejected
 from cupel.chain.fees import FeePolicy, Fees, compute_fees, compute_replacement
 from cupel.chain.flights import SAY_AGAIN_S, Flight, Sent, get_key_state
 from cupel.chain.keys import Signer
 from cupel.chain.outbox import Content, Entry, Outbox, State
 from cupel.chain.reading import ChainReader, explain_fault
-from cupel.chain.transport import RpcFault
+from cupel.chain.transport import RpcFault, Silent
 from cupel.chain.values import Block
+from cupel.protocol.errors import MalformedInput
 from cupel.protocol.types import Address
 
 
@@ -208,22 +209,53 @@ class Sender:
         self._observe("sent", content.what)
 
     def _broadcast(self, what: str, transaction_hash: bytes, raw: bytes) -> None:
-        """Give a node the transaction. Raises TransactionRejected: it refused, and does not have it."""
-        data = f"0x{raw.hex()}"
+        """Give a node the transaction.
+
+        Raises   TransactionRejected: one refused it, and none that was given it has it
+                 MaybeTaken: one refused it, another was given it and says nothing any more
+                 ChainUnreachable
+        """
+        data, silent = f"0x{raw.hex()}", list[Endpoint]()
         try:
-            self._reader.request("eth_sendRawTransaction", data)
+            self._endpoints.request("eth_sendRawTransaction", data, silent=silent)
         except RpcFault as fault:
             # A request repeated after a lost answer finds its own transaction there, waiting or already in a block.
             message = fault.message.lower()
-            is_there = "already known" in message or "already imported" in message or self._is_known(transaction_hash)
-            if not is_there:
-                raise TransactionRejected(what, code=fault.code, message=fault.message) from fault
+            if not ("already known" in message or "already imported" in message):
+                doubtful = self._find_doubtful(transaction_hash, silent)
+                if doubtful is not None:
+                    raise MaybeTaken(what, refusal=fault.message, silent=doubtful) from fault
+                if not self._is_known(transaction_hash):
+                    raise TransactionRejected(what, code=fault.code, message=fault.message) from fault
         if len(self._endpoints.all) > 1:
             arguments = ("eth_sendRawTransaction", data)
             threading.Thread(target=self._endpoints.spread, args=arguments, daemon=True).start()
 
+    def _find_doubtful(self, transaction_hash: bytes, silent: Sequence[Endpoint]) -> str | None:
+        """Of those that were given a transaction and did not answer, one that does not deny it even now."""
+        if len(self._endpoints.all) == 1:
+            return None  # it answered after all
+        for endpoint in silent:
+            try:
+                if endpoint.ask("eth_getTransactionByHash", f"0x{transaction_hash.hex()}") is not None:
+                    return None  # `_is_known` looks closer
+            except (RpcFault, Silent):
+                return endpoint.name
+        return None
+
     def _is_known(self, transaction_hash: bytes) -> bool:
-        return self._reader.request("eth_getTransactionByHash", f"0x{transaction_hash.hex()}") is not None
+        """Whether any node has it, waiting or in a block. One that says nonsense does not deny it."""
+        method, argument = "eth_getTransactionByHash", f"0x{transaction_hash.hex()}"
+        if len(self._endpoints.all) == 1:
+            return _is_that(self._endpoints.request(method, argument), transaction_hash)
+        for endpoint in self._endpoints.all:
+            if endpoint.may_be_asked:
+                try:
+                    if _is_that(endpoint.ask(method, argument), transaction_hash):
+                        return True
+                except (RpcFault, Silent):
+                    continue
+        return False
 
     # Fees
 
@@ -231,14 +263,8 @@ class Sender:
         """Raises FeeAboveCap."""
         suggested = self.fees.tip_wei
         if suggested is None and head.base_fee_wei <= self.fees.max_fee_wei:
-            suggested = self._suggest_tip(head)
+            suggested = self._reader.suggest_tip(head.base_fee_wei)
         return compute_fees(self.fees, base_fee_wei=head.base_fee_wei, suggested_tip_wei=suggested or 0)
-
-    def _suggest_tip(self, head: Block) -> int:
-        try:
-            return parse_quantity(self._reader.request("eth_maxPriorityFeePerGas"))
-        except RpcFault:  # not every chain has it
-            return max(0, parse_quantity(self._reader.request("eth_gasPrice")) - head.base_fee_wei)
 
     def _wait_for_fee(self, what: str) -> None:
         """Sit out a price above the cap, for the policy's patience; then sending fails with FeeAboveCap."""
@@ -261,10 +287,10 @@ class Sender:
             fields["to"] = call.to
         try:
             # On the pending block: this key's earlier transactions count, and so does the next height.
-            estimate = parse_quantity(self._reader.request("eth_estimateGas", fields, at))
+            estimate = self._reader.estimate_gas(fields, at)
         except RpcFault as fault:
             raise explain_fault(call, fault) from fault
-        return min(int(estimate * margin), most) if call.data else estimate
+        return min(int(estimate * margin), most) if call.data else min(estimate, most)
 
     # Replacing
 
@@ -346,6 +372,8 @@ class Sender:
         except TransactionRejected as rejected:
             # "nonce too low": it, or another in its place, is in a block.
             return None if _is_nonce_too_low(rejected) else rejected.message
+        except MaybeTaken as doubt:
+            return doubt.refusal
         if entry.state is State.JOURNALLED:
             self._outbox.mark_sent(self.account, entry.nonce)
         return None
@@ -406,6 +434,16 @@ class Sender:
 
     def _is_last(self, entry: Entry) -> bool:
         return entry.nonce == max(one.nonce for one in self.list_entries())
+
+
+def _is_that(answer: Any, transaction_hash: bytes) -> bool:
+    """Whether a node's answer to a question for a transaction is that transaction, or may be."""
+    if answer is None:
+        return False
+    try:
+        return parse_transaction_hash(answer) == transaction_hash
+    except MalformedInput:
+        return True
 
 
 def _is_nonce_too_low(rejected: TransactionRejected) -> bool:

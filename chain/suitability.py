@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from cupel.chain.answers import parse_data
 from cupel.chain.bytecode import load_runtime_code
 from cupel.chain.client import ChainClient
 from cupel.chain.transport import RpcFault
@@ -96,9 +97,11 @@ def find_chain_problem(client: ChainClient) -> str | None:
     except MalformedInput as error:
         return f"its headers cannot be proved to a contract ({error}): PrevrandaoBeacon would never know a past value"
     try:
-        words = str(client.request("eth_call", {"data": _PROBE}, "latest")).removeprefix("0x")
-        height, value = int(words[:64], 16), bytes.fromhex(words[64:128])
-    except (RpcFault, ValueError) as error:
+        words = parse_data(client.request("eth_call", {"data": _PROBE}, "latest"))
+        height, value = int.from_bytes(words[:32], "big"), words[32:64]
+        if len(words) != 64:
+            return f"it does not run code as Ethereum does since Shanghai (a call gave {len(words)} bytes, not 64)"
+    except (RpcFault, MalformedInput) as error:
         return f"it does not run code as Ethereum does since Shanghai ({error})"
     # A node may answer a call as of its newest block or of the one in the making.
     newest = client.head().number

@@ -164,7 +164,7 @@ class Transport:
     def _make_fault(self, method: str, error: dict[str, Any], headers: httpx.Headers) -> Exception:
         try:
             code = int(error.get("code", 0))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             code = 0
         message = str(error.get("message", ""))[:500]
         if code in _LIMIT_CODES and not (method == "eth_getLogs" and _TOO_MUCH.search(message)):

@@ -6,12 +6,13 @@ so that what a re-org throws out is sent again even while nobody waits. It ends 
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import weakref
 from collections.abc import Callable
 
-from cupel.chain.answers import parse_data, parse_quantity
+from cupel.chain.answers import parse_data
 from cupel.chain.errors import ContractReverted, ReceiptTimeout, TransactionReplaced
 from cupel.chain.flights import SAY_AGAIN_S, Flight, Sent
 from cupel.chain.outbox import Entry, Outbox, State
@@ -20,8 +21,10 @@ from cupel.chain.receipts import Found, ReceiptFinder
 from cupel.chain.sending import Sender
 from cupel.chain.transport import RpcFault
 from cupel.chain.values import Block, Receipt
-from cupel.protocol.errors import CupelError
+from cupel.protocol.errors import CupelError, MalformedInput
 from cupel.protocol.types import Height
+
+logger = logging.getLogger(__name__)
 
 _REBROADCAST_S = 10.0
 """A transaction without receipt is offered again this often: a node may have lost its pool."""
@@ -248,11 +251,14 @@ class Watcher:
             middle = (low + high) // 2
             is_used = self._reader.count_transactions(address, middle) > entry.nonce
             low, high = (low, middle) if is_used else (middle, high)
-        block = self._reader.request("eth_getBlockByNumber", hex(high), True)
-        for transaction in block["transactions"] if block else ():
-            is_ours = str(transaction["from"]).lower() == address.lower()
-            if is_ours and parse_quantity(transaction["nonce"]) == entry.nonce:
-                if entry.find_version(parse_data(transaction["hash"])) is None:
+        try:
+            transactions = self._reader.get_transactions(high)
+        except MalformedInput as error:
+            self._finder.trouble = str(error)
+            return False  # what cannot be read proves nothing
+        for transaction in transactions:
+            if transaction.sender.lower() == address.lower() and transaction.nonce == entry.nonce:
+                if entry.find_version(transaction.hash) is None:
                     return True
                 self._finder.trouble = self._finder.trouble or f"it is in block {high}, and its receipt is kept from us"
         return False
@@ -362,6 +368,7 @@ def _is_newest(entry: Entry, sent: Sent) -> bool:
 
 
 def _tend_for_ever(reference: weakref.ref[Watcher], closed: threading.Event, pause_s: float) -> None:
+    said_at = -SAY_AGAIN_S
     while not closed.wait(pause_s):
         watcher = reference()
         if watcher is None:
@@ -371,4 +378,9 @@ def _tend_for_ever(reference: weakref.ref[Watcher], closed: threading.Event, pau
                 return
         except CupelError:
             pass  # whoever asks for something is told; this goes on when chain and disk are back
+        except Exception:
+            # A bug must not leave transactions without anybody to look after them.
+            if time.monotonic() - said_at >= SAY_AGAIN_S:
+                said_at = time.monotonic()
+                logger.exception("looking after transactions failed; it goes on")
         del watcher

@@ -70,6 +70,8 @@ class FaultyRpc:
         """Transactions that offer less per gas wait here and reach nobody, as where the market asks for more."""
         self.swallow = False
         """Transactions are accepted and forgotten."""
+        self.refusal: str | None = None
+        """Transactions are refused in these words."""
         self.bend: Bend | None = None
         self.requests: Counter[str] = Counter()
         self.held: dict[str, str] = {}
@@ -178,6 +180,8 @@ class FaultyRpc:
     def _answer(self, method: str, params: list[Any], request: dict[str, Any]) -> dict[str, Any]:
         if method == "eth_sendRawTransaction":
             transaction_hash = "0x" + keccak(bytes.fromhex(params[0][2:])).hex()
+            if self.refusal is not None:
+                return {"jsonrpc": "2.0", "error": {"code": -32000, "message": self.refusal}}
             if self.swallow:
                 return {"jsonrpc": "2.0", "result": transaction_hash}
             if _get_max_fee(params[0]) < self.least_fee_wei:

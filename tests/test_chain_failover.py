@@ -315,7 +315,7 @@ def test_two_endpoints_that_disagree_are_waited_for_and_named(
 
 
 def test_an_endpoint_of_another_chain_is_refused(chain: Chain, tmp_path: Path) -> None:
-    told = "has id 7, this run is on chain 31337"
+    told = "has id 7, not 31337: "
     with ChainProcess(tmp_path, "--chain-id", "7") as other, pytest.raises(WrongChain, match=told) as caught:
         connect([chain.url, other.url])
     assert other.url in str(caught.value)
