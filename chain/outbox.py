@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from cupel.chain.fees import Fees
-from cupel.protocol.errors import StorageFailed, UsageError
+from cupel.chain.storage import explain_storage
+from cupel.protocol.errors import UsageError
 from cupel.protocol.types import Address, Height
 
 SCHEMA_VERSION = 1
@@ -43,6 +44,12 @@ CREATE TABLE versions (
     PRIMARY KEY (account, nonce, version)
 ) WITHOUT ROWID;
 """
+
+
+_DAMAGED = (
+    "where `cupel wallet pending` shows nothing under way for the keys that used it, move it away, with the files "
+    "beside it that end in -wal and -shm; else wait until that is in a block"
+)
 
 
 class State(StrEnum):
@@ -148,13 +155,28 @@ def _make_version(row: Sequence[Any]) -> Version:
     return SignedVersion(number=number, content=content, fees=fees, hash=transaction_hash, raw=raw)
 
 
+def _make_entry(row: Sequence[Any], versions: Mapping[int, Sequence[Version]]) -> Entry:
+    nonce, state, duty, told, mined_hash, block_number, block_hash, succeeded = row
+    return Entry(
+        nonce=nonce,
+        state=State(state),
+        duty=duty,
+        told=bool(told),
+        mined_hash=mined_hash,
+        block_number=None if block_number is None else Height(block_number),
+        block_hash=block_hash,
+        succeeded=None if succeeded is None else bool(succeeded),
+        versions=tuple(versions[nonce]),
+    )
+
+
 class Outbox:
     """The file at `path`, made if missing; in memory where `path` is None. Safe to use from several threads.
 
     An *account* is a key on a chain, named by whoever uses the outbox; accounts do not see one another.
 
     Raises   UsageError: the file cannot be used or is not an outbox
-             StorageFailed: the disk is full or failing
+             StorageFailed: the disk is full or failing, the file locked or not to be written
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -163,15 +185,28 @@ class Outbox:
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be used as an outbox: {error.strerror or error}") from error
+        with self._storage():
             self._connection = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
+        try:
             with self._storage():
-                self._connection.execute("PRAGMA journal_mode=WAL")
-                self._connection.execute("PRAGMA synchronous=FULL")
-                # The default lets the log grow to forty times what an outbox holds.
-                self._connection.execute("PRAGMA wal_autocheckpoint=64")
-                self._prepare_schema()
-        except (sqlite3.DatabaseError, OSError) as error:
-            raise UsageError(f"{path} cannot be used as an outbox: {error}") from error
+                self._open()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _open(self) -> None:
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        # The default lets the log grow to forty times what an outbox holds.
+        self._connection.execute("PRAGMA wal_autocheckpoint=64")
+        (found,) = self._connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise UsageError(f"{self.path} is damaged ({found.splitlines()[-1]}): {_DAMAGED}")
+        self._prepare_schema()
+        with self._write():
+            pass  # a file that may not be written is found now, not at the first transaction
 
     def _prepare_schema(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -204,13 +239,22 @@ class Outbox:
 
     @contextmanager
     def _storage(self) -> Iterator[None]:
-        """A full or failing disk as our error; whoever asked may try again once there is room."""
+        """SQLite's errors as ours; whoever asked may try again once the disk is well."""
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        except sqlite3.Error as error:
+            explained = explain_storage(self.path, error, undone="nothing was sent", damaged=_DAMAGED)
+            if explained is None:
                 raise
-            raise StorageFailed(f"{self.path}: {error}; nothing was sent. Make room on that disk") from error
+            raise explained from error
+
+    @contextmanager
+    def _sense(self) -> Iterator[None]:
+        """Rows that make no entries: the file holds what this program did not write."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"{self.path} is damaged (an entry makes no sense: {error!r:.100}): {_DAMAGED}") from error
 
     # Reading
 
@@ -223,7 +267,7 @@ class Outbox:
         return found[0] if found else None
 
     def _read(self, condition: str, values: tuple[object, ...]) -> tuple[Entry, ...]:
-        with self._lock, self._storage():
+        with self._lock, self._storage(), self._sense():
             entries = self._connection.execute(
                 "SELECT nonce, state, duty, told, mined_hash, block_number, block_hash, succeeded FROM entries "
                 f"WHERE {condition} ORDER BY nonce",
@@ -236,20 +280,7 @@ class Outbox:
                 values,
             ):
                 versions.setdefault(row[0], []).append(_make_version(row))
-        return tuple(
-            Entry(
-                nonce=row[0],
-                state=State(row[1]),
-                duty=row[2],
-                told=bool(row[3]),
-                mined_hash=row[4],
-                block_number=None if row[5] is None else Height(row[5]),
-                block_hash=row[6],
-                succeeded=None if row[7] is None else bool(row[7]),
-                versions=tuple(versions[row[0]]),
-            )
-            for row in entries
-        )
+            return tuple(_make_entry(row, versions) for row in entries)
 
     # Writing: each on disk when it returns
 

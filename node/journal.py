@@ -31,6 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cupel.chain.storage import explain_storage
 from cupel.protocol.errors import ProtocolError, StorageFailed, UsageError
 from cupel.protocol.types import Address
 
@@ -104,6 +105,12 @@ class Identity:
         return f"{self.address} in run {self.contract} on chain {self.chain_id}"
 
 
+_DAMAGED = (
+    "put back an exported copy with `cupel journal import`, or move the file away and start when no round of this node "
+    "is under way"
+)
+
+
 class Journal:
     """The journal of one data folder. One process has it open (node/ownership.py); threads may share it.
 
@@ -143,7 +150,7 @@ class Journal:
                 self._database.execute(f"pragma user_version = {SCHEMA}")
         found = self._database.execute("pragma quick_check(1)").fetchone()[0]
         if found != "ok":
-            raise UsageError(self._damage(found))
+            raise UsageError(self._damage(found.splitlines()[-1]))
         known = dict(self._database.execute("select name, value from identity"))
         mine = {
             "chain_id": str(self.identity.chain_id),
@@ -174,10 +181,7 @@ class Journal:
         )
 
     def _damage(self, what: str) -> str:
-        return (
-            f"{self.path} is damaged ({what}): put back an exported copy with `cupel journal import`, or move the file "
-            "away and start when no round of this node is under way"
-        )
+        return f"{self.path} is damaged ({what}): {_DAMAGED}"
 
     def __enter__(self) -> Self:
         return self
@@ -196,9 +200,8 @@ class Journal:
         try:
             yield
         except sqlite3.DatabaseError as trouble:
-            if isinstance(trouble, sqlite3.OperationalError):
-                raise StorageFailed(f"{self.path}: {trouble}; nothing was signed. Make room on that disk") from trouble
-            raise UsageError(self._damage(str(trouble))) from trouble
+            explained = explain_storage(self.path, trouble, undone="nothing was signed", damaged=_DAMAGED)
+            raise explained or UsageError(self._damage(str(trouble))) from trouble
         except OSError as trouble:
             raise StorageFailed(f"{self.path}: {trouble.strerror or trouble}; nothing was signed") from trouble
 

@@ -263,13 +263,55 @@ def test_an_outbox_is_durable_and_not_something_else(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         box.journal("a", 3, make_content(), duty=None)
     (tmp_path / "text").write_text("not a database, but long enough to be looked at as one" * 40)
-    with pytest.raises(UsageError, match="cannot be used as an outbox"):
+    with pytest.raises(UsageError, match="text is damaged .*move it away"):
         Outbox(tmp_path / "text")
     other = sqlite3.connect(tmp_path / "other")
     other.execute("CREATE TABLE somebody_elses (x)")
     other.close()
     with pytest.raises(UsageError, match="has layout 0"):
         Outbox(tmp_path / "other")
+
+
+def test_a_damaged_outbox_is_said_at_the_start_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite3"
+    box = Outbox(path)
+    for nonce in range(60):
+        box.journal("a", nonce, Content(what="x", to=None, data=bytes(3000), value_wei=1, gas=1), duty=None)
+    box.close()
+    content = bytearray(path.read_bytes())
+    for place in range(8192, len(content), 4096):
+        content[place : place + 64] = bytes([0xA5]) * 64
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="outbox.sqlite3 is damaged .*`cupel wallet pending` shows nothing under way"):
+        Outbox(path)
+
+
+def test_rows_that_make_no_sense_are_damage(tmp_path: Path) -> None:
+    for number, spoil in enumerate(
+        ("UPDATE entries SET state = 'lost'", "DELETE FROM versions", "DROP TABLE versions")
+    ):
+        box = Outbox(tmp_path / f"{number}.sqlite3")
+        box.journal("a", 3, make_content(), duty=None)
+        box._connection.execute(spoil)
+        with pytest.raises(UsageError, match="is damaged"):
+            box.list("a")
+
+
+def test_a_locked_outbox_and_one_that_may_not_be_written_are_no_full_disk(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite3"
+    box, other = Outbox(path), sqlite3.connect(path, isolation_level=None)
+    box._connection.execute("PRAGMA busy_timeout=50")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageFailed, match="locked; nothing was sent: another process has it locked"):
+        box.journal("a", 3, make_content(), duty=None)
+    other.execute("ROLLBACK")
+    box._connection.execute("PRAGMA query_only=1")  # SQLite's own name for a file that may not be written
+    with pytest.raises(StorageFailed, match="nothing was sent: it may not be written: is the disk mounted read-only"):
+        box.journal("a", 3, make_content(), duty=None)
+    box._connection.execute("PRAGMA query_only=0")
+    box.journal("a", 3, make_content(), duty=None)
+    with pytest.raises(StorageFailed, match="cannot be opened: is the folder there"):
+        Outbox(tmp_path)
 
 
 # One owner per key
