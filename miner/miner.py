@@ -84,7 +84,8 @@ class Miner(Participant):
     def _check_committed(self, unit: UnitView) -> None:
         """Forget the segments from the first whose end state is no longer on disk: they are trained again.
 
-        The description is written again where it is gone.
+        The description is written again where it is gone, and files that lost their names have them again: without
+        one a file is not served, and let go of.
         """
         index, work = unit.index, self._unit_work(unit.index)
         if work is None:
@@ -96,10 +97,32 @@ class Miner(Participant):
                 work.state = None
                 work.save(self.session.journal)
                 return
+        self._name_again(work)
         is_trained = len(work.answers) == self.parameters.segments
         if is_trained and unit.cid is not None and not self.session.store.has(unit.cid):
             self.log.warning("description lost: writing it again", unit=index)
             self._describe(work)
+        elif is_trained and unit.cid is not None:
+            pin = self._description_pin(work)
+            if self.session.states.held(pin) != unit.cid:
+                self.session.store.pin(unit.cid, pin)
+
+    def _name_again(self, work: UnitWork) -> None:
+        held = self.session.store.pins()
+        wanted = {self._pin(work, segment + 1): cid for segment, cid in enumerate(work.cids)}
+        lost = {pin: cid for pin, cid in wanted.items() if held.get(pin) != cid and self.session.states.is_whole(cid)}
+        if lost:
+            self.log.warning("checkpoints had lost their names", round=work.round, unit=work.index, files=len(lost))
+            self.session.store.change_pins(lost)
+
+    def _restore_pins(self) -> None:
+        super()._restore_pins()
+        for name in self.session.journal.names(KIND, last_round=self.current.round):
+            work = UnitWork.load(self.session.journal, UnitId(name))
+            if work is not None and work.round > self.current.round - ROUNDS_KEPT:
+                self._name_again(work)
+                if len(work.answers) == self.parameters.segments:
+                    self._describe(work)
 
     def _trained_segments(self, index: int) -> int:
         work = self._unit_work(index)
@@ -204,6 +227,10 @@ class Miner(Participant):
     def _pin(work: UnitWork, leaf: int) -> str:
         return f"unit/{work.round}/{work.unit.hex()}/{leaf}"
 
+    @staticmethod
+    def _description_pin(work: UnitWork) -> str:
+        return f"unit/{work.round}/{work.unit.hex()}/description"
+
     def _commit(self, index: int) -> None:
         work = self._work[index]
         began = time.perf_counter()
@@ -220,8 +247,8 @@ class Miner(Participant):
     def _describe(self, work: UnitWork) -> tuple[Commitment, Cid]:
         """The unit's commitment, and its description, stored."""
         commitment = work.commit(self.session.signer.derive_secret)
-        pin = f"unit/{work.round}/{work.unit.hex()}/description"
-        cid = self.session.store.add_bytes(work.describe(commitment).to_bytes(), pin=pin)
+        description = work.describe(commitment).to_bytes()
+        cid = self.session.store.add_bytes(description, pin=self._description_pin(work))
         self.session.points.reach("description/stored")
         return commitment, cid
 

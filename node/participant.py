@@ -487,6 +487,9 @@ class Participant(Follower):
 
     def _prune(self) -> None:
         """Let go of what no rule keeps (docs/design/nodes.md)."""
+        if self.session.store.pins_lost:
+            self._restore_pins()
+            self.session.store.pins_restored()
         first = max(self.current.round - ROUNDS_KEPT + 1, 0)
         kept = {self.contract.get_state(RoundIndex(r))[0] for r in range(first, self.current.round + 1)}
         kept |= {self.parameters.genesis_root, *(merged.root for merged in self._merged.values())}
@@ -499,6 +502,13 @@ class Participant(Follower):
             if freed:
                 self.log.info("pruned", bytes=freed)
         self.session.points.reach("pruned")
+
+    def _restore_pins(self) -> None:
+        """Names of kept files were lost to damage: name again what is needed, before anything is let go of."""
+        for round_ in range(max(self.current.round - ROUNDS_KEPT + 1, 0), self.current.round + 1):
+            root, cid = self.contract.get_state(RoundIndex(round_))
+            if cid and self.session.store.block_size(cid) is not None:
+                self.session.store.pin(cid, f"start/{root.hex()}")
 
     def _close_round(self, ended: RoundIndex) -> None:
         view = self.contract.get_round(ended)

@@ -191,12 +191,65 @@ def test_what_is_collected_is_not_lost(store: BlockStore) -> None:
     assert store.losses == 0
 
 
-def test_damaged_pins_are_not_taken_for_none(store: BlockStore) -> None:
-    store.add_bytes(DATA, pin="kept")
-    (store.directory / "pins.json").write_text("{")
-    with pytest.raises(MalformedInput, match=r"pins.json"):
-        store.collect_garbage()
-    assert store.usage().blocks == 5
+def flip(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x04
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["pins.json", "pins.json.copy"])
+def test_one_damaged_pin_file_is_made_good_by_the_other(store: BlockStore, name: str) -> None:
+    root = store.add_bytes(DATA, pin="kept")
+    path = store.directory / name
+    for at in range(0, path.stat().st_size, 7):
+        store.close()
+        flip(path, at)
+        with BlockStore(store.directory, read_only=True) as reader:
+            assert reader.pins() == {"kept": root}
+        store = BlockStore(store.directory)
+        assert store.pins() == {"kept": root}
+        assert store.collect_garbage().blocks == 0
+        assert path.read_bytes() == (store.directory / "pins.json").read_bytes()
+    assert not store.pins_lost
+    store.close()
+
+
+def test_damage_to_the_pins_while_they_are_in_use_is_no_loss(store: BlockStore) -> None:
+    root = store.add_bytes(DATA, pin="kept")
+    for name in ("pins.json", "pins.json.copy"):
+        (store.directory / name).write_text("{")
+    assert store.collect_garbage().blocks == 0
+    assert store.pins() == {"kept": root}
+
+
+def test_when_both_pin_files_are_damaged_nothing_is_let_go_of_until_the_owner_says_so(store: BlockStore) -> None:
+    root = store.add_bytes(DATA, pin="kept")
+    store.close()
+    for name in ("pins.json", "pins.json.copy"):
+        flip(store.directory / name, 5)
+    with BlockStore(store.directory, read_only=True) as reader, pytest.raises(MalformedInput, match=r"pins.json is"):
+        reader.pins()
+    for _ in range(2):  # and after a restart
+        with BlockStore(store.directory) as store:
+            assert store.pins_lost
+            assert store.pins() == {}
+            store.put(b"garbage")
+            assert store.collect_garbage().blocks == 0
+    assert (store.directory / "pins.json.damaged").exists()
+    with BlockStore(store.directory) as store:
+        store.pin(root, "kept")
+        store.pins_restored()
+        assert store.collect_garbage().blocks == 1
+        assert store.read(root) == DATA
+
+
+def test_pins_written_before_there_was_a_copy_are_read(store: BlockStore) -> None:
+    root = store.add_bytes(DATA, pin="kept")
+    store.close()
+    (store.directory / "pins.json.copy").unlink()
+    (store.directory / "pins.json").write_text(f'{{"kept": "{root}"}}')
+    with BlockStore(store.directory) as store:
+        assert store.pins() == {"kept": root}
 
 
 def test_collection_waits_for_files_being_added(store: BlockStore) -> None:

@@ -1,7 +1,7 @@
 """Blocks on disk: one file for each, named by its CID and believed only after hashing.
 
     DIR/blocks/<two characters>/<cid>   written beside, synced, renamed into place
-    DIR/pins.json                       {name: cid}, what garbage collection must keep
+    DIR/pins.json                       names and CIDs of what garbage collection must keep (pins.py)
     DIR/writer.lock                     held by the one process that may write
     DIR/reserve                         room that is given up when the disk is full, so that tidying up can write pins
 
@@ -12,7 +12,6 @@ match its name. Threads of the writing process share one `BlockStore`.
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import threading
@@ -26,6 +25,7 @@ from typing import IO, BinaryIO, Self
 from cupel.network.ipfs.cid import MAX_BLOCK_BYTES, CidLike, Codec, ParsedCid, check_block, parse_cid
 from cupel.network.ipfs.dagpb import FileNode
 from cupel.network.ipfs.disk import SharedUse, atomic_file, storage_failed, sync_directory_names
+from cupel.network.ipfs.pins import PinFile
 from cupel.network.ipfs.unixfs import MAX_FILE_BYTES, Walk, build_file, chunks_of, chunks_of_file, walk_file
 from cupel.protocol.errors import MalformedBlock, MalformedInput, StorageFailed, Unavailable, UsageError
 from cupel.protocol.types import Cid
@@ -68,7 +68,9 @@ class BlockStore:
         self.read_only = read_only
         self._blocks = self.directory / "blocks"
         self._temporary = self.directory / "temporary"
-        self._pins = self.directory / "pins.json"
+        self._pin_file = PinFile(self.directory, self._temporary)
+        self._pins: dict[str, Cid] = {}
+        """What the file says, kept by the one process that writes it: what happens to the file meanwhile is no loss."""
         self._reserve = self.directory / "reserve"
         self._pins_lock = threading.Lock()
         self._use = SharedUse()
@@ -91,6 +93,7 @@ class BlockStore:
         else:
             self._lock_file = self._take_lock()
             self._keep_reserve()
+            self._pins = self._repair_pins()
 
     # Blocks
 
@@ -261,19 +264,21 @@ class BlockStore:
             self._write_pins(pins)
 
     def pins(self) -> dict[str, Cid]:
-        """Roots by the names they are kept under. Raises MalformedInput if the file was damaged."""
-        try:
-            pins = json.loads(self._pins.read_text("utf-8"))
-        except FileNotFoundError:
-            return {}
-        except ValueError as error:
-            raise MalformedInput(f"{self._pins}: not JSON ({error}); move it away and pin again what to keep") from None
-        if not isinstance(pins, dict) or not all(isinstance(cid, str) for cid in pins.values()):
-            raise MalformedInput(f"{self._pins}: not names and CIDs; move it away and pin again what to keep")
-        return {name: parse_cid(cid).text for name, cid in pins.items()}
+        """Roots by the names they are kept under. Raises MalformedInput: read only, and the file is damaged."""
+        return self._pin_file.read() if self.read_only else dict(self._pins)
+
+    @property
+    def pins_lost(self) -> bool:
+        """Whether names were lost to damage, and with them the difference between what is kept and garbage."""
+        return self._pin_file.is_lost
+
+    def pins_restored(self) -> None:
+        """The owner has pinned again what it needs: garbage may be collected."""
+        self._check_writable()
+        self._pin_file.note_restored()
 
     def collect_garbage(self) -> Usage:
-        """Delete every block no pin reaches, and return what that freed.
+        """Delete every block no pin reaches, and return what that freed. Nothing while pins are lost.
 
         Waits until no file is being added or fetched, since those blocks are not pinned yet.
 
@@ -282,6 +287,8 @@ class BlockStore:
         """
         self._check_writable()
         with self._use.alone(), self._pins_lock:
+            if self.pins_lost:
+                return Usage(blocks=0, size_bytes=0)
             keep: set[ParsedCid] = set()
             for root in self.pins().values():
                 self._mark(parse_cid(root), keep)
@@ -352,18 +359,24 @@ class BlockStore:
 
     def _write_pins(self, pins: dict[str, Cid]) -> None:
         self._check_writable()
-        content = json.dumps(pins, sort_keys=True, indent=1).encode()
         try:
-            self._replace_pins(content)
+            with self._saying_what_is_full():
+                self._pin_file.write(pins)
         except StorageFailed:
             # Letting go of something takes a write as well.
             self._reserve.unlink(missing_ok=True)
-            self._replace_pins(content)
+            with self._saying_what_is_full():
+                self._pin_file.write(pins)
+        self._pins = pins
         self.pins_changed += 1
 
-    def _replace_pins(self, content: bytes) -> None:
-        with self._saying_what_is_full(), atomic_file(self._pins, beside=self._temporary) as file:
-            file.write(content)
+    def _repair_pins(self) -> dict[str, Cid]:
+        try:
+            with self._saying_what_is_full():
+                return self._pin_file.repair()
+        except StorageFailed:
+            self.close()
+            raise
 
     def _keep_reserve(self) -> None:
         """Set room aside, where there is some."""
