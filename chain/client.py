@@ -51,6 +51,7 @@ class ChainClient(ChainReader):
     notify             told what an operator may want to know: waits, replacements, endpoints that come and go
 
     Raises   ChainUnreachable, WrongChain, UsageError
+             Unavailable: with `signer`, where no URL gives the chain's first block
     """
 
     def __init__(
@@ -225,9 +226,25 @@ class ChainClient(ChainReader):
         """
         return self._need_sender().cancel(duty)
 
+    def cancel_nonce(self, nonce: int) -> bool:
+        """The same for a nonce, ours or another program's; False: it is used by now.
+
+        Raises   UsageError: nothing waits under that nonce; else as `cancel`
+        """
+        try:
+            return self._need_sender().cancel_nonce(nonce)
+        finally:
+            self._need_watcher().keep_watch()
+
+    def find_foreign(self) -> int | None:
+        """The lowest nonce under which another program's transaction of this key waits; None: there is none."""
+        return self._need_sender().find_foreign()
+
     def recover(self) -> tuple[Entry, ...]:
         """Take up what an earlier process with this outbox left: sign the unsigned, send what is in no block, note what
         is. To be called once at start, before anything is sent. Returns everything that is not final.
+
+        Says so (`notify`) where another program's transaction waits in front.
 
         Raises   ChainUnreachable
         """

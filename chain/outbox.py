@@ -52,6 +52,11 @@ _DAMAGED = (
 )
 
 
+def make_account(chain_id: int, genesis: bytes, address: Address) -> str:
+    """The account of a key on a chain."""
+    return f"{chain_id}-{genesis[:16].hex()}-{address}"
+
+
 class State(StrEnum):
     JOURNALLED = "journalled"
     SENT = "sent"

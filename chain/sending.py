@@ -20,11 +20,11 @@ from cupel.chain.errors import ChainUnreachable, FeeAboveCap, MaybeTaken, Replac
 from cupel.chain.fees import FeePolicy, Fees, compute_fees, compute_replacement
 from cupel.chain.flights import SAY_AGAIN_S, Flight, Sent, get_key_state
 from cupel.chain.keys import Signer
-from cupel.chain.outbox import Content, Entry, Outbox, State
+from cupel.chain.outbox import Content, Entry, Outbox, State, make_account
 from cupel.chain.reading import ChainReader, explain_fault
 from cupel.chain.transport import RpcFault, Silent
 from cupel.chain.values import Block
-from cupel.protocol.errors import MalformedInput
+from cupel.protocol.errors import MalformedInput, UsageError
 from cupel.protocol.types import Address
 
 
@@ -49,7 +49,7 @@ class Sender:
     ) -> None:
         self._reader, self._endpoints, self._signer, self._outbox = reader, endpoints, signer, outbox
         self.fees, self._poll_s, self._observe, self._notify = fees, poll_seconds, observe, notify
-        self.account = f"{reader.chain_id}-{reader.get_genesis()[:16].hex()}-{signer.address}"
+        self.account = make_account(reader.chain_id, reader.get_genesis(), signer.address)
         self.state = get_key_state(self.account)
 
     @property
@@ -301,12 +301,69 @@ class Sender:
         """
         with self.state.lock:
             older = self._find_older(duty)
-            if older is None:
+            return older is not None and self._cancel(older)
+
+    def cancel_nonce(self, nonce: int) -> bool:
+        """The same for a nonce, ours or another program's; False: it is used by now.
+
+        Raises   UsageError: nothing waits under that nonce
+                 ReplacementAboveCap, FeeAboveCap, TransactionRejected, ChainUnreachable
+        """
+        with self.state.lock:
+            entry = self._outbox.get(self.account, nonce)
+            if entry is not None:
+                return entry.state is not State.MINED and self._cancel(entry)
+            if nonce < self._reader.count_transactions(self.address, "latest"):
                 return False
-            if older.to_send is None:
-                self._outbox.forget(self.account, older.nonce) if self._is_last(older) else self.finish_unsigned(older)
-                return True
-            return self._replace(older, self._make_nothing(older), self._reader.head()) is not None
+            if nonce >= self._reader.count_transactions(self.address, "pending"):
+                raise UsageError(f"no transaction of {self.address} waits under nonce {nonce}")
+            return self._cancel_foreign(nonce)
+
+    def _cancel(self, entry: Entry) -> bool:
+        if entry.to_send is not None:
+            return self._replace(entry, self._make_nothing(entry), self._reader.head()) is not None
+        if self._is_last(entry):
+            self._outbox.forget(self.account, entry.nonce)
+            return True
+        # Transactions behind it wait for this nonce. Nobody has seen it: from now on it is one that does nothing.
+        self._outbox.add_version(self.account, entry.nonce, self._make_nothing(entry))
+        self._outbox.drop_version(self.account, entry.nonce, entry.newest.number)
+        current = self._outbox.get(self.account, entry.nonce)
+        assert current is not None
+        self.finish_unsigned(current)
+        return True
+
+    def _cancel_foreign(self, nonce: int) -> bool:
+        """Outbid a transaction whose price nobody told us: ever higher, until nodes take ours or the cap is reached."""
+        content = Content(what=f"nothing (nonce {nonce})", to=self.address, data=b"", value_wei=0, gas=21_000)
+        head = self._reader.head()
+        fees = self._choose_fees(head)
+        self._outbox.journal(self.account, nonce, content, duty=None)
+        self._observe("journalled", content.what)
+        while True:
+            try:
+                self._sign_and_send(nonce, 0, content, fees)
+            except TransactionRejected as rejected:
+                dearer = compute_replacement(self.fees, fees, fees)
+                if "underpriced" not in rejected.message.lower() or dearer is None:
+                    self._outbox.forget(self.account, nonce)
+                    if _is_nonce_too_low(rejected):
+                        return False
+                    if dearer is not None:
+                        raise
+                    cap = self.fees.max_fee_wei
+                    raise ReplacementAboveCap(content.what, fee_wei=fees.max_fee_wei, cap_wei=cap) from rejected
+                fees = dearer
+                continue
+            self._begin_flight(nonce, head)
+            return True
+
+    def find_foreign(self) -> int | None:
+        """The lowest nonce under which a transaction waits that is none of ours; None: there is none."""
+        latest = self._reader.count_transactions(self.address, "latest")
+        pending = self._reader.count_transactions(self.address, "pending")
+        ours = {entry.nonce for entry in self.list_entries()}
+        return next((nonce for nonce in range(latest, min(pending, latest + len(ours) + 1)) if nonce not in ours), None)
 
     def _make_nothing(self, entry: Entry) -> Content:
         what = f"nothing (instead of {entry.newest.content.what})"

@@ -231,8 +231,11 @@ class Watcher:
 
     def _is_taken(self, entry: Entry, flight: Flight, head: Block) -> bool:
         deep = max(0, head.number - self._depth + 1)
-        if self._reader.count_transactions(self._sender.address, deep) <= entry.nonce:
+        counted = self._reader.count_transactions(self._sender.address, deep)
+        if counted <= entry.nonce:
             flight.taken_heights.clear()
+            if counted < entry.nonce and self._outbox.get(self._account, counted) is None:
+                self._say(flight, entry, f"waits: {_describe_foreign(counted)}")
             return False
         flight.taken_heights.add(head.number)
         if len(flight.taken_heights) < _TAKEN_LOOKS or self._finder.find(_list_hashes(entry)) is not None:
@@ -299,6 +302,8 @@ class Watcher:
                     else:
                         self._sender.rebroadcast(entry)
                         self._begin_flight(entry, self._reader.head())
+        if (foreign := self._sender.find_foreign()) is not None:
+            self._notify(_describe_foreign(foreign))
         self.keep_watch()
         return self._sender.list_entries()
 
@@ -356,6 +361,13 @@ class Watcher:
                     # Only the key's owner can have done that. Whoever decided it decides again from the chain.
                     self._notify(f"{entry.newest.content.what} (nonce {entry.nonce}) is dropped: its nonce was used")
                     self._outbox.forget(self._account, entry.nonce)
+
+
+def _describe_foreign(nonce: int) -> str:
+    return (
+        f"another program's transaction waits in front of ours (nonce {nonce}); if it stays, `cupel wallet cancel` "
+        "takes its place"
+    )
 
 
 def _list_hashes(entry: Entry) -> list[bytes]:

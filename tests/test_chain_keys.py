@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_process import ETH, KEYS, ChainProcess
+from chain_process import ETH, KEYS, ChainProcess, make_transfer
 from click.testing import CliRunner, Result
 from eth_account import Account
 from hypothesis import given
@@ -259,6 +259,33 @@ def test_a_payment_killed_on_its_way_and_ordered_again_is_paid_once(
         assert int(chain.ask("eth_getTransactionCount", KEYS[0].address, "pending"), 16) == 1
 
 
+def test_what_waits_is_listed_and_replaced_by_nothing(tmp_path: Path, keystore: Path, password_file: str) -> None:
+    """Another program's transaction, then none: of the two under its nonce only ours gets into a block."""
+    with ChainProcess(tmp_path / "chain", block_time_s=8.0) as chain:
+        where = ("--keystore", str(keystore), "--rpc", chain.url)
+        idle = json.loads(run("pending", *where, "--json").stdout)
+        assert (idle["latest"], idle["pending"], idle["foreign"], idle["transactions"]) == (0, 0, 0, [])
+        refused = run("cancel", "--yes", *where, "--password-file", password_file, expect=UsageError)
+        assert "nothing of" in str(refused.exception)
+        foreign = chain.ask("eth_sendRawTransaction", make_transfer(KEYS[0], 0))
+        assert "1 transaction(s) of other programs wait from nonce 0 on" in run("pending", *where).stdout
+        unsure = CliRunner().invoke(cli, ["wallet", "cancel", *where, "--password-file", password_file], input="n\n")
+        assert "Replace nonce 0" in unsure.output
+        assert "another program's transaction" in unsure.output
+        assert unsure.exit_code == 1
+        done = json.loads(run("cancel", "--yes", "--json", *where, "--password-file", password_file).stdout)
+        assert done["cancelled"]
+        assert chain.ask("eth_getTransactionReceipt", done["transaction"])["status"] == "0x1"
+        assert chain.ask("eth_getTransactionReceipt", foreign) is None
+        (listed,) = json.loads(run("pending", KEYS[0].address, *where, "--json").stdout)["transactions"]
+        assert (listed["nonce"], listed["state"], listed["transaction"]) == (0, "mined", done["transaction"])
+        path = tmp_path / "home" / "cupel" / "outbox.sqlite3"
+        path.write_bytes(b"damaged" * 1000)
+        damaged = run("pending", *where, expect=UsageError)
+        assert "is damaged" in str(damaged.exception)
+        assert "(its next nonce is 1)" in damaged.output
+
+
 def test_wallet_sends_and_shows_balances(tmp_path: Path, keystore: Path, password_file: str) -> None:
     with ChainProcess(tmp_path / "chain") as chain:
         where = ("--keystore", str(keystore), "--rpc", chain.url)
@@ -289,7 +316,11 @@ def test_wallet_sends_and_shows_balances(tmp_path: Path, keystore: Path, passwor
             "send", KEYS[5].address, "1", "--yes", "--chain-id", "1", *where, "--password-file", password_file,
             expect=UsageError,
         )  # fmt: skip
-        assert "has id 31337" in str(wrong.exception)
+        assert "has id 31337, not 1: give the URL of a node of that chain" in str(wrong.exception)
+        nothing = run(
+            "send", KEYS[5].address, "0", "--yes", *where, "--password-file", password_file, expect=UsageError
+        )
+        assert "0 ETH sends nothing" in str(nothing.exception)
     mistyped = run(
         "send",
         KEYS[5].address.swapcase().replace("0X", "0x"),

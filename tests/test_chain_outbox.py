@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +264,7 @@ def test_an_outbox_is_durable_and_not_something_else(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         box.journal("a", 3, make_content(), duty=None)
     (tmp_path / "text").write_text("not a database, but long enough to be looked at as one" * 40)
-    with pytest.raises(UsageError, match="text is damaged .*move it away"):
+    with pytest.raises(UsageError, match=r"text is damaged .*move it away"):
         Outbox(tmp_path / "text")
     other = sqlite3.connect(tmp_path / "other")
     other.execute("CREATE TABLE somebody_elses (x)")
@@ -282,7 +283,7 @@ def test_a_damaged_outbox_is_said_at_the_start_with_what_to_do(tmp_path: Path) -
     for place in range(8192, len(content), 4096):
         content[place : place + 64] = bytes([0xA5]) * 64
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="outbox.sqlite3 is damaged .*`cupel wallet pending` shows nothing under way"):
+    with pytest.raises(UsageError, match=r"outbox.sqlite3 is damaged .*`cupel wallet pending` shows nothing under way"):
         Outbox(path)
 
 
@@ -312,6 +313,39 @@ def test_a_locked_outbox_and_one_that_may_not_be_written_are_no_full_disk(tmp_pa
     box.journal("a", 3, make_content(), duty=None)
     with pytest.raises(StorageFailed, match="cannot be opened: is the folder there"):
         Outbox(tmp_path)
+
+
+def test_a_cancelled_decision_nobody_saw_is_never_sent(chain: Chain, key: LocalSigner, target: Address) -> None:
+    """Journalled and unsigned, with another behind its nonce: nothing takes its place, not the transaction itself."""
+    outbox = Outbox()
+    client = open_client(chain.url, key, outbox)
+    transfer = Content(what="a transfer", to=target, data=b"", value_wei=5, gas=21_000)
+    leave(outbox, client, transfer, nonce=0)
+    leave(outbox, client, replace(transfer, value_wei=7), nonce=1)
+    assert client.cancel_nonce(0)
+    wait_until(lambda: count(chain, key) == 2, what="both")
+    assert get_balance(chain, target) == 7
+    client.close()
+
+
+def test_another_programs_transaction_in_front_is_said(
+    chain: Chain, proxy: FaultyRpc, key: LocalSigner, target: Address
+) -> None:
+    said = list[str]()
+    client = open_client(proxy.url, key, Outbox(), notify=said.append)
+
+    def bend(method: str, params: list[Any], result: Any) -> Any:
+        return hex(int(result, 16) + 1) if method == "eth_getTransactionCount" and params[1] == "pending" else result
+
+    client.recover()
+    assert said == []
+    proxy.bend = bend  # one waits here that reaches nobody
+    client.recover()
+    assert len(said) == 1
+    assert "another program's transaction waits in front of ours (nonce 0)" in said[0]
+    client.submit(bind_transfer(target), value_wei=1, gas=21_000)
+    wait_until(lambda: any("(nonce 1) waits: another program's" in one for one in said), what="the warning")
+    client.close()
 
 
 # One owner per key

@@ -172,6 +172,21 @@ def test_a_full_disk_means_that_nothing_is_signed(tmp_path: Path) -> None:
     assert opened.state(Duty.COMMIT, round_subject(said), QUESTION, ANSWER * 40)
 
 
+def test_a_lock_and_a_disk_that_may_not_be_written_are_no_full_disk(tmp_path: Path) -> None:
+    opened = Journal(tmp_path, IDENTITY)
+    opened._database.execute("pragma busy_timeout = 50")
+    other = sqlite3.connect(opened.path, isolation_level=None)
+    other.execute("begin immediate")
+    with pytest.raises(StorageFailed, match="nothing was signed: another process has it locked"):
+        opened.state(Duty.COMMIT, round_subject(1), QUESTION, ANSWER)
+    other.execute("rollback")
+    opened._database.execute("pragma query_only = 1")
+    with pytest.raises(StorageFailed, match="nothing was signed: it may not be written"):
+        opened.state(Duty.COMMIT, round_subject(1), QUESTION, ANSWER)
+    opened._database.execute("pragma query_only = 0")
+    assert opened.state(Duty.COMMIT, round_subject(1), QUESTION, ANSWER)
+
+
 def test_documents_are_replaced_listed_by_round_and_dropped(journal: Journal) -> None:
     journal.put("work", b"b", 1, {"n": 1})
     journal.put("work", b"a", 2, {"n": 2})

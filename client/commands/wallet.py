@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cupel.node.options import Gwei, Urls
-from cupel.protocol.errors import UsageError
+from cupel.protocol.errors import StorageFailed, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from cupel.chain.client import ChainClient, FeePolicy
+    from cupel.chain.outbox import Entry
     from cupel.protocol.types import Address
 
 WEI_PER_ETH = 10**18
 TRANSFER_GAS = 21_000
+CANCEL_PATIENCE_S = 180.0
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 # Imports of eth-account and web3 wait until a command needs them: they take a second.
@@ -216,6 +219,8 @@ def send(
     from cupel.node.signers import get_password
 
     target, wei = parse_address(to), parse_ether(amount)
+    if wei == 0:
+        raise UsageError("an amount of 0 ETH sends nothing and costs a fee: name an amount above 0")
     path = find_keystore(_get_directory(keystore), sender)
     signer = load_account(path, get_password(password_file, password_fd))
     fees = FeePolicy(max_fee_wei=max_fee_wei, tip_wei=tip_wei)
@@ -252,10 +257,10 @@ def _compute_most(client: ChainClient, fees: FeePolicy, sender: Address, target:
 
     owned = client.get_balance(sender)
     head = client.head()
-    tip = fees.tip_wei if fees.tip_wei is not None else int(client.request("eth_maxPriorityFeePerGas"), 16)
+    tip = fees.tip_wei if fees.tip_wei is not None else client.suggest_tip(head.base_fee_wei)
     per_gas = compute_fees(fees, base_fee_wei=head.base_fee_wei, suggested_tip_wei=tip).max_fee_wei
     try:
-        gas = int(client.request("eth_estimateGas", {"from": sender, "to": target, "value": hex(min(wei, owned))}), 16)
+        gas = client.estimate_gas({"from": sender, "to": target, "value": hex(min(wei, owned))})
     except RpcFault:
         gas = TRANSFER_GAS  # a node that does not estimate what an empty account sends; the balance is looked at below
     most = gas * per_gas
@@ -265,6 +270,163 @@ def _compute_most(client: ChainClient, fees: FeePolicy, sender: Address, target:
             f"to {format_ether(wei + most)} with the fee"
         )
     return most
+
+
+def _data_option(function: Command) -> Command:
+    return click.option(
+        "--data",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Folder of the miner or verifier that used the key. [default: what commands sent]",
+    )(function)
+
+
+def _get_outbox(data: Path | None) -> Path:
+    from cupel.chain.paths import get_outbox_path
+
+    return get_outbox_path() if data is None else data / "outbox.sqlite3"
+
+
+@wallet.command()
+@click.argument("key", required=False)
+@_data_option
+@_keystore_option
+@_rpc_option
+@_json_option
+def pending(key: str | None, data: Path | None, keystore: Path | None, rpc: tuple[str, ...], as_json: bool) -> None:
+    """Print what is under way for KEY (an address, a beginning of one, or a file): no password is needed.
+
+    Transactions that are in a block stay listed until no re-org can undo them.
+    """
+    from cupel.chain.client import ChainClient
+    from cupel.chain.keys import find_keystore, read_keystore_address
+    from cupel.chain.outbox import Outbox, make_account
+
+    address = read_keystore_address(find_keystore(_get_directory(keystore), key))
+    path, trouble = _get_outbox(data), None
+    entries: tuple[Entry, ...] = ()
+    with closing(ChainClient(rpc)) as client:
+        latest, waiting = (client.count_transactions(address, at) for at in ("latest", "pending"))
+        account = make_account(client.chain_id, client.get_genesis(), address)
+        if path.is_file():
+            try:
+                with closing(Outbox(path)) as outbox:
+                    entries = outbox.list(account)
+            except (UsageError, StorageFailed) as error:
+                trouble = error  # what the chain says is worth knowing all the more
+    ours = {entry.nonce for entry in entries}
+    # One that waits for longer than a lying node could make us count is still one line.
+    foreign = max(0, waiting - latest - sum(latest <= nonce < waiting for nonce in ours))
+    rows = [
+        {
+            "nonce": entry.nonce,
+            "state": str(entry.state),
+            "what": entry.newest.content.what,
+            "transaction": None if entry.to_send is None else f"0x{entry.to_send.hash.hex()}",
+            "block": entry.block_number,
+        }
+        for entry in entries
+    ]
+    if as_json:
+        about = {"address": address, "latest": latest, "pending": waiting, "foreign": foreign}
+        click.echo(json.dumps(about | {"outbox": str(path), "transactions": rows}))
+    else:
+        for row in rows:
+            where = f"in block {row['block']}, not final yet" if row["block"] is not None else row["state"]
+            click.echo(f"nonce {row['nonce']}  {row['what']}  {where}  {row['transaction'] or 'not signed yet'}")
+        if foreign:
+            click.echo(f"{foreign} transaction(s) of other programs wait from nonce {latest} on")
+        if not rows and not foreign:
+            click.echo(f"nothing of {address} is under way (its next nonce is {latest})", err=True)
+    if trouble is not None:
+        raise trouble
+
+
+@wallet.command()
+@click.argument("key", required=False)
+@click.option("--nonce", type=click.IntRange(0), help="Which transaction. [default: the first that waits]")
+@click.option("--chain-id", type=int, help="Only if the chain has this identifier.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--max-fee", "max_fee_wei", type=Gwei(), default="500", show_default=True, help="Most to pay per gas, in gwei."
+)
+@click.option("--tip", "tip_wei", type=Gwei(), help="Per gas for the block's producer. [default: as the chain says]")
+@_data_option
+@_keystore_option
+@_password_options
+@_rpc_option
+@_json_option
+def cancel(
+    key: str | None,
+    nonce: int | None,
+    chain_id: int | None,
+    yes: bool,
+    max_fee_wei: int,
+    tip_wei: int | None,
+    data: Path | None,
+    keystore: Path | None,
+    password_file: Path | None,
+    password_fd: int | None,
+    rpc: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Put a transaction that does nothing in the place of one of KEY that waits, at a higher fee.
+
+    It may be too late: whichever of the two gets into a block counts, and this says which. A node that runs with the
+    key has to be stopped first.
+    """
+    from cupel.chain.client import ChainClient, FeePolicy
+    from cupel.chain.keys import find_keystore, load_account
+    from cupel.chain.outbox import Outbox, make_account
+    from cupel.node.signers import get_password
+
+    path = find_keystore(_get_directory(keystore), key)
+    signer = load_account(path, get_password(password_file, password_fd))
+    fees = FeePolicy(max_fee_wei=max_fee_wei, tip_wei=tip_wei)
+    with (
+        closing(Outbox(_get_outbox(data))) as outbox,
+        closing(ChainClient(rpc, signer, chain_id=chain_id, fees=fees, outbox=outbox)) as client,
+        client.hold_key("cupel wallet cancel"),
+    ):
+        latest = client.count_transactions(signer.address, "latest")
+        chosen = latest if nonce is None else nonce
+        known = {entry.nonce: entry.newest.content.what for entry in client.list_pending()}
+        what = known.get(chosen, "another program's transaction")
+        if chosen < latest:
+            raise UsageError(f"nonce {chosen} of {signer.address} is used: its transaction is in a block")
+        if chosen not in known and chosen >= client.count_transactions(signer.address, "pending"):
+            raise UsageError(f"nothing of {signer.address} waits under nonce {chosen}; see `cupel wallet pending`")
+        question = f"Replace nonce {chosen} of {signer.address} ({what}) on chain {client.chain_id} by nothing"
+        if not yes and not click.confirm(f"{question}, for a fee of at most {21_000 * max_fee_wei} wei?", err=True):
+            raise click.ClickException("nothing was replaced")
+        mined = _see_cancelled(client, chosen) if client.cancel_nonce(chosen) else None
+        is_cancelled = mined is not None
+        outbox.mark_told(make_account(client.chain_id, client.get_genesis(), signer.address), chosen)
+        if as_json:
+            about = {"chain_id": client.chain_id, "address": signer.address, "nonce": chosen}
+            click.echo(json.dumps(about | {"cancelled": is_cancelled, "transaction": mined}))
+        elif mined is not None:
+            click.echo(mined or f"nonce {chosen} is free again: it was never sent")
+    if not is_cancelled:
+        raise click.ClickException(f"too late: {what} (nonce {chosen}) is in a block")
+
+
+def _see_cancelled(client: ChainClient, nonce: int) -> str | None:
+    """The hash of what does nothing, once that is in a block; "" if nobody ever saw the nonce; None: it was too late.
+
+    Raises   Unavailable: neither is in a block in time
+    """
+    deadline = time.monotonic() + CANCEL_PATIENCE_S
+    while time.monotonic() < deadline:
+        entry = next((one for one in client.list_pending() if one.nonce == nonce), None)
+        if entry is None:
+            return None if client.count_transactions(client.address, "latest") > nonce else ""
+        if entry.mined_hash is not None and entry.block_number is not None:
+            is_nothing = entry.mined.content.data == b"" and entry.mined.content.value_wei == 0
+            return f"0x{entry.mined_hash.hex()}" if is_nothing else None
+        time.sleep(0.25)
+    raise Unavailable(
+        f"nonce {nonce} is in no block after {CANCEL_PATIENCE_S:g} s: `cupel wallet pending` shows what became of it"
+    )
 
 
 @wallet.command()
