@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from cupel.miner.settings import FAULTS, MinerSettings
-from cupel.node.command import run_command, stop_on_signals
+from cupel.node.command import log_as_json, run_command, stop_on_signals
 from cupel.node.options import ENVIRONMENT_PREFIX, build_settings, node_options
 
 
@@ -26,6 +26,8 @@ def miner(**options: Any) -> None:
     Every option may also come from the environment (CUPEL_RPC for --rpc) or from cupel.toml.
     """
     settings = build_settings(MinerSettings, options)
+    if settings.json_log:
+        log_as_json()
     stop = stop_on_signals()
     # Past this point torch is loaded, which takes seconds; --help and wrong settings do not wait for it.
     from cupel.miner.miner import run_miner

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from enum import IntEnum
 from types import TracebackType
@@ -17,9 +18,13 @@ from types import TracebackType
 import click
 
 from cupel.chain.errors import ChainUnreachable
+from cupel.node.log import LibraryHandler, to_json_line
 from cupel.node.redaction import format_crash, redact
 from cupel.node.stopping import StopRequest
 from cupel.protocol.errors import CupelError, UsageError
+
+_stderr: LibraryHandler | None = None
+"""Writes what libraries log; knows how stderr is to be read. None until a command runs as a process."""
 
 
 class ExitCode(IntEnum):
@@ -42,10 +47,12 @@ def run_command(command: click.Command, name: str, environment_prefix: str | Non
 
     environment_prefix  options may come from PREFIX_OPTION
     """
-    logging.basicConfig(
-        handlers=[_RedactingHandler()], level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
-    )
+    global _stderr
+    _stderr = LibraryHandler(name, as_json=_is_json_wanted(command, environment_prefix))
+    logging.basicConfig(handlers=[_stderr], level=logging.WARNING)
+    logging.captureWarnings(True)
     threading.excepthook = _report_thread
+    sys.unraisablehook = _report_unraisable
     try:
         code = command.main(prog_name=name, standalone_mode=False, auto_envvar_prefix=environment_prefix)
         sys.stdout.flush()
@@ -81,13 +88,31 @@ def run_command(command: click.Command, name: str, environment_prefix: str | Non
     except MemoryError:
         _fail(name, "not enough memory", ExitCode.FAILED)
     except Exception as error:
-        click.echo(format_crash(type(error), error, error.__traceback__), err=True, nl=False)
+        _report_crash(name, "crash", type(error), error, error.__traceback__)
         _fail(name, "this is a bug of Cupel; please report it with the lines above", ExitCode.BUG)
 
 
 def _fail(name: str, message: str, code: ExitCode) -> None:
-    click.echo(f"{name}: {redact(message)}", err=True)
+    if _stderr is not None and _stderr.as_json:
+        fields = {"reason": message, "exit_code": int(code)}
+        click.echo(to_json_line(name, "error", "command failed", fields, time.time()), err=True)
+    else:
+        click.echo(f"{name}: {redact(message)}", err=True)
     sys.exit(code)
+
+
+def log_as_json() -> None:
+    """All of stderr as JSON from now on, whatever part of the process writes it: a setting asks for it."""
+    if _stderr is not None:
+        _stderr.as_json = True
+
+
+def _is_json_wanted(command: click.Command, environment_prefix: str | None) -> bool:
+    """Whether flag or environment ask for JSON: a mistake in another setting is to be told in JSON then."""
+    if not any(parameter.name == "json_log" for parameter in command.params):
+        return False
+    said = os.environ.get(f"{environment_prefix}_JSON_LOG", "")
+    return "--json-log" in sys.argv[1:] or said.strip().lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 def _drop_output() -> None:
@@ -102,15 +127,25 @@ def _drop_output() -> None:
 def _report_thread(trouble: threading.ExceptHookArgs) -> None:
     """A thread of a library or a server died: say so without its secrets."""
     kind: type[BaseException] = trouble.exc_type
-    where: TracebackType | None = trouble.exc_traceback
-    click.echo(format_crash(kind, trouble.exc_value or kind(), where), err=True, nl=False)
+    name = trouble.thread.name if trouble.thread is not None else "thread"
+    _report_crash(name, "a thread died", kind, trouble.exc_value or kind(), trouble.exc_traceback)
 
 
-class _RedactingHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only in the stubs
-    """What libraries log, without secrets."""
+def _report_unraisable(trouble: sys.UnraisableHookArgs) -> None:
+    """What went wrong while something was cleaned up."""
+    kind: type[BaseException] = trouble.exc_type
+    event = trouble.err_msg or "ignored while cleaning up"
+    _report_crash("python", event, kind, trouble.exc_value or kind(), trouble.exc_traceback)
 
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
+
+def _report_crash(
+    name: str, event: str, kind: type[BaseException], error: BaseException, where: TracebackType | None
+) -> None:
+    crash = format_crash(kind, error, where)
+    if _stderr is not None and _stderr.as_json:
+        click.echo(to_json_line(name, "error", event, {"traceback": crash}, time.time()), err=True)
+    else:
+        click.echo(crash, err=True, nl=False)
 
 
 def stop_on_signals() -> StopRequest:

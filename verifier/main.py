@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cupel.node.command import run_command, stop_on_signals
+from cupel.node.command import log_as_json, run_command, stop_on_signals
 from cupel.node.options import ENVIRONMENT_PREFIX, build_settings, node_options
 from cupel.verifier.settings import WATCHES, VerifierSettings
 
@@ -29,6 +29,8 @@ def verifier(**options: Any) -> None:
     Every option may also come from the environment (CUPEL_RPC for --rpc) or from cupel.toml.
     """
     settings = build_settings(VerifierSettings, options)
+    if settings.json_log:
+        log_as_json()
     stop = stop_on_signals()
     # Past this point torch is loaded, which takes seconds; --help and wrong settings do not wait for it.
     from cupel.verifier.verifier import run_verifier
