@@ -316,10 +316,9 @@ def test_a_node_without_funds_says_how_much_it_needs_and_ends(world: World) -> N
     code = poor.process.wait(90)
     world.nodes.remove(poor)
     assert code == ExitCode.USAGE
-    last = poor.text().splitlines()[-1]
-    assert re.search(rf"miner: to join as a miner, {poor.signer.address} needs [\d.]+ ETH and gas; it has 0", last), (
-        last
-    )
+    last = json.loads(poor.text().splitlines()[-1])
+    assert last["exit_code"] == ExitCode.USAGE
+    assert re.match(rf"to join as a miner, {poor.signer.address} needs [\d.]+ ETH and gas; it has 0", last["reason"])
 
 
 # Last, because it takes one more seat
