@@ -107,7 +107,7 @@ def test_another_chain_than_the_runs_and_a_run_that_is_not_there_are_usage(home:
         code, _, err = ended("miner", *GOOD, *rpc, "--run", "other.json", folder=home)
         assert code == ExitCode.USAGE
         assert "31337" in one_line("miner", err)
-        assert "chain 5" in err
+        assert "not 5" in err
         code, _, err = ended("verifier", *GOOD[:-1], "other", *rpc, folder=home)
         assert code == ExitCode.USAGE
         assert f"no contract is at {KEYS[1].address}" in one_line("verifier", err)
