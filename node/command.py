@@ -56,6 +56,9 @@ def run_command(command: click.Command, name: str, environment_prefix: str | Non
     try:
         code = command.main(prog_name=name, standalone_mode=False, auto_envvar_prefix=environment_prefix)
         sys.stdout.flush()
+        # Everything is done: a request to end that comes while Python shuts down must not look like a crash.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         sys.exit(code if isinstance(code, int) else ExitCode.DONE)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
@@ -150,10 +153,13 @@ def _report_crash(
 
 def stop_on_signals() -> StopRequest:
     """SIGTERM or SIGINT: once to finish, twice to end after the step under way, three times to end at once."""
-    stop = StopRequest()
+    stop, asked = StopRequest(), 0
 
     def ask(number: int, _: object) -> None:
-        if stop.quit.is_set():
+        nonlocal asked
+        asked += 1
+        # Counted, not read off `stop`: a node that is already ending is not cut off by a second request.
+        if asked > 2:
             sys.exit(128 + number)
         stop.ask()
 

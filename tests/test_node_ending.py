@@ -49,6 +49,15 @@ def test_asked_once_a_miner_finishes_its_unit_and_asked_twice_it_ends_at_once(tm
         assert time.monotonic() - began < 25
 
 
+def test_a_second_request_does_not_cut_off_a_node_that_is_ending_already(tmp_path: Path) -> None:
+    with open_world(tmp_path, ["miner"], **SEATS) as world:
+        miner = world.start_node("miner", "miner", "--on-stop", "quit")
+        miner.ask_to_end()
+        world.wait_for("the end", lambda: miner.events("stopped") or miner.process is None, timeout_s=30)
+        miner.ask_to_end()
+        assert miner.wait() == 0
+
+
 def leave(world: World, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     keystore = next((world.folder / name / "keys").iterdir())
     code = "from cupel.cli import main; main()"
