@@ -34,8 +34,8 @@ SEATS = {
     "merge_blocks": 400,
     "acknowledge_blocks": 400,
 }
-PATIENCE_S = 90.0
-pytestmark = pytest.mark.timeout(900)
+PATIENCE_S = 200.0
+pytestmark = pytest.mark.timeout(1500)
 
 
 class Victim:
