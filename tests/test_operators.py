@@ -252,6 +252,7 @@ READING = {
     ),
     "cupel wallet balance": ("wallet", "balance", "{address}", "--rpc", "{rpc}"),
     "cupel wallet list": ("wallet", "list", "--keystore", "{folder}/miner/keys"),
+    "cupel wallet pending": ("wallet", "pending", "--keystore", "{folder}/miner/keys", "--rpc", "{rpc}"),
 }  # fmt: skip
 READING_ELSEWHERE = {
     "cupel replay": "tests/test_demo.py",
@@ -260,7 +261,7 @@ READING_ELSEWHERE = {
 ACTING = {
     "cupel chain", "cupel data build", "cupel data serve", "cupel demo", "cupel journal export", "cupel journal import",
     "cupel leave", "cupel network deploy", "cupel network prepare", "cupel wallet export", "cupel wallet import",
-    "cupel wallet new", "cupel wallet send",
+    "cupel wallet cancel", "cupel wallet new", "cupel wallet send",
 }  # fmt: skip
 
 
