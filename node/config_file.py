@@ -11,6 +11,7 @@ Paths are relative to the file's folder.
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def _unknown(at: tuple[str, ...], process: str, known: Sequence[str]) -> str:
 def _type_problem(param: click.Parameter, value: Any) -> str | None:
     """What is wrong with a value's type, in words; None if nothing is."""
     kind = param.type
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if isinstance(kind, click.types.BoolParamType):
         good, wanted = isinstance(value, bool), "true or false"
     elif isinstance(kind, click.Choice):

@@ -108,6 +108,8 @@ def test_a_wrong_url_is_not_repeated_where_it_may_hold_a_password(world: list[st
         ("peers = [\n 'http://a:1',\n 7,\n]\n", "line 1: peers is a list; it takes a URL or a list of URLs"),
         ("backend = 'gpu'\n", "line 1: backend is 'gpu'; it takes one of 'auto', 'cpu', 'torch', 'reference'"),
         ("max-fee = 'much'\n", "line 1: max-fee is text; it takes a number"),
+        ("max-fee = nan\n", "line 1: max-fee is nan; it takes a number"),
+        ("tip = inf\n", "line 1: tip is inf; it takes a number"),
         ("data = 2020-01-01\n", "line 1: data is a date or time; it takes text in quotes"),
         ("\nthreads = 0\n", "line 2: threads: --threads is 0; take 1 to 1024"),
         ("password = 'hunter2'\n", "line 1: password: secrets do not belong in a settings file"),
