@@ -13,7 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-import rlp  # type: ignore[import-untyped]
+import rlp  # type: ignore[import-untyped]  # ships no types
 from eth_hash.auto import keccak
 from eth_utils.address import to_canonical_address, to_checksum_address
 

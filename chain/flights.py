@@ -41,6 +41,8 @@ class Flight:
     """When the chain was last asked whether it is stuck or its nonce taken."""
     taken_heights: set[int] = field(default_factory=set)
     """Heights at which the account's count was past its nonce though no version of it was found."""
+    is_taken: bool = False
+    """Whether the last look found another's transaction in its place."""
     said_at: float = -SAY_AGAIN_S
     is_waiting_for_fee: bool = False
     """Blocks cost more than the cap."""

@@ -211,9 +211,10 @@ class Watcher:
                 self._begin_flight(entry, self._reader.head())
                 return False
             if now - flight.looked_at < self._look_s:
-                return len(flight.taken_heights) >= _TAKEN_LOOKS
+                return flight.is_taken
             flight.looked_at, head = now, self._reader.head()
-            if self._is_taken(entry, flight, head):
+            flight.is_taken = self._is_taken(entry, flight, head)
+            if flight.is_taken:
                 return True
             cap = self._sender.fees.max_fee_wei
             flight.is_waiting_for_fee = head.base_fee_wei > cap

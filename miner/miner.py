@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from functools import partial
 
 from cupel.chain.run_values import Answer as OpenedAnswer
 from cupel.chain.run_values import Opened, Phase, Status, UnitView
@@ -71,7 +72,7 @@ class Miner(Participant):
             if not unit.opened:
                 # Asked once a phase, and whenever a block was found lost: what is committed must be servable.
                 checked = ("checked", unit.index, self.session.store.losses)
-                self.keep(checked, lambda unit=unit: self._check_committed(unit))  # type: ignore[misc]
+                self.keep(checked, partial(self._check_committed, unit))
         return MinerFacts(
             round=facts,
             units=units,

@@ -82,7 +82,7 @@ def main() -> None:
             counter.count(script)
             return cursor
 
-    sqlite3.connect = functools.partial(sqlite3.connect, factory=Counting)  # type: ignore[assignment]
+    sqlite3.connect = functools.partial(sqlite3.connect, factory=Counting)  # type: ignore[assignment]  # on purpose
 
     from cupel.chain.node.store import ChainStore
 

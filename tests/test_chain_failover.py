@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_process import KEYS, ChainProcess
-from chain_worlds import BOTH, Chain, open_chain
+from chain_process import ChainProcess
+from chain_worlds import Chain
 from eth_utils.address import to_checksum_address
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ from cupel.chain import deadlines
 from cupel.chain.abi import bind_transfer
 from cupel.chain.client import ChainClient, EndpointPolicy, Outbox
 from cupel.chain.errors import ChainUnreachable, ReceiptTimeout, WrongChain
-from cupel.chain.keys import LocalSigner, make_key
+from cupel.chain.keys import LocalSigner
 from cupel.chain.rate_limit import TokenBucket
 from cupel.chain.transport import Silent, Transport, redact_url
 from cupel.protocol.errors import ProtocolError, UsageError
@@ -30,26 +30,6 @@ from cupel.protocol.types import Address
 
 TARGET = Address(to_checksum_address("0x" + "cd" * 20))
 QUICK = EndpointPolicy(timeout_s=1.0, check_s=0.1)
-
-
-@pytest.fixture(scope="module", params=BOTH)
-def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    with open_chain(request.param, tmp_path_factory.mktemp("chain")) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(chain: Chain) -> Iterator[FaultyRpc]:
-    with FaultyRpc(chain.url) as running:
-        yield running
-
-
-@pytest.fixture
-def key(chain: Chain) -> LocalSigner:
-    """A fresh, funded key."""
-    fresh = make_key()
-    ChainClient(chain.url, KEYS[0], poll_seconds=0.02).transfer(fresh.address, 10**18)
-    return fresh
 
 
 @pytest.fixture
@@ -381,7 +361,7 @@ def test_too_many_results_is_no_rate_limit(proxy: FaultyRpc, key: LocalSigner) -
             return {"jsonrpc": "2.0", "error": {"code": -32005, "message": "query returned more than 10000 results"}}
         return real_answer(method, params, request)
 
-    proxy._answer = answer  # type: ignore[method-assign]
+    proxy._answer = answer  # type: ignore[method-assign]  # a lie of this test alone
     assert list(client.get_logs(address=TARGET, first_block=0, last_block=9)) == []
 
 

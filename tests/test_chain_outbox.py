@@ -5,14 +5,13 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chain_process import KEYS, make_transfer
-from chain_worlds import BOTH, Chain, open_chain
+from chain_worlds import Chain
 from eth_utils.address import to_checksum_address
 from rpc_faults import Fault, FaultyRpc, wait_until
 
@@ -28,26 +27,6 @@ from cupel.protocol.types import Address
 
 STEPS = ("journalled", "signed", "sent", "receipt")
 SENDER = Path(__file__).parent / "outbox_sender.py"
-
-
-@pytest.fixture(scope="module", params=BOTH)
-def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    with open_chain(request.param, tmp_path_factory.mktemp("chain")) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(chain: Chain) -> Iterator[FaultyRpc]:
-    with FaultyRpc(chain.url) as running:
-        yield running
-
-
-@pytest.fixture
-def key(chain: Chain) -> LocalSigner:
-    """A fresh, funded key."""
-    fresh = make_key()
-    ChainClient(chain.url, KEYS[0], poll_seconds=0.02).transfer(fresh.address, 10**18)
-    return fresh
 
 
 @pytest.fixture

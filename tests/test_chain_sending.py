@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chain_process import KEYS, PROBE_INIT, make_transfer
-from chain_worlds import BOTH, Chain, open_chain
+from chain_worlds import Chain, open_chain
 from eth_utils.address import to_checksum_address
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +26,7 @@ from cupel.chain.errors import (
     TransactionReplaced,
 )
 from cupel.chain.fees import Fees, compute_fees, compute_replacement
-from cupel.chain.keys import LocalSigner, make_key
+from cupel.chain.keys import LocalSigner
 from cupel.chain.outbox import State
 from cupel.protocol.errors import UsageError
 from cupel.protocol.types import Address
@@ -35,26 +34,6 @@ from cupel.protocol.types import Address
 TARGET = Address(to_checksum_address("0x" + "ab" * 20))
 EAGER = FeePolicy(replace_after_blocks=2, replace_after_s=0)
 """Replaces as soon as may be: tests have no time for patience."""
-
-
-@pytest.fixture(scope="module", params=BOTH)
-def chain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    with open_chain(request.param, tmp_path_factory.mktemp("chain")) as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(chain: Chain) -> Iterator[FaultyRpc]:
-    with FaultyRpc(chain.url) as running:
-        yield running
-
-
-@pytest.fixture
-def key(chain: Chain) -> LocalSigner:
-    """A fresh, funded key, so that no test sees another's nonces."""
-    fresh = make_key()
-    ChainClient(chain.url, KEYS[0], poll_seconds=0.02).transfer(fresh.address, 10**18)
-    return fresh
 
 
 def connect(url: str, key: LocalSigner, said: list[str] | None = None, **settings: Any) -> ChainClient:
@@ -350,7 +329,7 @@ def test_fees_never_exceed_the_cap_and_always_cover_the_base_fee(cap: int, base:
 def test_a_policy_that_makes_no_sense_is_refused() -> None:
     for wrong in ({"max_fee_wei": 0}, {"base_fee_multiple": 0}, {"replace_after_blocks": 0}, {"spike_patience_s": -1}):
         with pytest.raises(UsageError):
-            FeePolicy(**wrong)  # type: ignore[arg-type]
+            FeePolicy(**wrong)  # type: ignore[arg-type]  # values of several types
 
 
 def test_reverts_are_told_once_and_may_be_tried_again(chain: Chain, key: LocalSigner) -> None:

@@ -143,7 +143,7 @@ def test_secrets_come_back_after_a_restart_and_differ_by_label_and_key(server: S
     assert first.derive_secret(b"a") != first.derive_secret(b"b")
     assert len(first.derive_secret(b"a")) == 32
     with SignerServer(KEYS[1], server._dialect) as other:
-        remote = RemoteSigner(other.url, dialect=server._dialect)  # type: ignore[arg-type]
+        remote = RemoteSigner(other.url, dialect=server._dialect)  # type: ignore[arg-type]  # a str there
         assert remote.derive_secret(b"a") != first.derive_secret(b"a")
 
 

@@ -74,6 +74,7 @@ def test_a_committed_unit_outlives_damage_to_the_names_of_its_files(tmp_path: Pa
         verifier.process.send_signal(signal.SIGCONT)
         world.wait_for("end of the round", lambda: world.contract.current().round >= 1, timeout_s=120)
         world.wait_for("its end noted", lambda: miner.events("round ended"), timeout_s=120)
+        world.wait_for("names restored", lambda: knows_its_pins(miner.data / "store"), timeout_s=120)
 
         (unit,) = world.contract.get_units(0)
         assert unit.opened
@@ -81,7 +82,6 @@ def test_a_committed_unit_outlives_damage_to_the_names_of_its_files(tmp_path: Pa
         assert world.contract.get_state(1)[0] == unit.contribution
         miner.kill()
         with BlockStore(miner.data / "store") as store:
-            assert not store.pins_lost
             assert unit.cid is not None
             index, description = BlockIndex(store), UnitDescription.from_bytes(store.read(unit.cid))
             # As long as the round's files are kept, everybody may have them.
@@ -89,3 +89,8 @@ def test_a_committed_unit_outlives_damage_to_the_names_of_its_files(tmp_path: Pa
                 assert f"unit/0/{unit.unit_id.hex()}/{leaf}" in index.names(parse_cid(state.cid))
             store.collect_garbage()
             assert all(store.has(state.cid) for state in description.states)
+
+
+def knows_its_pins(folder: Path) -> bool:
+    with BlockStore(folder, read_only=True) as store:
+        return not store.pins_lost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -185,10 +186,12 @@ def test_a_block_that_is_damaged_on_a_verifiers_disk_is_fetched_again(tmp_path: 
     with open_world(tmp_path, ["miner", "verifier"], **(ALONE | {"seal_blocks": 200})) as world:
         miner, verifier = world.add("miner", "miner"), world.add("verifier", "verifier")
         miner.start()
-        verifier.start()
-        start = world.wait_for("start state", lambda: start_block(verifier), timeout_s=180)
+        verifier.start({"CUPEL_KILL_AT": "replay/fetched"})  # has the checkpoint, and has not replayed from it
+        assert verifier.process is not None
+        assert verifier.process.wait(timeout=180) == -signal.SIGKILL
+        start = start_block(verifier)
+        assert start is not None
         start.write_bytes(b"\x00" + start.read_bytes()[1:])
-        verifier.kill()
         verifier.start()
         world.wait_for("end of the round", lambda: world.contract.current().round >= 1, timeout_s=200)
         end_all(world)

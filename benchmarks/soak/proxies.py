@@ -133,7 +133,7 @@ class ProxyServer:
         await site.start()
         self._runners.append(runner)
         assert site._server is not None
-        port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+        port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]  # aiohttp tells a free port nowhere else
         proxy.url = f"http://{self._host}:{port}"
 
     async def _handle(self, proxy: Proxy, request: web.Request) -> web.StreamResponse:
