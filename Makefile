@@ -2,7 +2,8 @@
 VENV ?= .venv
 BIN = $(VENV)/bin
 ARGS ?=
-WORKERS ?= auto
+# Twice the cores: tests of networks mostly wait for blocks.
+WORKERS ?= $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 1))')
 
 .PHONY: demo test lint types imports artifacts wheel bench soak fuzz clean help
 
@@ -22,7 +23,7 @@ demo:
 
 test:
 	@VENV=$(VENV) tools/setup.sh dev
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint:
 	@VENV=$(VENV) tools/setup.sh dev

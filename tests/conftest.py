@@ -1,7 +1,8 @@
-"""Fixtures of the tests of the chain client: each runs on every kind of chain."""
+"""The order of the tests, and fixtures of the chain client's: each of those runs on every kind of chain."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,12 @@ from rpc_faults import FaultyRpc
 
 from cupel.chain.client import ChainClient
 from cupel.chain.keys import LocalSigner, make_key
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of few tests first: they are the long ones (a whole network each), and none should be left for the end."""
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: tests[item.path])
 
 
 @pytest.fixture(scope="module", params=BOTH)
