@@ -11,7 +11,7 @@ Source: https://huggingface.co/docs/safetensors (format)
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -67,10 +67,33 @@ def encode_state(state: Mapping[str, torch.Tensor]) -> bytes:
 
     Raises  MalformedInput: a type that has no root, more than MAX_RANK dimensions, or a name that is not UTF-8
     """
+    return b"".join(_parts(state))
+
+
+def encode_in_pieces(state: Mapping[str, torch.Tensor], piece_bytes: int) -> Iterator[bytes]:
+    """`encode_state`, cut into pieces of that many bytes, the last one short: no second copy of a large state."""
+    piece, filled = bytearray(piece_bytes), 0
+    for part in _parts(state):
+        left = memoryview(part)
+        while left:
+            taken = min(len(left), piece_bytes - filled)
+            piece[filled : filled + taken] = left[:taken]
+            left, filled = left[taken:], filled + taken
+            if filled == piece_bytes:
+                yield bytes(piece)
+                filled = 0
+    if filled:
+        yield bytes(piece[:filled])
+
+
+def _parts(state: Mapping[str, torch.Tensor]) -> Iterator[bytes | memoryview]:
+    """The file's header, then each tensor's bytes."""
     entries = _ordered([_Entry(name, DType.of(tensor.dtype), tuple(tensor.shape)) for name, tensor in state.items()])
     for entry in entries:
         _check_entry(entry, StateLimits())
-    return b"".join([_header(entries), *(_bytes_of(state[entry.name]) for entry in entries)])
+    yield _header(entries)
+    for entry in entries:
+        yield _bytes_of(state[entry.name])
 
 
 def decode_state(data: bytes | bytearray | memoryview, limits: StateLimits | None = None) -> dict[str, torch.Tensor]:

@@ -11,8 +11,8 @@ import torch
 
 from cupel.network.ipfs.blockstore import BlockMissing, BlockStore
 from cupel.network.ipfs.fetch import Fetcher
-from cupel.network.ipfs.unixfs import walk_file
-from cupel.network.states import check_state_root, decode_state, encode_state
+from cupel.network.ipfs.unixfs import CHUNK_BYTES, walk_file
+from cupel.network.states import check_state_root, decode_state, encode_in_pieces
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.types import Cid, Root
@@ -31,7 +31,7 @@ class States:
 
     def put(self, state: Mapping[str, torch.Tensor], pin: str) -> Cid:
         """Keep a state under a name; everybody who encodes it gets the same CID."""
-        return self._store.add_bytes(encode_state(state), pin=pin)
+        return self._store.add_chunks(encode_in_pieces(state, CHUNK_BYTES), pin=pin)
 
     def get(self, what: str, cid: Cid, root: Root, pin: str) -> NamedState:
         """The state of that root, from here or from peers, kept under a name once it is known to be true.

@@ -78,6 +78,10 @@ def tensor_leaves(tensor: torch.Tensor) -> list[bytes]:
     Raises  MalformedTensor as `check_canonical` does, and for anything but a tensor
     """
     _check(tensor)
+    return _leaves(tensor)
+
+
+def _leaves(tensor: torch.Tensor) -> list[bytes]:
     data = _bytes_of(tensor)
     digest = hashlib.sha256
     whole = len(data) // LEAF_BYTES
@@ -100,7 +104,12 @@ def tensor_root(tensor: torch.Tensor) -> Root:
 
     Raises  MalformedTensor as `check_canonical` does, and for anything but a tensor
     """
-    leaves = tensor_leaves(tensor)
+    _check(tensor)
+    return _root(tensor)
+
+
+def _root(tensor: torch.Tensor) -> Root:
+    leaves = _leaves(tensor)
     return tensor_root_of_tree(DType.of(tensor.dtype), tensor.shape, len(leaves), tree_root(leaves))
 
 
@@ -111,4 +120,4 @@ def state_root(state: Mapping[str, torch.Tensor]) -> Root:
     """
     for name, tensor in state.items():
         _check(tensor, name)
-    return state_root_of({name: tensor_root(tensor) for name, tensor in state.items()})
+    return state_root_of({name: _root(tensor) for name, tensor in state.items()})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +15,7 @@ import pytest
 
 from cupel.network.ipfs import CHUNK_BYTES, MAX_BLOCK_BYTES, BlockMissing, BlockStore, Codec, ParsedCid, cid_of
 from cupel.network.ipfs.unixfs import build_file
-from cupel.protocol.errors import MalformedBlock, MalformedInput, UsageError
+from cupel.protocol.errors import MalformedBlock, MalformedInput, StorageFailed, UsageError
 
 DATA = os.urandom(3 * CHUNK_BYTES + 17)
 
@@ -104,6 +106,97 @@ def test_what_a_dead_writer_left_unfinished_is_cleared(tmp_path: Path) -> None:
     with BlockStore(tmp_path) as store:
         assert list((tmp_path / "temporary").iterdir()) == []
         assert store.usage().blocks == 0
+
+
+# Crashes: no name before the bytes, no return before both
+
+
+def watch_the_disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
+    """Every file or folder that is synced, and every name that is given, in their order."""
+    seen: list[tuple[str, Path]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+        seen.append(("synced", path))
+
+    def watched_replace(source: Path | str, target: Path | str) -> None:
+        seen.append((f"named {Path(target)}", Path(source)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    return seen
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not tell a descriptor's file")
+def test_a_block_has_its_name_only_after_its_bytes_are_on_disk_and_a_file_is_there_only_after_both(
+    store: BlockStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch_the_disk(monkeypatch)
+    cid = store.add_bytes(b"".join(os.urandom(CHUNK_BYTES) for _ in range(80)))
+    store.put(b"alone")
+    named = {path: (at, Path(what.removeprefix("named "))) for at, (what, path) in enumerate(seen) if what != "synced"}
+    assert len(named) == 82
+    assert cid in {target.name for _, target in named.values()}
+    synced = {path: at for at, (what, path) in enumerate(seen) if what == "synced"}
+    for unfinished, (at, target) in named.items():
+        assert synced[unfinished] < at, "named before its bytes were on disk"
+        assert synced[target.parent] > at, "its name is not on disk"
+    assert synced[store.directory / "blocks"] > 0, "nor is that of a new folder"
+
+
+def test_a_disk_that_fails_to_sync_leaves_no_block_and_nothing_unfinished(
+    store: BlockStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = store.add_bytes(b"before", pin="before")
+    calls, fsync = iter(range(100)), os.fsync
+
+    def failing(descriptor: int) -> None:
+        if next(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(StorageFailed, match="Input/output error"):
+        store.add_bytes(DATA, pin="data")
+    monkeypatch.undo()
+    assert [str(cid) for cid in store] == [before]
+    assert not list((store.directory / "temporary").iterdir())
+    assert store.pins() == {"before": before}
+    assert store.read(store.add_bytes(DATA, pin="data")) == DATA
+
+
+_KILLED = """
+import os, signal, sys
+from cupel.network.ipfs import BlockStore
+replace, names = os.replace, iter(range(1000))
+def dying(source, target):
+    if next(names) == 70:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+os.replace = dying
+with BlockStore(sys.argv[1]) as store:
+    store.add_bytes(b"".join(i.to_bytes(2, "little") * (128 << 10) for i in range(100)), pin="large")
+"""
+
+
+def test_a_writer_that_is_killed_while_it_names_blocks_leaves_only_whole_ones(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    with BlockStore(tmp_path) as store:
+        blocks = list(store)
+        assert len(blocks) == 70
+        assert all(store.has(cid) for cid in blocks)
+        assert store.pins() == {}
+        assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_file_of_equal_leaves_is_stored_once(store: BlockStore) -> None:
+    cid = store.add_bytes(bytes(100 * CHUNK_BYTES))
+    assert store.usage().blocks == 2
+    assert store.read(cid) == bytes(100 * CHUNK_BYTES)
 
 
 # Pins and garbage

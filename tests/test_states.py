@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cupel.network.states import StateLimits, check_state_root, decode_state, encode_state
+from cupel.network.states import StateLimits, check_state_root, decode_state, encode_in_pieces, encode_state
 from cupel.protocol.errors import MalformedInput, MalformedTensor, RootMismatch
 from cupel.protocol.merkle import state_root
 from cupel.protocol.types import Root
@@ -55,6 +55,15 @@ def test_the_file_is_the_one_the_library_writes_and_reads() -> None:
     data = encode_state(state)
     assert data == safetensors.torch.save(state)
     assert encode_state(safetensors.torch.load(data)) == data
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 4096, 1 << 20])
+def test_the_pieces_of_a_file_are_the_file(size: int) -> None:
+    state = example_state() | {"long": torch.arange(3000.0)}
+    pieces = list(encode_in_pieces(state, size))
+    assert b"".join(pieces) == encode_state(state)
+    assert {len(piece) for piece in pieces[:-1]} <= {size}
+    assert 0 < len(pieces[-1]) <= size
 
 
 def test_the_bytes_do_not_depend_on_order_or_layout() -> None:

@@ -24,7 +24,14 @@ from typing import IO, BinaryIO, Self
 
 from cupel.network.ipfs.cid import MAX_BLOCK_BYTES, CidLike, Codec, ParsedCid, check_block, parse_cid
 from cupel.network.ipfs.dagpb import FileNode
-from cupel.network.ipfs.disk import SharedUse, atomic_file, storage_failed, sync_directory_names
+from cupel.network.ipfs.disk import (
+    FileBatch,
+    SharedUse,
+    atomic_file,
+    make_folder,
+    storage_failed,
+    sync_directory_names,
+)
 from cupel.network.ipfs.pins import PinFile
 from cupel.network.ipfs.unixfs import MAX_FILE_BYTES, Walk, build_file, chunks_of, chunks_of_file, walk_file
 from cupel.protocol.errors import MalformedBlock, MalformedInput, StorageFailed, Unavailable, UsageError
@@ -183,17 +190,28 @@ class BlockStore:
         return self.add_chunks(chunks_of_file(file), pin=pin)
 
     def add_chunks(self, chunks: Iterable[bytes], *, pin: str | None = None) -> Cid:
-        """Store a file given as its leaves, in order."""
-        directories: set[Path] = set()
-
-        def write(cid: ParsedCid, block: bytes) -> None:
-            if self._write(cid, block):
-                directories.add(self._path(cid).parent)
+        """Store a file given as its leaves, in order. It is on disk when this returns."""
+        self._check_writable()
+        begun: dict[Path, ParsedCid] = {}
 
         with self.no_collection():
-            root = build_file(chunks, write)
-            for directory in directories:
-                sync_directory_names(directory)
+            with FileBatch(self._temporary) as batch:
+
+                def write(cid: ParsedCid, block: bytes) -> None:
+                    path = self._path(cid)
+                    if path in begun or self._is_intact(cid, block):
+                        return
+                    begun[path] = cid
+                    with self._saying_what_is_full():
+                        batch.write(path, block)
+
+                try:
+                    root = build_file(chunks, write)
+                    with self._saying_what_is_full():
+                        batch.finish()
+                finally:
+                    for path in batch.placed:
+                        self._note_written(begun[path])
             if pin is not None:
                 self.pin(root, pin)
         return root.text
@@ -344,18 +362,25 @@ class BlockStore:
     def _write(self, cid: ParsedCid, block: bytes) -> bool:
         """Put the bytes in place; False if they already were. The caller syncs the directory."""
         self._check_writable()
-        if len(block) > MAX_BLOCK_BYTES:
-            raise MalformedBlock(f"{cid}: {len(block):,} bytes, above the limit of {MAX_BLOCK_BYTES:,} bytes a block")
-        path = self._path(cid)
-        if path.exists() and self.get(cid) is not None:
+        if self._is_intact(cid, block):
             return False
+        path = self._path(cid)
         with self._saying_what_is_full():
-            path.parent.mkdir(exist_ok=True)
+            make_folder(path.parent)
             with atomic_file(path, beside=self._temporary, sync_directory=False) as file:
                 file.write(block)
+        self._note_written(cid)
+        return True
+
+    def _is_intact(self, cid: ParsedCid, block: bytes) -> bool:
+        """Whether this block need not be written. Raises MalformedBlock if it may not be."""
+        if len(block) > MAX_BLOCK_BYTES:
+            raise MalformedBlock(f"{cid}: {len(block):,} bytes, above the limit of {MAX_BLOCK_BYTES:,} bytes a block")
+        return self._path(cid).exists() and self.get(cid) is not None
+
+    def _note_written(self, cid: ParsedCid) -> None:
         self._held.add(cid)
         self._lost.discard(cid)
-        return True
 
     def _write_pins(self, pins: dict[str, Cid]) -> None:
         self._check_writable()

@@ -7,12 +7,19 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from types import TracebackType
+from typing import IO, Self
 
 from cupel.protocol.errors import StorageFailed
+
+_SYNCS_AT_ONCE = 8
+_FILES_AT_ONCE = 64
+"""Written files that wait for the disk before the first gets its name: 16 MiB of blocks, and as many descriptors."""
 
 
 @contextmanager
@@ -51,12 +58,101 @@ def storage_failed(folder: Path, error: OSError) -> StorageFailed:
     )
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder whose parent is there, and put its name on disk; nothing if it is there."""
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        sync_directory_names(folder.parent)
+
+
 def sync_directory_names(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class FileBatch:
+    """Files that appear at their paths whole and on disk, as one of `atomic_file`, but wait for the disk together.
+
+    A file gets its name only after its bytes are on disk, and when `finish` returns all bytes and names are. A disk
+    takes many small files in little more time than one, so the syncs overlap, each other and whatever the caller does
+    in between. Left without `finish`, files that have no name yet are removed.
+
+    Raises  OSError
+    """
+
+    def __init__(self, beside: Path) -> None:
+        """beside: folder of the same file system for unfinished files."""
+        self._beside = beside
+        self._waiting: list[_Unfinished] = []
+        self._made_in: set[Path] = set()
+        """Folders that hold new folders."""
+        self._pool = ThreadPoolExecutor(_SYNCS_AT_ONCE, thread_name_prefix="cupel-sync")
+        self.placed: list[Path] = []
+        """Files that have their names."""
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Begin one file. Its folder is made if only that is missing."""
+        if not path.parent.is_dir():
+            path.parent.mkdir(exist_ok=True)
+            self._made_in.add(path.parent.parent)
+        descriptor, unfinished = tempfile.mkstemp(dir=self._beside, prefix=".unfinished-")
+        file = os.fdopen(descriptor, "wb", buffering=0)
+        one = _Unfinished(path, Path(unfinished), file)
+        self._waiting.append(one)
+        _write_all(file, data)
+        os.fchmod(file.fileno(), 0o644)
+        one.synced = self._pool.submit(os.fsync, file.fileno())
+        if len(self._waiting) >= _FILES_AT_ONCE:
+            self._place()
+
+    def finish(self) -> None:
+        """Return once everything is on disk."""
+        self._place()
+        folders = {path.parent for path in self.placed} | self._made_in
+        _wait_for([self._pool.submit(sync_directory_names, folder) for folder in folders])
+
+    def _place(self) -> None:
+        _wait_for([one.synced for one in self._waiting if one.synced is not None])
+        for one in self._waiting:
+            one.file.close()
+        while self._waiting:
+            os.replace(self._waiting[-1].unfinished, self._waiting[-1].path)
+            self.placed.append(self._waiting.pop().path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)  # no thread may sync a descriptor that is closed
+        for one in self._waiting:
+            one.file.close()
+            with suppress(FileNotFoundError):
+                one.unfinished.unlink()
+
+
+@dataclass(slots=True)
+class _Unfinished:
+    path: Path
+    unfinished: Path
+    file: IO[bytes]
+    synced: Future[None] | None = None
+
+
+def _wait_for(futures: Iterable[Future[None]]) -> None:
+    for future in futures:
+        future.result()
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    """A write may take only part, where there is a limit or little room; the next one then says why."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 class SharedUse:
