@@ -5,7 +5,7 @@ ARGS ?=
 # Twice the cores: tests of networks mostly wait for blocks.
 WORKERS ?= $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 1))')
 
-.PHONY: demo test lint types imports artifacts wheel bench soak fuzz clean help
+.PHONY: demo test lint types imports artifacts wheel bench exhaustive soak fuzz clean help
 
 help:
 	@echo "make demo    the whole network on this machine (make demo ARGS='--rounds 3')"
@@ -14,6 +14,7 @@ help:
 	@echo "make artifacts    recompile the contracts (needs Node.js)"
 	@echo "make wheel    build the wheel from the sdist and use it outside the repository"
 	@echo "make bench    the benchmarks"
+	@echo "make exhaustive    every function of the engine at every float32 (make exhaustive ARGS='--function exp')"
 	@echo "make soak    a network under a thousand faults (make soak ARGS='--rounds 5 --faults 50')"
 	@echo "make fuzz    a million hostile Programs (make fuzz ARGS='--seed 2')"
 
@@ -55,6 +56,10 @@ bench:
 fuzz:
 	@VENV=$(VENV) tools/setup.sh dev
 	@$(BIN)/python tests/fuzz_program.py $(ARGS)
+
+exhaustive:
+	@VENV=$(VENV) tools/setup.sh dev
+	@PYTHONPATH=benchmarks $(BIN)/python -m exhaustive --output benchmarks/results/exhaustive.txt $(ARGS)
 
 soak:
 	@VENV=$(VENV) tools/setup.sh dev
