@@ -17,7 +17,7 @@ from typing import IO, Self
 
 from cupel.protocol.errors import StorageFailed
 
-_SYNCS_AT_ONCE = 8
+_SYNCS_AT_ONCE = 4
 _FILES_AT_ONCE = 64
 """Written files that wait for the disk before the first gets its name: 16 MiB of blocks, and as many descriptors."""
 
