@@ -45,8 +45,10 @@ def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
 class Lowering:
     """State while one traced graph is lowered: the builder, and what is known about values."""
 
-    def __init__(self) -> None:
+    def __init__(self, digits: int = 2) -> None:
         self.builder = GraphBuilder()
+        self.digits = digits
+        """Of every matrix product that does not say its own."""
         self.softmax_dims: dict[int, int] = {}
         """Value id → the dimension along which it is a softmax; follows views, so that products over it are found."""
         self._grown: dict[int, Value] = {}
@@ -162,17 +164,18 @@ class Lowering:
         return after
 
     def matmul(self, a: Value, b: Value) -> Value:
-        """Two digits; by rows where a is a softmax over the contracted dimension (docs/design/programs.md)."""
+        """By rows where a is a softmax over the contracted dimension (docs/design/programs.md)."""
         rows = self.softmax_dims.get(a.id) == len(a.shape) - 1
-        return self.builder.matmul(a, b, digits=2, scale="rows" if rows else "columns")
+        return self.builder.matmul(a, b, digits=self.digits, scale="rows" if rows else "columns")
 
 
-def lower(graph_module: fx.GraphModule) -> Graph:
+def lower(graph_module: fx.GraphModule, digits: int = 2) -> Graph:
     """The Program graph of a traced function whose output is one flat list of tensors.
 
-    Raises UnsupportedOperation
+    digits  of the matrix products, 1, 2 or 3
+    Raises  UnsupportedOperation
     """
-    state = Lowering()
+    state = Lowering(digits)
     values: dict[fx.Node, Any] = {}
     for node in _live(graph_module.graph):
         state.meta = node.meta.get("val")

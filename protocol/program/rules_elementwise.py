@@ -278,7 +278,8 @@ REASONS.update(
         **dict.fromkeys(
             ("rand", "randn", "rand_like", "randn_like", "randint", "randint_like", "randperm", "bernoulli", "normal",
              "normal_functional", "uniform", "multinomial", "native_dropout", "exponential", "rand_like_generator"),
-            "Random numbers must be replayable: use cupel.protocol.program.uniform, normal or randint with a key.",
+            "Random numbers must be replayable: use cupel.protocol.program.uniform, normal or randint with a key; for "
+            "dropout give make_step a dropout_seed, use SeededDropout, or call the module's eval().",
         ),
         "as_strided": "Use views that name dimensions (view, permute, slice).",
         "nonzero": "Its shape depends on values; use torch.where with a mask.",

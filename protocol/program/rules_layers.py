@@ -11,13 +11,13 @@ import torch
 from cupel.protocol.arithmetic.builder import Value
 from cupel.protocol.arithmetic.operations import DType, Opcode, TensorType
 from cupel.protocol.errors import UnsupportedOperation
-from cupel.protocol.program import products, random
+from cupel.protocol.program import products, random, seeded_dropout
 from cupel.protocol.program.lowering import Lowering, Number, lowers
 
 aten = torch.ops.aten
 
 # Importing these modules is what defines the operations below.
-_DEFINED_BY = (products, random)
+_DEFINED_BY = (products, random, seeded_dropout)
 
 
 def _float32(lowering: Lowering, name: str) -> None:
@@ -136,3 +136,10 @@ def random_bits(lowering: Lowering, key: Value, step: Value, shape: Sequence[int
 @lowers(torch.ops.cupel.multiply_high.default)
 def multiply_high(lowering: Lowering, x: Value, y: Value) -> Value:
     return lowering.builder.binary(Opcode.MULHI, x, y)
+
+
+@lowers(torch.ops.cupel.dropout.default)
+def dropped(lowering: Lowering, x: Value, key: Value, step: Value, probability: float, stream: int) -> Value:
+    """A softmax with elements dropped is still contracted by rows: no bit may depend on later tokens."""
+    result = seeded_dropout.build_dropout(lowering.builder, x, key, step, probability, stream)
+    return lowering.follow(x, result, lambda dim: dim)

@@ -47,12 +47,14 @@ _RULE_MODULES = (rules_elementwise, rules_indexing, rules_layers, rules_powers, 
 _PACKAGES = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
 
 
-def trace(fn: Callable[..., Any], example_args: Sequence[Any]) -> Program:
+def trace(fn: Callable[..., Any], example_args: Sequence[Any], *, digits: int = 2) -> Program:
     """The Program of `fn(*example_args)`.
 
     fn            any function of tensors in nested dicts, lists and tuples that returns the same kind of thing; plain
                   PyTorch, autograd included. Numbers it closes over become binary32 constants, tensors constants.
     example_args  one entry per positional argument, `(x,)` for one tensor; only types and shapes count
+    digits        1, 2 or 3: what PyTorch's own matrix products keep of an operand, 7 digits - 1 bits relative to its
+                  row's (column's) largest; `matmul` says its own (docs/engineers/bring-your-model.md)
     Raises        UnsupportedOperation for what has no exact semantics, UsageError for arguments of another kind
     """
     # A tensor iterates over its rows, which would silently become the arguments.
@@ -61,6 +63,8 @@ def trace(fn: Callable[..., Any], example_args: Sequence[Any]) -> Program:
             f"example_args is a {type(example_args).__name__}, not a tuple of the arguments; for one argument x it "
             "is (x,)"
         )
+    if digits not in (1, 2, 3):
+        raise UsageError(f"digits are 1, 2 or 3, not {digits}")
     arguments, tensors = flatten(tuple(example_args), "arguments")
     names = [name for name, _ in leaves(arguments)]
     for name, tensor in zip(names, tensors, strict=True):
@@ -71,7 +75,7 @@ def trace(fn: Callable[..., Any], example_args: Sequence[Any]) -> Program:
     with _pinned():
         blanks = [torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in tensors]
         graph_module, result = _record(fn, arguments, names, blanks)
-    graph = lower(graph_module)
+    graph = lower(graph_module, digits)
     return Program(graph=graph, structure=Structure(arguments, result))
 
 

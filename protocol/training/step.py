@@ -1,18 +1,17 @@
-"""One training step: forward, backward, clipping, AdamW, as one function of state and tokens.
-
-Source: AdamW, Loshchilov & Hutter 2019, algorithm 2, with decay scaled by the scheduled learning rate.
-"""
+"""One training step of a run: forward, backward, clipping, AdamW, as one function of state and tokens."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from cupel.protocol.errors import UsageError
 from cupel.protocol.training.model import ModelConfig, Weights, build, compute_loss
+from cupel.protocol.training.optimisers import AdamW
+from cupel.protocol.training.schedules import warmup_cosine
 from cupel.protocol.training.state import State
 
 Metrics = dict[str, torch.Tensor]
@@ -61,12 +60,21 @@ class TrainingConfig:
 
 def compute_learning_rate(training: TrainingConfig, step: torch.Tensor) -> torch.Tensor:
     """Of the update that follows `step` finished ones: linear warm-up, then a cosine."""
-    done = step.to(torch.float32) + 1.0
-    warm = done / float(max(training.warmup_steps, 1))
-    along = (done - float(training.warmup_steps)) / float(training.total_steps - training.warmup_steps)
-    falling = 0.5 + 0.5 * torch.cos(along.clamp(0.0, 1.0) * math.pi)
-    share = training.final_fraction + (1.0 - training.final_fraction) * falling
-    return training.learning_rate * torch.where(done < training.warmup_steps, warm, share)
+    return _schedule(training)(step)
+
+
+def _schedule(training: TrainingConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    return warmup_cosine(training.learning_rate, training.warmup_steps, training.total_steps, training.final_fraction)
+
+
+def joint_norm(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The 2-norm of all of them together."""
+    return torch.sqrt(torch.stack([(gradient * gradient).sum() for gradient in gradients]).sum())
+
+
+def clip_scale(norm: torch.Tensor, clip_norm: float) -> torch.Tensor:
+    """What gradients of this joint norm are multiplied by to have at most `clip_norm`."""
+    return (clip_norm / (norm + 1e-6)).clamp(max=1.0)
 
 
 def make_training_step(
@@ -75,30 +83,28 @@ def make_training_step(
     """training_step(state, tokens[B, T + 1]) → (next state, metrics of this step)."""
 
     gpt = build(model)
+    optimiser = AdamW(
+        learning_rate=_schedule(training),
+        beta1=training.beta1,
+        beta2=training.beta2,
+        epsilon=training.epsilon,
+        weight_decay=training.weight_decay,
+    )
 
     def training_step(state: State, tokens: torch.Tensor) -> tuple[State, Metrics]:
         weights: Weights = {name: weight.detach().requires_grad_() for name, weight in state["weights"].items()}
         loss = compute_loss(gpt, weights, tokens)
         gradients = torch.autograd.grad(loss, list(weights.values()))
 
-        norm = torch.sqrt(torch.stack([(gradient * gradient).sum() for gradient in gradients]).sum())
-        scale = (training.clip_norm / (norm + 1e-6)).clamp(max=1.0)
-
-        rate = compute_learning_rate(training, state["step"])
-        updates = (state["step"] + 1).to(torch.float32)
-        correction1 = 1.0 - torch.exp(updates * math.log(training.beta1))
-        correction2 = 1.0 - torch.exp(updates * math.log(training.beta2))
+        norm = joint_norm(gradients)
+        scale = clip_scale(norm, training.clip_norm)
+        update = optimiser.begin(state["step"])
 
         following: State = {"weights": {}, "adam_m": {}, "adam_v": {}, "step": state["step"] + 1}
         for name, gradient in zip(weights, gradients, strict=True):
-            weight, gradient = state["weights"][name], gradient * scale
-            m = training.beta1 * state["adam_m"][name] + (1.0 - training.beta1) * gradient
-            v = training.beta2 * state["adam_v"][name] + (1.0 - training.beta2) * (gradient * gradient)
-            update = (m / correction1) / (torch.sqrt(v / correction2) + training.epsilon)
-            if weight.dim() >= 2:
-                update = update + training.weight_decay * weight
-            following["weights"][name] = weight - rate * update
-            following["adam_m"][name], following["adam_v"][name] = m, v
+            moments = (state["adam_m"][name], state["adam_v"][name])
+            weight, (m, v) = update(name, state["weights"][name], gradient * scale, moments)
+            following["weights"][name], following["adam_m"][name], following["adam_v"][name] = weight, m, v
         return following, {"loss": loss.detach(), "grad_norm": norm}
 
     return training_step
