@@ -1,0 +1,119 @@
+"""What workers compute beside their graphs, on plain PyTorch: integers that add up exactly, and the one rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from cupel.protocol.arithmetic.operations import NOT_FINITE, ZERO_ROW, digit_width
+from cupel.protocol.arithmetic.reference import SUM_BITS
+
+Tensor = torch.Tensor
+
+_EXACT_TERMS = 1 << 12
+"""Terms of a three-digit product, each at most (2^20 + 2^9)^2, that sum exactly in float64."""
+_FIRST_KEY = -(1 << 31)
+
+
+def power_of_two(exponent: Tensor) -> Tensor:
+    """2^exponent in float64, from bits; far exponents are clamped to where every result is settled."""
+    return (exponent.to(torch.int64).clamp(-900, 900) + 1023 << 52).view(torch.float64)
+
+
+def rounded(total: Tensor, exponent: Tensor) -> Tensor:
+    """RN(total 2^exponent), total int64: rounded once, also where total has more bits than float64 holds."""
+    low = total & 0x7FF
+    # Round to odd at 52 bits: the sticky bit makes the second rounding, to 24 bits, a correct one.
+    odd = (total - low) | ((low != 0).to(torch.int64) << 11)
+    wide = (total >= 1 << 53) | (total <= -(1 << 53))
+    return (torch.where(wide, odd, total).to(torch.float64) * power_of_two(exponent)).to(torch.float32)
+
+
+# Order
+
+
+def largest_first(x: Tensor) -> Tensor:
+    """Integers whose maximum is MAX's choice: NaN first, +0 above -0."""
+    if x.dtype != torch.float32:
+        return x if x.dtype == torch.int64 else x.to(torch.int32)
+    bits = x.contiguous().view(torch.int32)
+    return bits ^ (bits >> 31 & 0x7FFFFFFF)
+
+
+def smallest_first(x: Tensor) -> Tensor:
+    """Integers whose maximum is MIN's choice."""
+    keys = largest_first(x)
+    return ~(keys.masked_fill(torch.isnan(x), _FIRST_KEY) if x.dtype == torch.float32 else keys)
+
+
+def from_largest(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype != torch.float32:
+        return keys.to(dtype)
+    return (keys ^ (keys >> 31 & 0x7FFFFFFF)).view(torch.float32)
+
+
+def from_smallest(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    result = from_largest(~keys, dtype)
+    return torch.where(~keys == _FIRST_KEY, float("nan"), result) if dtype == torch.float32 else result
+
+
+# Sums
+
+
+def sum_scales(highest: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What an order-free sum quantises by, from the largest and the smallest of all its terms.
+
+    Two float32 factors whose product is 2^(SUM_BITS - e), because one alone can leave binary32's range; e, int32; and
+    the sum where a term is not finite, else 0.
+    """
+    special = torch.where(torch.isinf(highest) & (highest > 0), highest, torch.zeros_like(highest))
+    down = torch.isinf(lowest) & (lowest < 0)
+    special = torch.where(down, torch.where(special == 0, lowest, float("nan")), special)
+    special = special.masked_fill(torch.isnan(highest), float("nan"))
+    finite = special == 0
+    largest = torch.where(finite, torch.maximum(highest.abs(), lowest.abs()), 0.0).to(torch.float64)
+    e = torch.where(largest == 0, ZERO_ROW, torch.frexp(largest).exponent.to(torch.int64))
+    shift = SUM_BITS - e
+    half = shift >> 1
+    first, second = (torch.where(finite, power_of_two(part), 0.0).to(torch.float32) for part in (half, shift - half))
+    return first, second, e.to(torch.int32), special
+
+
+def finish_sum(total: Tensor, e: Tensor, special: Tensor) -> Tensor:
+    result = rounded(total, e.to(torch.int64) - SUM_BITS)
+    return torch.where(special == 0, result, special)
+
+
+# Products
+
+
+def partial_products(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    """int64[..., M, N]: the sums over k of left[..., m, k] right[..., n, k], from one or two int16 planes each.
+
+    Two planes are those of three digits, q = 1024 plane0 + plane1, |q| <= 2^20 + 2^9.
+    """
+    if len(left) == 1:
+        # |q| <= 2^15 and at most 2^22 terms: every partial sum is an integer within 2^52, exact in any order.
+        a, b = left[0].to(torch.float64), right[0].to(torch.float64)
+        return torch.matmul(a, b.transpose(-1, -2)).to(torch.int64)
+    a, b = (p[0].to(torch.float64) * 1024 + p[1].to(torch.float64) for p in (left, right))
+    total = torch.zeros((*a.shape[:-1], b.shape[-2]), dtype=torch.int64, device=a.device)
+    for start in range(0, a.shape[-1], _EXACT_TERMS):
+        stop = start + _EXACT_TERMS
+        total += torch.matmul(a[..., start:stop], b[..., start:stop].transpose(-1, -2)).to(torch.int64)
+    return total
+
+
+def finish_product(total: Tensor, ea: Tensor, eb: Tensor | None, digits: int) -> Tensor:
+    """RN(total 2^(ea + eb - 2w)), NaN where a row is not finite; total[..., M, N], ea[..., M], eb[..., N]."""
+    exponent, special = ea.to(torch.int64).unsqueeze(-1), (ea == NOT_FINITE).unsqueeze(-1)
+    if eb is not None:
+        exponent = exponent + eb.to(torch.int64).unsqueeze(-2)
+        special = special | (eb == NOT_FINITE).unsqueeze(-2)
+    exponent = exponent - 2 * digit_width(digits)
+    if digits <= 2:
+        result = (total.to(torch.float64) * power_of_two(exponent)).to(torch.float32)
+    else:
+        result = rounded(total, exponent)
+    return result.masked_fill(special, float("nan")) if bool(special.any()) else result
