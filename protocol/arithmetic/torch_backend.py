@@ -3,6 +3,9 @@
 PyTorch's own float32 kernels are used only where IEEE-754 leaves one answer (add, subtract, multiply, divide, rounding
 to integral, comparisons). Sums and products go through exact integers; the last step is one rounding from float64.
 Subnormals must not be flushed: `torch.set_flush_denormal(True)` makes this engine unfit, and its self-test says so.
+
+Operands may be on any one device, and the result is there too: no tensor is made without naming its device. What is
+read back to decide on a shorter way is read on the CPU only, where reading costs nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from cupel.protocol import philox
-from cupel.protocol.arithmetic import reference
+from cupel.protocol.arithmetic import digit_products, reference
 from cupel.protocol.arithmetic.exact_functions import exact
 from cupel.protocol.arithmetic.operations import (
     COMPARISONS,
@@ -36,20 +39,29 @@ _LARGEST_ANGLE = 2.0**16
 """Above it sin and cos are computed exactly rather than trusting a library's argument reduction."""
 _FLOAT64_TERMS = 1 << 12
 """Terms of a three-digit product (each at most (2^20 + 2^9)^2) that sum exactly in float64."""
-_INT8_TERMS = 1 << 18
-"""Products of two digits in [-64, 64] that sum exactly in int32."""
 _INT8_FROM_TERMS = 512
 _INT8_FROM_PRODUCTS = 1 << 24
 """Two-digit products this long and large are faster as four int8 ones (1 thread, Zen 5: 0.77 against 1.31 ms)."""
 
 
-def evaluate(operation: Operation, operands: Sequence[Tensor]) -> Tensor:
+def evaluate(operation: Operation, operands: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
     """The result of one operation; it may share memory with an operand.
 
+    device  where the result of an operation without operands goes; the CPU by default
     Raises  MalformedProgram if it is not well typed over these operands
     """
     check_operation(operation, [TensorType.of(t) for t in operands])
-    return _IMPLEMENTATIONS[operation.opcode](operation, operands)
+    if operation.opcode == Opcode.IOTA:
+        return iota(operation, device or _CPU)
+    return IMPLEMENTATIONS[operation.opcode](operation, operands)
+
+
+_CPU = torch.device("cpu")
+
+
+def is_worth_asking(x: Tensor) -> bool:
+    """Whether a look at values may choose a shorter way: on another device, whoever asks waits for all before."""
+    return x.device.type == "cpu"
 
 
 # Floating-point building blocks
@@ -57,7 +69,8 @@ def evaluate(operation: Operation, operands: Sequence[Tensor]) -> Tensor:
 
 def _canonical(x: Tensor) -> Tensor:
     """x, freshly computed, with every NaN made 0x7fc00000: processors differ in the sign they give one."""
-    if torch.isnan(x.sum()):  # one cheap pass; an infinity of each sign also lands here, harmlessly
+    # One cheap pass asks; an infinity of each sign also gives NaN, harmlessly.
+    if not is_worth_asking(x) or torch.isnan(x.sum()):
         x = x.masked_fill(torch.isnan(x), float("nan"))
     return x
 
@@ -65,6 +78,11 @@ def _canonical(x: Tensor) -> Tensor:
 def _power_of_two(exponent: Tensor) -> Tensor:
     """2^exponent in float64, built from bits; far exponents are clamped to where every result is already settled."""
     return (exponent.to(torch.int64).clamp(-900, 900) + 1023 << 52).view(torch.float64)
+
+
+def _zero(x: Tensor) -> Tensor:
+    """The integer 0 where x is."""
+    return x.new_zeros((), dtype=torch.int64)
 
 
 def _rounded(total: Tensor, exponent: Tensor) -> Tensor:
@@ -136,9 +154,9 @@ def _slice(op: Operation, xs: Sequence[Tensor]) -> Tensor:
 
 def _pad(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     x, (fill, *low) = xs[0], op.attributes
-    result = torch.full(op.result.shape, 0, dtype=x.dtype)
+    result = x.new_zeros(op.result.shape)
     if fill:
-        result.copy_(_constant_of_bits(fill, op.result.dtype).expand(op.result.shape))
+        result.copy_(_constant_of_bits(fill, op.result.dtype).to(x.device).expand(op.result.shape))
     result[tuple(slice(n, n + size) for n, size in zip(low, x.shape, strict=True))] = x
     return result
 
@@ -151,10 +169,10 @@ def _concat(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     return torch.cat(tuple(xs), op.attributes[0])
 
 
-def _iota(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+def iota(op: Operation, device: torch.device) -> Tensor:
     (dim,), shape = op.attributes, op.result.shape
     along = [n if d == dim else 1 for d, n in enumerate(shape)]
-    return torch.arange(shape[dim]).reshape(along).expand(shape)
+    return torch.arange(shape[dim], device=device).reshape(along).expand(shape)
 
 
 # Elementwise
@@ -169,7 +187,7 @@ def _cast(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     if x.dtype == torch.float32:
         return _float_to_integer(x, Rounding(op.attributes[0]), target)
     if target == torch.float32:
-        return _rounded(x, torch.zeros((), dtype=torch.int64)) if x.dtype == torch.int64 else x.double().float()
+        return _rounded(x, _zero(x)) if x.dtype == torch.int64 else x.double().float()
     return x.to(target)
 
 
@@ -263,10 +281,13 @@ def _function(op: Operation, xs: Sequence[Tensor]) -> Tensor:
         undecided |= x.abs() > _LARGEST_ANGLE
     if undecided.any():
         result = torch.where(torch.isnan(result), float("nan"), result)
-        places = (undecided & ~torch.isnan(x) & ~(torch.isnan(result) & torch.isfinite(x))).reshape(-1).nonzero()
-        for i in places.flatten().tolist():
-            bits = int(x.reshape(-1)[i].view(torch.int32)) & 0xFFFFFFFF
-            result.reshape(-1)[i] = _constant_of_bits(exact(op.opcode, bits), DType.FLOAT32)
+        undecided &= ~torch.isnan(x) & ~(torch.isnan(result) & torch.isfinite(x))
+        places = undecided.reshape(-1).nonzero().flatten()
+        # Few, and on whatever device the others are: these are decided here, by the definition.
+        arguments = x.reshape(-1)[places].view(torch.int32).tolist()
+        decided = [exact(op.opcode, bits & 0xFFFFFFFF) for bits in arguments]
+        words = torch.tensor(decided, dtype=torch.int64, device=x.device).to(torch.int32)
+        result.reshape(-1)[places] = words.view(torch.float32)
     return result
 
 
@@ -324,7 +345,7 @@ def _sum(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     e = _exponents(_largest(x))
     quantised = torch.round(x.to(torch.float64) * _power_of_two(reference.SUM_BITS - e).unsqueeze(-1))
     finite = e != NOT_FINITE
-    if finite.all():
+    if is_worth_asking(x) and finite.all():
         return _rounded(quantised.to(torch.int64).sum(-1), e - reference.SUM_BITS)
     total = torch.where(finite.unsqueeze(-1), quantised, 0.0).to(torch.int64).sum(-1)
     result = _rounded(total, e - reference.SUM_BITS)
@@ -345,7 +366,7 @@ def _reduce_extreme(op: Operation, xs: Sequence[Tensor]) -> Tensor:
         return _from_keys(keys.amax(-1) if highest else keys.amin(-1), xs[0].dtype)
     extreme = keys.amax(-1, keepdim=True) if highest else keys.amin(-1, keepdim=True)
     # The first true wins by definition here, which argmax over the keys themselves does not promise.
-    places = torch.arange(keys.shape[-1]).expand(keys.shape)
+    places = torch.arange(keys.shape[-1], device=keys.device).expand(keys.shape)
     return torch.where(keys == extreme, places, keys.shape[-1]).amin(-1)
 
 
@@ -383,7 +404,7 @@ def _take(op: Operation, xs: Sequence[Tensor]) -> Tensor:
         return x.new_zeros(op.result.shape)
     inside = (index >= 0) & (index < x.shape[0])
     rows = x[index.clamp(0, x.shape[0] - 1)]
-    if inside.all():
+    if is_worth_asking(x) and inside.all():
         return rows
     return torch.where(inside.reshape(*index.shape, *(1,) * (x.dim() - 1)), rows, x.new_zeros(()))
 
@@ -401,7 +422,7 @@ def _index_add(op: Operation, xs: Sequence[Tensor]) -> Tensor:
 
 def _grouped_sum(old: Tensor, place: Tensor, source: Tensor) -> Tensor:
     """old[R, D] + source[n, D] landing on rows place[n], order-free."""
-    finite = torch.isfinite(old).all() and torch.isfinite(source).all()
+    finite = is_worth_asking(old) and torch.isfinite(old).all() and torch.isfinite(source).all()
     old_finite = old if finite else torch.where(torch.isfinite(old), old, 0.0)
     source_finite = source if finite else torch.where(torch.isfinite(source), source, 0.0)
     cells = place.unsqueeze(-1).expand_as(source)
@@ -424,8 +445,9 @@ def _scatter(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     if source.numel() == 0 or x.numel() == 0:
         return x
     inside = (index >= 0) & (index < x.shape[dim])
-    positions = torch.where(inside, torch.arange(source.numel()).reshape(source.shape), -1)
-    winner = torch.full(x.shape, -1, dtype=torch.int64)
+    places = torch.arange(source.numel(), device=x.device).reshape(source.shape)
+    positions = torch.where(inside, places, -1)
+    winner = torch.full(x.shape, -1, dtype=torch.int64, device=x.device)
     winner.scatter_reduce_(dim, index.clamp(0, x.shape[dim] - 1), positions, "amax")
     return torch.where(winner >= 0, source.reshape(-1)[winner.clamp(min=0)], x)
 
@@ -439,13 +461,13 @@ def _exponent(op: Operation, xs: Sequence[Tensor]) -> Tensor:
 
 def _quantize(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     x, e = xs
-    return _plane(x, torch.zeros((), dtype=torch.int64), e.unsqueeze(-1), op.attributes)
+    return _plane(x, _zero(x), e.unsqueeze(-1), op.attributes)
 
 
 def _exponent_scaled(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     x, g = xs[0], xs[1].unsqueeze(-2).to(torch.int64)
     if x.shape[-1] == 0:
-        return torch.full(op.result.shape, ZERO_ROW, dtype=torch.int32)
+        return torch.full(op.result.shape, ZERO_ROW, dtype=torch.int32, device=x.device)
     special = ~torch.isfinite(x) | ((g == NOT_FINITE) & (x != 0))
     scale = torch.where(g <= ZERO_ROW, 0.0, _power_of_two(g.clamp(ZERO_ROW, 128)))
     largest = (torch.where(special, 0.0, x).to(torch.float64) * scale).abs().amax(-1)
@@ -463,7 +485,7 @@ def _plane(x: Tensor, g: Tensor, e: Tensor, attributes: Sequence[int]) -> Tensor
     w = digit_width(digits)
     shift = g + w - e.to(torch.int64)
     q = torch.round(x.to(torch.float64) * _power_of_two(shift)).clamp(-(2.0**w), 2.0**w)
-    if not torch.isfinite(x).all() or (e == NOT_FINITE).any():
+    if not is_worth_asking(x) or not torch.isfinite(x).all() or (e == NOT_FINITE).any():
         q = torch.where(torch.isfinite(x) & (e != NOT_FINITE), q, 0.0)
     if digits <= 2:
         return q.to(torch.int16)
@@ -473,6 +495,16 @@ def _plane(x: Tensor, g: Tensor, e: Tensor, attributes: Sequence[int]) -> Tensor
 
 
 def _dot(op: Operation, xs: Sequence[Tensor]) -> Tensor:
+    return dot(op, xs, _sums)
+
+
+Sums = Callable[[Sequence[Tensor], Sequence[Tensor], int], Tensor | None]
+"""(planes of the left operand [..., M, K], of the right one [..., N, K], digits) to sum_k q_mk r_nk: integers in
+float64 for one or two digits, 0 always +0, int64 for three; None where these planes need more than 64 bits."""
+
+
+def dot(op: Operation, xs: Sequence[Tensor], compute_sums: Sums) -> Tensor:
+    """DOT or DOT_ROWS, given a way to the integer sums."""
     (digits,) = op.attributes
     if op.opcode == Opcode.DOT:
         ea, eb, *quantised = xs
@@ -482,62 +514,48 @@ def _dot(op: Operation, xs: Sequence[Tensor]) -> Tensor:
         ea, *quantised = xs
         special = (ea == NOT_FINITE).unsqueeze(-1)
         exponent = ea.to(torch.int64).unsqueeze(-1)
-    left, right = quantised[0::2], quantised[1::2]
-    if digits == 3 and not _three_digits(left + right):
-        # Planes that QUANTIZE never makes: their sums need more than 64 bits.
-        return reference.evaluate(op, xs)
+    sums = compute_sums(quantised[0::2], quantised[1::2], digits)
+    if sums is None:
+        return reference.evaluate(op, [x.cpu() for x in xs]).to(special.device)
     scale = exponent - 2 * digit_width(digits)
+    result = (sums * _power_of_two(scale)).to(torch.float32) if digits <= 2 else _rounded(sums, scale)
+    if is_worth_asking(special) and not special.any():
+        return result
+    return result.masked_fill(special, float("nan"))
+
+
+def _sums(left: Sequence[Tensor], right: Sequence[Tensor], digits: int) -> Tensor | None:
     if digits <= 2:
-        # |q| < 2^15 and K <= 2^22: every partial sum is an integer below 2^53, exact in float64 in any order.
-        result = (_two_digit_sums(left[0], right[0]) * _power_of_two(scale)).to(torch.float32)
-    else:
-        result = _rounded(_three_digit_sums(left, right), scale)
-    return result.masked_fill(special, float("nan")) if special.any() else result
+        return _two_digit_sums(left[0], right[0])
+    # Planes that QUANTIZE never makes may need more than 64 bits.
+    return three_digit_sums(left, right) if are_three_digits([*left, *right]) else None
 
 
 def _two_digit_sums(left: Tensor, right: Tensor) -> Tensor:
     """sum_k left[..., m, k] right[..., n, k] as integers in float64, 0 always +0."""
     if left.dim() == 2 and left.shape[1] >= _INT8_FROM_TERMS:
         products = left.shape[0] * right.shape[0] * left.shape[1]
-        if products >= _INT8_FROM_PRODUCTS and _two_digits(left) and _two_digits(right):
-            return _int8_sums(left, right)
+        if products >= _INT8_FROM_PRODUCTS and digit_products.are_digits([[left], [right]], 2):
+            return digit_products.int8_sums([left], [right], 2)
+    return float64_sums(left, right)
+
+
+def float64_sums(left: Tensor, right: Tensor) -> Tensor:
+    """The same for any int16: |q| < 2^15 and K <= 2^22, so every partial sum is below 2^53 and exact in any order."""
     # A sum of products that are all -0 is -0, and the definition's integer 0 is not.
     return torch.matmul(left.to(torch.float64), right.to(torch.float64).transpose(-1, -2)) + 0.0
 
 
-def _two_digits(q: Tensor) -> bool:
-    return bool((q.amax() <= 1 << 13) & (q.amin() >= -(1 << 13)))
-
-
-def _int8_sums(left: Tensor, right: Tensor) -> Tensor:
-    """The same through `torch._int_mm`, from digits in [-64, 64]: q = 128 high + low."""
-    m, n, k = left.shape[0], right.shape[0], left.shape[1]
-    rows, columns = _digit_rows(left), _digit_rows(right)
-    result = torch.zeros((m, n), dtype=torch.float64)
-    for start in range(0, k, _INT8_TERMS):
-        stop = min(start + _INT8_TERMS, k)
-        sums = torch._int_mm(rows[:, start:stop].contiguous(), columns[:, start:stop].contiguous().t())
-        wide = sums.to(torch.float64)
-        result += wide[:m, :n] * 16384 + (wide[:m, n:] + wide[m:, :n]) * 128 + wide[m:, n:]
-    return result
-
-
-def _digit_rows(q: Tensor) -> Tensor:
-    """int8 [2 rows, K]: high digits, then low ones."""
-    high = q + 64 >> 7
-    return torch.cat((high.to(torch.int8), (q - (high << 7)).to(torch.int8)))
-
-
-def _three_digits(planes: Sequence[Tensor]) -> bool:
-    """Whether q = 1024 plane0 + plane1 has the planes of a quantised operand."""
+def are_three_digits(planes: Sequence[Tensor]) -> bool:
+    """Whether q = 1024 plane0 + plane1 has planes no larger than a quantised operand's."""
     return all(p.numel() == 0 or (int(p.abs().amax()) <= 1024 and int(p.amin()) > -(1 << 15)) for p in planes)
 
 
-def _three_digit_sums(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+def three_digit_sums(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     """int64 sums; |q| < 2^21, so that 2^22 terms stay below 2^63 only with |q| <= 2^20 + 2^9, which is all there is."""
     a, b = (p[0].to(torch.float64) * 1024 + p[1].to(torch.float64) for p in (left, right))
     terms = a.shape[-1]
-    total = torch.zeros((*a.shape[:-1], b.shape[-2]), dtype=torch.int64)
+    total = torch.zeros((*a.shape[:-1], b.shape[-2]), dtype=torch.int64, device=a.device)
     for start in range(0, terms, _FLOAT64_TERMS):
         stop = start + _FLOAT64_TERMS
         total += torch.matmul(a[..., start:stop], b[..., start:stop].transpose(-1, -2)).to(torch.int64)
@@ -549,7 +567,7 @@ def _three_digit_sums(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor
 
 def _philox(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     key, step = int(xs[0]) % (1 << 64), int(xs[1]) & 0xFFFFFFFF
-    i = torch.arange(op.result.elements)
+    i = torch.arange(op.result.elements, device=xs[0].device)
     c0, c1 = i & 0xFFFFFFFF, i >> 32
     c2, c3 = torch.full_like(i, op.attributes[0]), torch.full_like(i, step)
     k0, k1 = key & 0xFFFFFFFF, key >> 32
@@ -561,15 +579,14 @@ def _philox(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     return (c0 | c1 << 32).reshape(op.result.shape)
 
 
-_Implementation = Callable[[Operation, Sequence[Tensor]], Tensor]
-_IMPLEMENTATIONS: dict[Opcode, _Implementation] = {
+Implementation = Callable[[Operation, Sequence[Tensor]], Tensor]
+IMPLEMENTATIONS: dict[Opcode, Implementation] = {
     Opcode.RESHAPE: _reshape,
     Opcode.PERMUTE: _permute,
     Opcode.EXPAND: _expand,
     Opcode.SLICE: _slice,
     Opcode.PAD: _pad,
     Opcode.CONCAT: _concat,
-    Opcode.IOTA: _iota,
     Opcode.CAST: _cast,
     Opcode.DIV: _divide,
     Opcode.REM: _remainder,
