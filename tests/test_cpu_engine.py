@@ -105,7 +105,7 @@ def test_functions_of_random_bit_patterns(name: str, opcode: Opcode) -> None:
 
 @EVERY_SET
 @pytest.mark.parametrize("opcode", [Opcode.SIN, Opcode.COS])
-def test_circular_functions_of_huge_arguments_take_the_exact_path(name: str, opcode: Opcode) -> None:
+def test_circular_functions_of_huge_arguments(name: str, opcode: Opcode) -> None:
     x = from_bits(0x49800000, 0x49BFFFFF, 0x5F000001, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000, 0x80000000, 0x00000001)
     x = torch.cat([x, floats(40) * 3e5])
     check(built([x], lambda b, v: b.unary(opcode, v)), [x], name, threads=[1], evaluate=reference.evaluate)

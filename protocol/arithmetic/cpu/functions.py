@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 
+from cupel.protocol.arithmetic.cpu.far_angles import FIRST, reduce_far
 from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value, vector
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
 from cupel.protocol.arithmetic.operations import Opcode
@@ -28,6 +29,7 @@ _INFINITY = 0x7F800000
 _MAGNITUDE = 0x7FFFFFFF
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803482534211707")
 _DIGITS = decimal.Context(prec=90)
+_TWO_OVER_PI = _DIGITS.divide(Decimal(2), _PI)
 
 
 def _split(value: Decimal, *bits: int) -> list[float]:
@@ -97,27 +99,27 @@ class _Kernel:
         return self.f.intrinsic("copysign", magnitude, sign)
 
 
-def _exp(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
+def _exp(k: _Kernel, x: Value) -> tuple[Value, float]:
     # exp(89) overflows binary32, exp(-104) < 2^-150 rounds to zero.
-    return k.exp(k.clamp(x, -104.0, 89.0)), 2.0**-49, None
+    return k.exp(k.clamp(x, -104.0, 89.0)), 2.0**-49
 
 
-def _sigmoid(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
+def _sigmoid(k: _Kernel, x: Value) -> tuple[Value, float]:
     # 1 / (1 + exp(-x)): three roundings and exp's error stay below 2^-50.
     e = k.exp(-k.clamp(x, -104.0, 104.0))
-    return k.c(1.0) / (e + 1.0), 2.0**-48, None
+    return k.c(1.0) / (e + 1.0), 2.0**-48
 
 
-def _tanh(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
+def _tanh(k: _Kernel, x: Value) -> tuple[Value, float]:
     # -m / (m + 2) with m = expm1(-2|x|); m keeps its relative precision because k = 0 where it is small.
     a = k.f.intrinsic("fabs", x)
     p, t = k.expm1_parts(k.clamp(a * -2.0, -40.0, 0.0))
     e = (k.c(1.0).as_bits() + (t.as_bits() << 52)).bitcast(k.double)
     m = k.fma(e, p, e - 1.0)
-    return k.copysign(-m / (m + 2.0), x), 2.0**-48, None
+    return k.copysign(-m / (m + 2.0), x), 2.0**-48
 
 
-def _log(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
+def _log(k: _Kernel, x: Value) -> tuple[Value, float]:
     """k ln2 + 2 atanh(s), s = f / (2 + f), x = 2^k (1 + f) with 1 + f in [0.707, 1.415).
 
     |s| < 0.1716, so twelve terms leave 2^-60; f is exact; k ln2 cancels nothing, as |2 atanh(s)| < ln2 / 2.
@@ -134,27 +136,32 @@ def _log(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
     y = k.fma(n, _LN2_HIGH, k.fma(n, _LN2_LOW, s * series))
     y = x.compare("oeq", 0.0).select(-math.inf, y)
     y = x.compare("oeq", math.inf).select(math.inf, y)
-    return x.compare("olt", 0.0).select(math.nan, y), 2.0**-48, None
+    return x.compare("olt", 0.0).select(math.nan, y), 2.0**-48
 
 
-def _rsqrt(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
+def _rsqrt(k: _Kernel, x: Value) -> tuple[Value, float]:
     # Two correctly rounded operations; 1 / sqrt(-0) is -inf as it should be.
-    return k.c(1.0) / k.f.intrinsic("sqrt", x), 2.0**-50, None
+    return k.c(1.0) / k.f.intrinsic("sqrt", x), 2.0**-50
 
 
-def _half_pi_steps(k: _Kernel, x: Value) -> tuple[Value, Value, Value]:
-    """(r, quadrant bits, too large): x = quadrant pi/2 + r, |r| <= pi/4 + 2^-20.
+def _half_pi_steps(k: _Kernel, x: Value) -> tuple[Value, Value]:
+    """(r, quadrant bits): x = quadrant pi/2 + r, |r| <= pi/4 + 2^-20.
 
     The first two products and differences are exact for |x| < 2^20, so cancellation leaves r its relative precision.
     """
-    large = k.f.intrinsic("fabs", x).compare("uge", 2.0**20)
-    x = large.select(0.0, x)
-    t = k.fma(x, 2.0 / math.pi, _MAGIC)
+    large = k.f.intrinsic("fabs", x).compare("oge", 2.0**FIRST)
+    near = large.select(0.0, x)
+    t = k.fma(near, 2.0 / math.pi, _MAGIC)
     n = t - _MAGIC
-    r = x - n * _HALF_PI_1
+    r = near - n * _HALF_PI_1
     r = r - n * _HALF_PI_2
     r = r - n * _HALF_PI_3
-    return r, t.as_bits(), large
+    angle, steps = k.f.variable(k.double, r), k.f.variable(vector(k.isa.width, "i64"), t.as_bits())
+    with k.f.when(large.bitcast(f"i{k.isa.width}").compare("ne", 0)):
+        far, far_steps = reduce_far(k.f, k.isa.width, x, _TWO_OVER_PI)
+        angle.set(large.select(far, r))
+        steps.set(large.select(far_steps, t.as_bits()))
+    return angle.get(), steps.get()
 
 
 def _sin_cos(k: _Kernel, r: Value) -> tuple[Value, Value]:
@@ -164,22 +171,22 @@ def _sin_cos(k: _Kernel, r: Value) -> tuple[Value, Value]:
     return k.fma(r * z, sine, r), k.fma(z, cosine, 1.0)
 
 
-def _circular(k: _Kernel, x: Value, quarter: int) -> tuple[Value, float, Value | None]:
-    r, steps, large = _half_pi_steps(k, x)
+def _circular(k: _Kernel, x: Value, quarter: int) -> tuple[Value, float]:
+    r, steps = _half_pi_steps(k, x)
     sine, cosine = _sin_cos(k, r)
     steps = steps + quarter
     y = (steps & 1).compare("ne", 0).select(cosine, sine)
     y = ((steps & 2).compare("ne", 0)).select(-y, y)
     if quarter == 0:
         y = x.compare("oeq", 0.0).select(x, y)
-    return y, 2.0**-48, large
+    return y, 2.0**-48
 
 
-def _sin(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
+def _sin(k: _Kernel, x: Value) -> tuple[Value, float]:
     return _circular(k, x, 0)
 
 
-def _cos(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
+def _cos(k: _Kernel, x: Value) -> tuple[Value, float]:
     return _circular(k, x, 1)
 
 
@@ -211,7 +218,7 @@ def _erf_table() -> tuple[float, ...]:
     return tuple(table)
 
 
-def _erf(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
+def _erf(k: _Kernel, x: Value) -> tuple[Value, float]:
     """Below 1/4 the odd series of ten terms (remainder 2^-58); to 4 the Taylor polynomial of degree 11 about the middle
     of a cell of width 1/8 (remainder 2^-56); from 4 on erf rounds to 1."""
     f, lanes = k.f, k.isa.width
@@ -235,10 +242,10 @@ def _erf(k: _Kernel, x: Value) -> tuple[Value, float, Value | None]:
     scale = 2.0 / math.sqrt(math.pi)
     odd = a * k.horner(a * a, [scale * (-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(10)])
     y = a.compare("olt", 0.25).select(odd, total)
-    return k.copysign(y, x), 2.0**-47, None
+    return k.copysign(y, x), 2.0**-47
 
 
-_BODIES: dict[Opcode, Callable[[_Kernel, Value], tuple[Value, float, Value | None]]] = {
+_BODIES: dict[Opcode, Callable[[_Kernel, Value], tuple[Value, float]]] = {
     Opcode.EXP: _exp,
     Opcode.LOG: _log,
     Opcode.TANH: _tanh,
@@ -248,10 +255,10 @@ _BODIES: dict[Opcode, Callable[[_Kernel, Value], tuple[Value, float, Value | Non
     Opcode.COS: _cos,
     Opcode.RSQRT: _rsqrt,
 }
-"""Each body gives y, the margin d and lanes to settle regardless."""
+"""Each body gives y and the margin d."""
 
 
-_NAN_MAKING = frozenset({Opcode.LOG, Opcode.RSQRT})
+_NAN_MAKING = frozenset({Opcode.LOG, Opcode.RSQRT, Opcode.SIN, Opcode.COS})
 """Their own arithmetic gives NaN for some numbers."""
 
 
@@ -287,12 +294,10 @@ def function_for(module: Module, isa: InstructionSet, opcode: Opcode) -> str:
     settle = _settle(module, isa)
     f = Function(module, name, [(floats, "x")], result=floats)
     x = f.arguments[0]
-    y, margin, forced = _BODIES[opcode](_Kernel(f, isa), x.cast("fpext", "double"))
+    y, margin = _BODIES[opcode](_Kernel(f, isa), x.cast("fpext", "double"))
     low = (y * (1.0 - margin)).cast("fptrunc", "float")
     high = (y * (1.0 + margin)).cast("fptrunc", "float")
     undecided = low.compare("one", high)
-    if forced is not None:
-        undecided = undecided | forced
     invalid = (x.as_bits() & _MAGNITUDE).compare("sgt", _INFINITY)
     undecided = undecided & (invalid ^ 1)
     result = f.variable(floats, high)
