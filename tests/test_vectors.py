@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cupel.protocol import hashing
-from cupel.protocol.arithmetic import reference, torch_backend
+from cupel.protocol.arithmetic import engines, reference, torch_backend
 from cupel.protocol.arithmetic.cpu import compile_graph
 from cupel.protocol.arithmetic.operations import DType, Graph, Opcode, Operation, TensorType
 
@@ -35,10 +35,27 @@ def tensor(entry: list[Any]) -> torch.Tensor:
 
 
 def test_regenerating_the_vectors_changes_nothing() -> None:
-    for path, content in generator().files().items():
+    # The steps have tests of their own (test_arithmetic_steps.py): a minute on the definition.
+    for path, content in generator().files(engines.stored_vectors()["training"]).items():
         assert path.read_text() == content, (
             f"{path.name}: the protocol changed; if meant, run tests/vectors/generate.py"
         )
+
+
+def test_what_is_stored_is_added_to_but_not_changed_unasked(tmp_path: Path) -> None:
+    path, write = tmp_path / "self_test.json", generator().write
+    stored = '{"results": {"add": "1", "sub": "2"}, "steps": [["a"], ["b"]]}'
+    path.write_text(stored)
+    assert write({path: stored.replace('"2"', '"3"')}, replace=False) == ["self_test.json/results/sub is other"]
+    assert write({path: stored.replace(', ["b"]', "")}, replace=False) == [
+        "self_test.json/steps has 1 entries instead of 2"
+    ]
+    assert path.read_text() == stored
+    more = stored.replace('"2"', '"2", "mul": "4"')
+    assert write({path: more}, replace=False) == []
+    assert path.read_text() == more
+    assert write({path: stored}, replace=True) == ["self_test.json/results/mul is gone"]
+    assert path.read_text() == stored
 
 
 ARITHMETIC = json.loads((VECTORS / "arithmetic.json").read_text())

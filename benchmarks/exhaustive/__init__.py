@@ -1,7 +1,7 @@
 """`make exhaustive`: an engine's one-argument functions at every one of the 2^32 bit patterns.
 
-See docs/design/arithmetic.md. The answers come from none of the project's code: `mpfr` encloses single values, `oracle` whole blocks of 2^14
-neighbours, with a proven bound.
+See docs/design/arithmetic.md. The answers come from none of the project's code: `mpfr` encloses single values, `oracle`
+whole blocks of 2^14 neighbours, with a proven bound.
 """
 
 import os

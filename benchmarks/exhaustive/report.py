@@ -36,7 +36,7 @@ def render(runs: list[Progress]) -> str:
         wrong += [f"{subject.function} of {show(x)} on {engine}: {show(got)}, not {show(right)}"
                   for x, got, right in total.wrong]  # fmt: skip
     lines = [
-        "Every bit pattern of the argument against MPFR and proven double-precision bounds (docs/design/arithmetic.md).",
+        "Every bit pattern of the argument, against MPFR and proven bounds (docs/design/arithmetic.md).",
         f"llvmlite {llvmlite.__version__}, torch {torch.__version__}, NumPy {np.__version__}, {gmpy2.mpfr_version()}, "
         f"{platform.system()}",
         *machines,

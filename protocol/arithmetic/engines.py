@@ -13,11 +13,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 
-from cupel.protocol.arithmetic import cases, reference, torch_backend
+from cupel.protocol.arithmetic import cases, reference, steps, torch_backend
 from cupel.protocol.arithmetic.operations import Graph, Operation, TensorType
 from cupel.protocol.errors import BackendUnfit, UsageError
 
@@ -28,6 +28,8 @@ EVALUATORS: dict[str, Evaluate] = {"reference": reference.evaluate, "torch": tor
 
 SELF_TEST = "self_test.json"
 _PLANS_KEPT = 256
+_STEPS_AT_START = {"reference": 1, "torch": 4}
+"""Steps of the stored twenty that a node's self-test takes where a step is slow; the others take all."""
 
 
 def walk(graph: Graph, inputs: Sequence[torch.Tensor], evaluate: Evaluate) -> Iterator[tuple[int, torch.Tensor]]:
@@ -75,57 +77,81 @@ _plans: OrderedDict[object, Run] = OrderedDict()
 _plans_lock = threading.Lock()
 
 
-def _compiled(graph: Graph) -> Run:
+def _compiled(graph: Graph, threads: int = 1) -> Run:
     constants = tuple((TensorType.of(c), _bytes(c)) for c in graph.constants)
-    key = (graph.inputs, constants, graph.operations, graph.outputs)
+    key = (graph.inputs, constants, graph.operations, graph.outputs, threads)
     with _plans_lock:
         if key not in _plans:
-            _plans[key] = _compile(graph)
+            _plans[key] = _compile(graph, threads)
             if len(_plans) > _PLANS_KEPT:
                 _plans.popitem(last=False)
         _plans.move_to_end(key)
         return _plans[key]
 
 
-def _compile(graph: Graph) -> Run:
+def _compile(graph: Graph, threads: int) -> Run:
     try:
         from cupel.protocol.arithmetic.cpu import compile_graph
     except ImportError as missing:
         raise BackendUnfit(f"cpu: {missing}; install llvmlite, or use the torch backend") from missing
-    plan = compile_graph(graph)
+    plan = compile_graph(graph, threads=threads)
     return lambda inputs: list(plan.run(list(inputs)))
 
 
 # Fitness
 
 
-def self_test(backend: str) -> None:
-    """Compute the stored cases on `backend`; the verdict is kept for the life of the process.
+def self_test(backend: str, *, threads: int = 1) -> None:
+    """Compute the stored cases and steps of a small GPT on `backend`; the verdict is kept for the process's life.
 
-    Raises  BackendUnfit naming the operations whose bits differ; UsageError for an unknown backend
+    threads  for the steps of `cpu`, so that what splits their work is tested too
+    Raises   BackendUnfit naming the operations or the step whose bits differ; UsageError for an unknown backend
     """
     if backend not in BACKENDS or backend == "auto":
         raise UsageError(
             f"no engine is called {backend!r}; take one of {', '.join(b for b in BACKENDS if b != 'auto')}"
         )
     verdict = _verdict(backend)
+    if verdict is None and threads > 1 and backend == "cpu":
+        verdict = _steps_verdict(backend, threads)
     if verdict is not None:
         raise BackendUnfit(verdict)
+
+
+def stored_vectors() -> dict[str, Any]:
+    """The package's self_test.json: `seed`, `size` and `results` of the operations, `training` of the steps."""
+    stored: dict[str, Any] = json.loads(resources.files("cupel.protocol.arithmetic").joinpath(SELF_TEST).read_text())
+    return stored
 
 
 @functools.cache
 def _verdict(backend: str) -> str | None:
     """None if fit, else what is wrong."""
-    stored = json.loads(resources.files("cupel.protocol.arithmetic").joinpath(SELF_TEST).read_text())
+    stored = stored_vectors()
     try:
         results = self_test_hashes(cast(Backend, backend), stored["seed"], stored["size"])
     except BackendUnfit as unfit:
         return str(unfit)
     wrong = [name for name, expected in stored["results"].items() if results.get(name) != expected]
     if not wrong:
-        return None
+        return _steps_verdict(backend, 1)
     shown = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
     return f"{backend}: {shown}: not the stored bits; this machine must use another backend"
+
+
+@functools.cache
+def _steps_verdict(backend: str, threads: int) -> str | None:
+    stored = stored_vectors()["training"]
+    expected = stored["steps"][: _STEPS_AT_START.get(backend)]
+    got = step_hashes(cast(Backend, backend), stored["seed"], threads=threads)
+    for number, (wanted, found) in enumerate(zip(expected, got, strict=False)):
+        if wanted != found:
+            how = f"{backend}, {threads} threads" if threads > 1 else backend
+            return (
+                f"{how}: training step {number} gives {', '.join(found)}, not the stored {', '.join(wanted)}; "
+                "this machine must use another backend"
+            )
+    return None
 
 
 def self_test_hashes(backend: Backend, seed: int, size: int) -> dict[str, str]:
@@ -133,6 +159,16 @@ def self_test_hashes(backend: Backend, seed: int, size: int) -> dict[str, str]:
     together = cases.together(seed, size)
     outputs = run_graph(together.graph, together.inputs, backend)
     return {name: _short_hash(tensor) for name, tensor in zip(together.names, outputs, strict=True)}
+
+
+def step_hashes(backend: Backend, seed: int, *, threads: int = 1) -> Iterator[list[str]]:
+    """State root, loss and gradient norm, in hexadecimal, after each step of the small GPT; without end."""
+
+    def run(graph: Graph, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        return run_graph(graph, inputs, backend) if threads == 1 else _compiled(graph, threads)(inputs)
+
+    for step in steps.walk_steps(seed, run):
+        yield [step.root.hex(), f"{step.loss:08x}", f"{step.gradient_norm:08x}"]
 
 
 def _short_hash(tensor: torch.Tensor) -> str:

@@ -1,7 +1,8 @@
 """Writes the golden vectors next to this file, and the package's self-test: `python tests/vectors/generate.py`.
 
 Everything comes from the definition (`reference.py`, `hashing.py`, `philox.py`) and fixed inputs. A change to any of
-these files is a change of the protocol. Numbers in `data` are little-endian hex, row-major; hashes are plain hex.
+these files is a change of the protocol: what is stored may be added to, but is changed only with `--replace`. Numbers
+in `data` are little-endian hex, row-major; hashes are plain hex.
 
 arithmetic.json  one case an operation and type: opcode, attributes, operands and result as [dtype, shape, data]
 opcodes.json     the numbers of opcodes and element types
@@ -11,21 +12,24 @@ philox.json      blocks, keys, 64-bit words, draws and batch positions
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from cupel.protocol import hashing, merkle, philox, sampling
-from cupel.protocol.arithmetic import cases, engines, reference
+from cupel.protocol.arithmetic import cases, engines, reference, steps
 from cupel.protocol.arithmetic.operations import DType, Opcode, TensorType
 from cupel.protocol.types import Address, Root, RoundIndex, Salt, Seed, UnitId
 
 HERE = Path(__file__).parent
 SELF_TEST = HERE.parents[1] / "protocol" / "arithmetic" / engines.SELF_TEST
-SEED, SIZE = 1, 24
+SEED, SIZE, STEP_SEED = 1, 24, 3
 
 
 def tensor_entry(tensor: torch.Tensor) -> list[Any]:
@@ -151,12 +155,19 @@ def random_numbers() -> dict[str, Any]:
     }
 
 
-def self_test() -> dict[str, Any]:
-    return {"seed": SEED, "size": SIZE, "results": engines.self_test_hashes("reference", SEED, SIZE)}
+def self_test(training: dict[str, Any]) -> dict[str, Any]:
+    results = engines.self_test_hashes("reference", SEED, SIZE)
+    return {"seed": SEED, "size": SIZE, "results": results, "training": training}
 
 
-def files() -> dict[Path, str]:
-    """Every file with its content."""
+def training() -> dict[str, Any]:
+    """Twenty steps on the definition: a minute."""
+    hashes = itertools.islice(engines.step_hashes("reference", STEP_SEED), steps.COUNT)
+    return {"program": steps.program().root.hex(), "seed": STEP_SEED, "steps": list(hashes)}
+
+
+def files(training: dict[str, Any]) -> dict[Path, str]:
+    """Every file with its content; `training` is what the self-test stores of the steps."""
 
     def rows(entries: list[dict[str, Any]]) -> str:
         return "[\n" + ",\n".join(json.dumps(e, separators=(",", ":")) for e in entries) + "\n]\n"
@@ -166,11 +177,57 @@ def files() -> dict[Path, str]:
         HERE / "opcodes.json": json.dumps(opcodes(), indent=1) + "\n",
         HERE / "roots.json": json.dumps(roots(), indent=1, ensure_ascii=True) + "\n",
         HERE / "philox.json": json.dumps(random_numbers(), indent=1) + "\n",
-        SELF_TEST: json.dumps(self_test(), indent=1) + "\n",
+        SELF_TEST: json.dumps(self_test(training), indent=1) + "\n",
     }
 
 
-if __name__ == "__main__":
-    for path, content in files().items():
-        path.write_text(content)
+def changes(old: Any, new: Any, where: str = "") -> Iterator[str]:
+    """What of `old` is missing or other in `new`; additions at the end are none."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name, value in old.items():
+            if name in new:
+                yield from changes(value, new[name], f"{where}/{name}")
+            else:
+                yield f"{where}/{name} is gone"
+    elif isinstance(old, list) and isinstance(new, list):
+        for i, value in enumerate(old[: len(new)]):
+            yield from changes(value, new[i], f"{where}/{i}")
+        if len(new) < len(old):
+            yield f"{where} has {len(new)} entries instead of {len(old)}"
+    elif old != new:
+        yield f"{where} is other"
+
+
+def write(contents: dict[Path, str], *, replace: bool) -> list[str]:
+    """Write the files, unless something stored would change and `replace` does not allow it; what would."""
+    changed = [
+        f"{path.name}{change}"
+        for path, text in contents.items()
+        if path.exists()
+        for change in changes(json.loads(path.read_text()), json.loads(text))
+    ]
+    if replace or not changed:
+        for path, text in contents.items():
+            path.write_text(text)
+    return changed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the golden vectors and the package's self-test.")
+    parser.add_argument("--replace", action="store_true", help="change what is stored: a change of the protocol")
+    options = parser.parse_args()
+    contents = files(training())
+    changed = write(contents, replace=options.replace)
+    for change in changed:
+        print(change)
+    if changed and not options.replace:
+        sys.exit(
+            f"nothing written: {len(changed)} stored values would change, and with them the protocol. "
+            "Mend the code, or, if it is meant, add --replace"
+        )
+    for path, content in contents.items():
         print(f"{path.name}: {len(content)} bytes")
+
+
+if __name__ == "__main__":
+    main()
