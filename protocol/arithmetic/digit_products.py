@@ -8,7 +8,7 @@ integers. Everything here runs on whatever device its operands are on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -62,15 +62,26 @@ def int8_sums(left: Sequence[Tensor], right: Sequence[Tensor], digits: int, *, r
     return total
 
 
-def float_sums(left: Sequence[Tensor], right: Sequence[Tensor], digits: int) -> Tensor:
-    """The same of operands of any rank through products of float32, which may be computed in TF32."""
+def multiply_float32(rows: Tensor, columns: Tensor) -> Tensor:
+    """rows[..., M, K] columns[..., N, K] in float32; TF32 holds digits as well."""
+    return torch.matmul(rows.to(torch.float32), columns.to(torch.float32).transpose(-1, -2))
+
+
+def float_sums(
+    left: Sequence[Tensor],
+    right: Sequence[Tensor],
+    digits: int,
+    *,
+    multiply: Callable[[Tensor, Tensor], Tensor] = multiply_float32,
+) -> Tensor:
+    """The same of operands of any rank through products of digits as floats, summed in float32."""
     total = _zeros(left, right, digits)
     if not total.numel():
         return total
-    rows, columns = (torch.cat([d.to(torch.float32) for d in digits_of(p, digits)], dim=-2) for p in (left, right))
+    rows, columns = (torch.cat(digits_of(planes, digits), dim=-2) for planes in (left, right))
     for start in range(0, rows.shape[-1], FLOAT_TERMS):
         part = slice(start, start + FLOAT_TERMS)
-        _put_together(total, torch.matmul(rows[..., part], columns[..., part].transpose(-1, -2)), digits)
+        _put_together(total, multiply(rows[..., part], columns[..., part]), digits)
     return total
 
 
@@ -87,8 +98,10 @@ def _filled(rows: Tensor, row_multiple: int) -> Tensor:
 
 def _put_together(total: Tensor, sums: Tensor, digits: int) -> None:
     """total[..., m, n] += sum_ij 128^(i + j) sums[..., (i m), (j n)], exact in total's type; +0 stays +0."""
+    if sums.is_floating_point() and not total.is_floating_point():
+        sums = sums.to(torch.int32)
     (*batch, rows, columns), d = sums.shape, digits
     parts = sums.reshape(*batch, d, rows // d, d, columns // d)
     for i in range(digits):
         for j in range(digits):
-            total += parts[..., i, :, j, :].to(total.dtype) * (1 << 7 * (i + j))
+            total.add_(parts[..., i, :, j, :], alpha=1 << 7 * (i + j))

@@ -87,11 +87,16 @@ def _zero(x: Tensor) -> Tensor:
 
 def _rounded(total: Tensor, exponent: Tensor) -> Tensor:
     """RN(total 2^exponent), total int64: one rounding, also where total has more bits than float64 holds."""
+    return (_in_float64(total) * _power_of_two(exponent)).to(torch.float32)
+
+
+def _in_float64(total: Tensor) -> Tensor:
+    """An int64 as a float64 that rounds to the same binary32."""
     low = total & 0x7FF
     # Round to odd at 52 bits: the sticky bit keeps the second rounding, to 24 bits, a correct one.
     odd = (total - low) | ((low != 0).to(torch.int64) << 11)
     wide = (total >= 1 << 53) | (total <= -(1 << 53))
-    return (torch.where(wide, odd, total).to(torch.float64) * _power_of_two(exponent)).to(torch.float32)
+    return torch.where(wide, odd, total).to(torch.float64)
 
 
 def _largest(x: Tensor) -> Tensor:
@@ -503,22 +508,29 @@ Sums = Callable[[Sequence[Tensor], Sequence[Tensor], int], Tensor | None]
 float64 for one or two digits, 0 always +0, int64 for three; None where these planes need more than 64 bits."""
 
 
-def dot(op: Operation, xs: Sequence[Tensor], compute_sums: Sums) -> Tensor:
-    """DOT or DOT_ROWS, given a way to the integer sums."""
+def dot(op: Operation, xs: Sequence[Tensor], compute_sums: Sums, *, are_exponents_known: bool = False) -> Tensor:
+    """DOT or DOT_ROWS, given a way to the integer sums.
+
+    are_exponents_known  they are those of EXPONENT, so that rows and columns may be scaled one after the other
+    """
     (digits,) = op.attributes
-    if op.opcode == Opcode.DOT:
-        ea, eb, *quantised = xs
-        special = (ea == NOT_FINITE).unsqueeze(-1) | (eb == NOT_FINITE).unsqueeze(-2)
-        exponent = ea.to(torch.int64).unsqueeze(-1) + eb.to(torch.int64).unsqueeze(-2)
-    else:
-        ea, *quantised = xs
-        special = (ea == NOT_FINITE).unsqueeze(-1)
-        exponent = ea.to(torch.int64).unsqueeze(-1)
+    ea, eb, quantised = (xs[0], xs[1], xs[2:]) if op.opcode == Opcode.DOT else (xs[0], None, xs[1:])
+    special = (ea == NOT_FINITE).unsqueeze(-1)
+    if eb is not None:
+        special = special | (eb == NOT_FINITE).unsqueeze(-2)
     sums = compute_sums(quantised[0::2], quantised[1::2], digits)
     if sums is None:
         return reference.evaluate(op, [x.cpu() for x in xs]).to(special.device)
-    scale = exponent - 2 * digit_width(digits)
-    result = (sums * _power_of_two(scale)).to(torch.float32) if digits <= 2 else _rounded(sums, scale)
+    wide = sums if digits <= 2 else _in_float64(sums)
+    rows, width = ea.to(torch.int64).unsqueeze(-1), digit_width(digits)
+    if eb is None:
+        scaled = wide * _power_of_two(rows - 2 * width)
+    elif are_exponents_known:
+        # Exact in between: at most 63 bits times powers from 2^-169 to 2^122.
+        scaled = wide * _power_of_two(rows - width) * _power_of_two(eb.to(torch.int64).unsqueeze(-2) - width)
+    else:
+        scaled = wide * _power_of_two(rows + eb.to(torch.int64).unsqueeze(-2) - 2 * width)
+    result = scaled.to(torch.float32)
     if is_worth_asking(special) and not special.any():
         return result
     return result.masked_fill(special, float("nan"))
