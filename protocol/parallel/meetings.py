@@ -173,7 +173,7 @@ class Round:
         if not self._gathered:
             return []
         # Bytes, so that every element type goes in one message.
-        flat = torch.cat([x.contiguous().reshape(-1).view(torch.uint8) for x, _, _ in self._gathered])
+        flat = torch.cat([_bytes(x) for x, _, _ in self._gathered])
         self.traffic.gathered += flat.nbytes
         sizes = [self._sizes(worker) for worker in range(self.communicator.size)]
         everything = self.communicator.gather(flat, [sum(of_worker) for of_worker in sizes])
@@ -194,6 +194,12 @@ class Round:
                 elements *= size
             sizes.append(elements * x.element_size())
         return sizes
+
+
+def _bytes(x: Tensor) -> Tensor:
+    flat = x.contiguous().reshape(-1)
+    # A single element may keep any stride, which a view in bytes refuses.
+    return (flat.clone(memory_format=torch.contiguous_format) if flat.numel() == 1 else flat).view(torch.uint8)
 
 
 _PACK: dict[Exchange, Callable[[Round, Meeting, Sequence[Tensor]], None]] = {

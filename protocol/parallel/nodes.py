@@ -48,6 +48,8 @@ class Input:
 @dataclass(frozen=True, slots=True, eq=False)
 class Constant:
     tensor: torch.Tensor
+    operands: tuple[int, ...] = ()
+    """What other workers make it from: all of them must agree on what comes after what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,8 @@ class Nodes:
         types = [self.types[operand] for operand in operation.operands]
         if operation.opcode in (Opcode.MAX, Opcode.MIN) and types[0].shape[-1] == 0:
             neutral = _lowest(types[0].dtype) if operation.opcode == Opcode.MAX else _highest(types[0].dtype)
-            return Constant(torch.full(operation.result.shape, neutral, dtype=operation.result.dtype.torch))
+            tensor = torch.full(operation.result.shape, neutral, dtype=operation.result.dtype.torch)
+            return Constant(tensor, operation.operands)
         check_operation(operation, types)
         return operation
 

@@ -88,7 +88,7 @@ class _Planner:
 
     def _operands(self, number: int) -> tuple[int, ...]:
         node = self.nodes[number]
-        if isinstance(node, Operation | Meeting):
+        if isinstance(node, Operation | Meeting | Constant):
             return node.operands
         return (node.meeting,) if isinstance(node, Taken) else ()
 
@@ -131,7 +131,7 @@ class _Planner:
             if number in body:
                 continue
             body.add(number)
-            for operand in self._operands(number):
+            for operand in () if isinstance(self.nodes[number], Constant) else self._operands(number):
                 if self._is_here(operand, stage):
                     open_.append(operand)
                 else:

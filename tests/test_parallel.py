@@ -1,0 +1,208 @@
+"""Several workers give the bits of one, whatever is cut and wherever."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cupel.protocol.arithmetic import cases
+from cupel.protocol.arithmetic.builder import GraphBuilder, Value
+from cupel.protocol.arithmetic.cases import Words, tensor_of
+from cupel.protocol.arithmetic.engines import run_graph
+from cupel.protocol.arithmetic.operations import DType, Graph, Opcode, TensorType
+from cupel.protocol.parallel import (
+    ParallelGraph,
+    Sharding,
+    ThreadCommunicator,
+    join,
+    partition,
+    run_threads,
+    split,
+)
+
+F32 = DType.FLOAT32
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_results_are_cut_too() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "SCATTER_FROM", 40)
+        yield
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    # A copy: a single element may keep any stride, which a view in bytes refuses.
+    return tensor.reshape(-1).clone(memory_format=torch.contiguous_format).view(torch.uint8)
+
+
+def check_cut(
+    graph: Graph,
+    inputs: Sequence[torch.Tensor],
+    size: int,
+    cut: dict[int, Sharding],
+    wanted: dict[int, Sharding] | None = None,
+    names: Sequence[str] = (),
+    backend: str = "torch",
+) -> list[ParallelGraph]:
+    """The graph cut over `size` workers gives what it gives on one."""
+    expected = run_graph(graph, inputs, "torch")
+    outputs = wanted or {}
+
+    def work(communicator: ThreadCommunicator) -> tuple[ParallelGraph, list[torch.Tensor]]:
+        mine = ParallelGraph(graph, communicator, inputs=cut, outputs=outputs, backend=backend)
+        pieces = [split(tensor, cut.get(i), communicator.rank) for i, tensor in enumerate(inputs)]
+        return mine, mine.run(pieces)
+
+    workers = run_threads(size, work)
+    for i, tensor in enumerate(expected):
+        name = names[i] if names else f"output {i}"
+        given_ = [results[i] for _, results in workers]
+        if i in outputs:
+            given_ = [join(given_, outputs[i], tensor.shape)]
+        for got in given_:
+            assert got.dtype == tensor.dtype, name
+            assert got.shape == tensor.shape, name
+            assert torch.equal(bits(got), bits(tensor)), name
+    return [mine for mine, _ in workers]
+
+
+def any_cut(rng: random.Random, shape: Sequence[int], size: int) -> Sharding | None:
+    """A dimension, a period that divides it, and borders anywhere, empty pieces included."""
+    dims = [d for d, n in enumerate(shape) if n]
+    if not dims or 0 in shape or rng.random() < 0.25:
+        return None
+    dim = rng.choice(dims)
+    periods = [p for p in range(1, shape[dim] + 1) if shape[dim] % p == 0]
+    period = shape[dim] if rng.random() < 0.7 else rng.choice(periods)
+    borders = sorted(rng.randint(0, period) for _ in range(size - 1))
+    return Sharding(dim, (0, *borders, period))
+
+
+def any_cuts(rng: random.Random, types: Sequence[TensorType], size: int) -> dict[int, Sharding]:
+    cuts = {i: any_cut(rng, t.shape, size) for i, t in enumerate(types)}
+    return {i: cut for i, cut in cuts.items() if cut is not None}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_operation_cut_anywhere(seed: int) -> None:
+    rng = random.Random(seed)
+    together = cases.together(seed % 2 + 1, 8)
+    size = rng.choice((2, 3, 4))
+    cut = any_cuts(rng, together.graph.inputs, size)
+    wanted = any_cuts(rng, [together.graph.type_of(v) for v in together.graph.outputs], size)
+    check_cut(together.graph, together.inputs, size, cut, wanted, together.names)
+
+
+class AnyGraph:
+    """A graph of a few dozen operations taken at random, over operands of every kind."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng, self.words = random.Random(seed), Words(seed)
+        self.builder = GraphBuilder()
+        self.inputs: list[torch.Tensor] = []
+        self.values: list[Value] = []
+        for shape in ((4, 6), (2, 3, 4), (6,), (4, 1, 6), (12, 4)):
+            self.values.append(self.enter(self.floats(shape)))
+        self.index = self.enter(torch.tensor([self.words.below(8) - 1 for _ in range(12)]))
+        for _ in range(30):
+            value = self.grown()
+            if value is not None and value.type.elements <= 600:
+                self.values.append(value)
+        outputs = [*self.rng.sample(self.values[5:], min(8, len(self.values) - 5)), self.values[-1]]
+        self.graph = self.builder.build(outputs)
+
+    def floats(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Finite and ordinary, but for a row of zeros and now and then one of anything."""
+        n = shape[0]
+        rows = tensor_of(self.words.ordinary(TensorType(F32, shape).elements), F32, shape)
+        rows[self.rng.randrange(n)] = -0.0
+        if self.rng.random() < 0.4:
+            rows[self.rng.randrange(n)] = tensor_of(self.words.floats(rows[0].numel()), F32, rows[0].shape)
+        return rows
+
+    def enter(self, tensor: torch.Tensor) -> Value:
+        self.inputs.append(tensor)
+        return self.builder.input(TensorType.of(tensor))
+
+    def matrix(self, x: Value) -> Value:
+        return self.builder.reshape(x, (-(-x.type.elements // x.shape[-1]), x.shape[-1]))
+
+    def grown(self) -> Value | None:
+        b, rng = self.builder, self.rng
+        x = rng.choice(self.values)
+        rank = len(x.shape)
+        if not rank or not x.type.elements:
+            return None
+        dim = rng.randrange(rank)
+        kind = rng.randrange(16)
+        if kind == 0:
+            return b.permute(x, rng.sample(range(rank), rank))
+        if kind == 1:
+            size = rng.choice([p for p in range(1, x.shape[dim] + 1) if x.shape[dim] % p == 0])
+            return b.reshape(x, (*x.shape[:dim], size, x.shape[dim] // size, *x.shape[dim + 1 :])) if rank < 4 else None
+        if kind == 2 and rank > 1:
+            dim = rng.randrange(rank - 1)
+            return b.reshape(x, (*x.shape[:dim], x.shape[dim] * x.shape[dim + 1], *x.shape[dim + 2 :]))
+        if kind == 3:
+            start, step = rng.randrange(x.shape[dim]), rng.choice((1, 1, 2))
+            return b.slice(x, dim, start, rng.randint(0, (x.shape[dim] - start - 1) // step) + 1, step)
+        if kind == 4:
+            low, high = ([rng.choice((0, 0, 2)) for _ in range(rank)] for _ in range(2))
+            return b.pad(x, low, high, rng.choice((0, 0x3F800000)))
+        if kind == 5:
+            alike = [y for y in self.values if len(y.shape) == rank and _equal_but(x.shape, y.shape, dim)]
+            return b.concat([x, *rng.sample(alike, min(2, len(alike)))], dim)
+        if kind == 6:
+            return b.binary(rng.choice((Opcode.ADD, Opcode.MUL, Opcode.MAXIMUM)), x, self.partner(x))
+        if kind == 7:
+            return b.unary(rng.choice((Opcode.NEG, Opcode.ABS)), x)
+        if kind in (8, 9):
+            code = rng.choice((Opcode.SUM, Opcode.SUM, Opcode.MAX, Opcode.MIN))
+            return b.reduce(code, x, rng.sample(range(rank), rng.randint(1, rank)), keepdim=rng.random() < 0.5)
+        if kind == 10:
+            rows = b.rows(x, [dim])
+            code = rng.choice((Opcode.ARGMAX, Opcode.ARGMIN))
+            positions = b.apply(code, [rows], TensorType(DType.INT64, rows.shape[:-1]))
+            return b.cast(positions, F32)
+        if kind in (11, 12, 13) and rank > 1:
+            return self.product(x)
+        if kind == 14 and x.shape[0] == 12 and rank == 2:
+            table = next(v for v in self.values if v.shape == (4, 6))
+            wide = b.pad(x, [0, 0], [0, max(6 - x.shape[1], 0)])
+            return b.apply(Opcode.INDEX_ADD, [table, self.index, b.slice(wide, 1, 0, 6)], table.type)
+        if kind == 15:
+            return b.apply(Opcode.TAKE, [x, self.index], TensorType(F32, (12, *x.shape[1:])))
+        return None
+
+    def partner(self, x: Value) -> Value:
+        alike = [y for y in self.values if y.shape == x.shape]
+        return self.rng.choice(alike) if self.rng.random() < 0.7 else self.builder.slice(x, -1, 0, 1)
+
+    def product(self, x: Value) -> Value:
+        b, rng = self.builder, self.rng
+        alike = [y for y in self.values if len(y.shape) > 1 and y.shape[-1] == x.shape[-1]]
+        digits, scale = rng.choice((1, 2, 2, 3)), rng.choice(("columns", "columns", "rows"))
+        if rng.random() < 0.5:
+            return b.matmul(self.matrix(x), b.transpose(self.matrix(rng.choice(alike)), 0, 1), digits, scale)
+        if rng.random() < 0.5:
+            return b.matmul(b.transpose(self.matrix(x), 0, 1), self.matrix(x), digits, scale)
+        return b.matmul(x, b.transpose(x, -1, -2), digits, scale)
+
+
+def _equal_but(x: Sequence[int], y: Sequence[int], dim: int) -> bool:
+    return all(a == b for d, (a, b) in enumerate(zip(x, y, strict=True)) if d != dim)
+
+
+@given(seed=st.integers(0, 1 << 32), size=st.sampled_from((2, 2, 3, 4)))
+@settings(max_examples=60, deadline=None)
+def test_any_graph_cut_anywhere(seed: int, size: int) -> None:
+    made = AnyGraph(seed)
+    rng = random.Random(seed)
+    cut = any_cuts(rng, made.graph.inputs, size)
+    wanted = any_cuts(rng, [made.graph.type_of(v) for v in made.graph.outputs], size)
+    check_cut(made.graph, made.inputs, size, cut, wanted)
