@@ -13,7 +13,7 @@ from cupel.node.redaction import redact
 from cupel.node.stopping import OnStop
 from cupel.protocol.errors import UsageError
 
-BACKENDS = ("auto", "cpu", "torch", "reference")
+BACKENDS = ("auto", "cpu", "torch", "cuda", "reference")
 GWEI = 10**9
 
 

@@ -1,7 +1,7 @@
 """Evaluating a graph on an engine, and finding out whether an engine is fit for this machine.
 
-`reference` is the definition, `torch` plain PyTorch, `cpu` the compiled kernels. All give the same bits; a node asks
-`self_test` before it believes that of its own hardware.
+`reference` is the definition, `torch` plain PyTorch, `cpu` the compiled kernels, `cuda` an NVIDIA GPU. All give the
+same bits; a node asks `self_test` before it believes that of its own hardware.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from typing import Any, Literal, cast
 
 import torch
 
-from cupel.protocol.arithmetic import cases, reference, steps, torch_backend
+from cupel.protocol.arithmetic import cases, cuda_backend, reference, steps, torch_backend
 from cupel.protocol.arithmetic.operations import Graph, Operation, TensorType
 from cupel.protocol.errors import BackendUnfit, UsageError
 
-Backend = Literal["auto", "reference", "torch", "cpu"]
-BACKENDS: tuple[Backend, ...] = ("auto", "reference", "torch", "cpu")
+Backend = Literal["auto", "reference", "torch", "cpu", "cuda"]
+BACKENDS: tuple[Backend, ...] = ("auto", "reference", "torch", "cpu", "cuda")
 Evaluate = Callable[[Operation, Sequence[torch.Tensor]], torch.Tensor]
-EVALUATORS: dict[str, Evaluate] = {"reference": reference.evaluate, "torch": torch_backend.evaluate}
+EVALUATORS: dict[str, Evaluate] = {
+    "reference": reference.evaluate,
+    "torch": torch_backend.evaluate,
+    "cuda": cuda_backend.evaluate,
+}
 
 SELF_TEST = "self_test.json"
 _PLANS_KEPT = 256
@@ -51,11 +55,13 @@ def walk(graph: Graph, inputs: Sequence[torch.Tensor], evaluate: Evaluate) -> It
 def run_graph(graph: Graph, inputs: Sequence[torch.Tensor], backend: Backend = "auto") -> list[torch.Tensor]:
     """The outputs of `graph`, which may share memory with inputs. Compiled graphs are kept for the next call.
 
-    Raises  UsageError for an unknown backend; BackendUnfit if it is `cpu` and this machine cannot run it
+    Raises  UsageError for an unknown backend; BackendUnfit if it is `cpu` or `cuda` and this machine cannot run it
     """
     chosen = choose_backend(backend)
     if chosen == "cpu":
         return _compiled(graph)(inputs)
+    if chosen == "cuda":
+        return cuda_backend.plan_for(graph, _key(graph)).run(inputs)
     wanted = set(graph.outputs)
     kept = {value: tensor for value, tensor in walk(graph, inputs, EVALUATORS[chosen]) if value in wanted}
     return [kept[value] for value in graph.outputs]
@@ -77,9 +83,13 @@ _plans: OrderedDict[object, Run] = OrderedDict()
 _plans_lock = threading.Lock()
 
 
-def _compiled(graph: Graph, threads: int = 1) -> Run:
+def _key(graph: Graph) -> tuple[object, ...]:
     constants = tuple((TensorType.of(c), _bytes(c)) for c in graph.constants)
-    key = (graph.inputs, constants, graph.operations, graph.outputs, threads)
+    return graph.inputs, constants, graph.operations, graph.outputs
+
+
+def _compiled(graph: Graph, threads: int = 1) -> Run:
+    key = (*_key(graph), threads)
     with _plans_lock:
         if key not in _plans:
             _plans[key] = _compile(graph, threads)

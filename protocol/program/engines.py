@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from cupel.protocol.arithmetic.cuda_backend import plan_for
 from cupel.protocol.arithmetic.engines import EVALUATORS, walk
 from cupel.protocol.arithmetic.operations import Graph
 
@@ -33,6 +34,8 @@ def run_kept(
     """
     if backend == "cpu":
         return list(_plan(graph, key, threads).run(inputs))
+    if backend == "cuda":
+        return plan_for(graph, key).run(inputs)
     wanted = set(graph.outputs)
     kept = {value: tensor for value, tensor in walk(graph, inputs, EVALUATORS[backend]) if value in wanted}
     return [kept[value] for value in graph.outputs]
