@@ -107,6 +107,10 @@ class Lowering:
             self._grown.setdefault(result.id, self._grown.get(x.id, x))
         return result
 
+    def before_broadcast(self, x: Value) -> Value:
+        """The smaller value x is known to be a broadcast of, or x."""
+        return self._grown.get(x.id, x)
+
     def is_number(self, x: Value, number: Number) -> bool:
         """Whether x is a constant that holds `number` (and not -0 where +0 is asked) everywhere."""
         tensor = self.builder.constant_value(x)
@@ -132,11 +136,11 @@ class Lowering:
         if opcode == Opcode.MUL and self.is_number(a, 1):
             return self.broadcast_to(b, broadcast_shape(a.shape, b.shape))
         shape = broadcast_shape(a.shape, b.shape)
-        small = [self._grown.get(x.id, x) for x in (a, b)]
+        small = [self.before_broadcast(x) for x in (a, b)]
         return self.broadcast_to(self.builder.binary(opcode, *small), shape)
 
     def unary(self, opcode: Opcode, x: Value) -> Value:
-        return self.broadcast_to(self.builder.unary(opcode, self._grown.get(x.id, x)), x.shape)
+        return self.broadcast_to(self.builder.unary(opcode, self.before_broadcast(x)), x.shape)
 
     def add(self, a: Value | Number, b: Value | Number) -> Value:
         return self.binary(Opcode.ADD, a, b)

@@ -140,13 +140,21 @@ def all_(lowering: Lowering, x: Value, dims: Dims = None, keepdim: bool = False)
 
 @lowers(aten.cumsum.default)
 def cumsum(lowering: Lowering, x: Value, dim: int, **_: Any) -> Value:
-    if lowering.dtype == DType.FLOAT32:
+    if lowering.dtype == DType.FLOAT32 and not _counts(lowering, x, dim):
         raise UnsupportedOperation(
             "aten.cumsum of floats: a floating running sum has no order-free meaning; integers have one"
         )
     last = _move_last(lowering, lowering.as_dtype(x, DType.INT64), dim)
     running = lowering.builder.apply(Opcode.CUMSUM, [last], last.type)
     return lowering.as_dtype(_move_last(lowering, running, dim, back=True), lowering.dtype)
+
+
+def _counts(lowering: Lowering, x: Value, dim: int) -> bool:
+    """Whether x is one known whole number everywhere, so small that every running sum is a float: a mask of ones."""
+    small = lowering.builder.constant_value(lowering.before_broadcast(x))
+    if small is None or small.numel() != 1 or not float(small).is_integer():
+        return False
+    return abs(int(small)) * (x.shape[dim] if x.shape else 1) <= 1 << 24
 
 
 def _move_last(lowering: Lowering, x: Value, dim: int, back: bool = False) -> Value:
