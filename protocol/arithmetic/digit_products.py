@@ -48,7 +48,7 @@ def digits_of(planes: Sequence[Tensor], digits: int) -> list[Tensor]:
 def int8_sums(left: Sequence[Tensor], right: Sequence[Tensor], digits: int, *, row_multiple: int = 1) -> Tensor:
     """sum_k left[m, k] right[n, k] of operands of rank 2, given as planes, through `torch._int_mm`.
 
-    row_multiple  rows of either operand's digits are filled up with zeros to a multiple of it, and K to one of 16
+    row_multiple  rows of either operand's digits are filled up with zeros to a multiple of it
     Returns       float64 for one and two digits, 0 always +0; int64 for three
     """
     total = _zeros(left, right, digits)
@@ -91,8 +91,11 @@ def _zeros(left: Sequence[Tensor], right: Sequence[Tensor], digits: int) -> Tens
 
 
 def _filled(rows: Tensor, row_multiple: int) -> Tensor:
-    """Contiguous, with zeros below and beside where a unit wants other sizes."""
-    below, beside = -rows.shape[0] % row_multiple, -rows.shape[1] % 16 if row_multiple > 1 else 0
+    """Contiguous, with zeros below and beside where a unit wants other sizes.
+
+    CUDA's int8 product takes K in multiples of 8; PyTorch's on the CPU, seen in 2.13, is wrong for K = 1.
+    """
+    below, beside = -rows.shape[0] % row_multiple, -rows.shape[1] % 16
     return torch.nn.functional.pad(rows, (0, beside, 0, below)).contiguous()
 
 
