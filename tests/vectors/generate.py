@@ -25,11 +25,18 @@ import torch
 from cupel.protocol import hashing, merkle, philox, sampling
 from cupel.protocol.arithmetic import cases, engines, reference, steps
 from cupel.protocol.arithmetic.operations import DType, Opcode, TensorType
+from cupel.protocol.program import trace
+from cupel.protocol.training.model import ModelConfig
+from cupel.protocol.training.state import example_state
+from cupel.protocol.training.step import TrainingConfig, make_training_step
 from cupel.protocol.types import Address, Root, RoundIndex, Salt, Seed, UnitId
 
 HERE = Path(__file__).parent
 SELF_TEST = HERE.parents[1] / "protocol" / "arithmetic" / engines.SELF_TEST
+STEP_PROGRAM = SELF_TEST.with_name(steps.PROGRAM)
 SEED, SIZE, STEP_SEED = 1, 24, 3
+STEP_MODEL = ModelConfig(vocabulary=67, width=24, layers=2, heads=2, hidden=40, context=13)
+STEP_TRAINING = TrainingConfig(batch=3, learning_rate=1e-2, warmup_steps=4, total_steps=40)
 
 
 def tensor_entry(tensor: torch.Tensor) -> list[Any]:
@@ -160,6 +167,12 @@ def self_test(training: dict[str, Any]) -> dict[str, Any]:
     return {"seed": SEED, "size": SIZE, "results": results, "training": training}
 
 
+def step_program() -> bytes:
+    """The training step of the self-test as PyTorch traces it today; what is stored stays as it was traced."""
+    tokens = torch.zeros((STEP_TRAINING.batch, STEP_MODEL.context + 1), dtype=torch.int32)
+    return trace(make_training_step(STEP_MODEL, STEP_TRAINING), (example_state(STEP_MODEL), tokens)).to_bytes()
+
+
 def training() -> dict[str, Any]:
     """Twenty steps on the definition: a minute."""
     hashes = itertools.islice(engines.step_hashes("reference", STEP_SEED), steps.COUNT)
@@ -216,6 +229,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the golden vectors and the package's self-test.")
     parser.add_argument("--replace", action="store_true", help="change what is stored: a change of the protocol")
     options = parser.parse_args()
+    if not STEP_PROGRAM.exists():
+        STEP_PROGRAM.write_bytes(step_program())
     contents = files(training())
     changed = write(contents, replace=options.replace)
     for change in changed:
