@@ -14,6 +14,13 @@ from cupel.node.options import ENVIRONMENT_PREFIX, build_settings, node_options
 @click.command("miner", context_settings={"help_option_names": ["-h", "--help"]})
 @node_options
 @click.option("--units", type=int, default=1, show_default=True, help="Units of work to ask for in each round.")
+@click.option(
+    "--nproc",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Worker processes that share each training step, --threads each; the results are the same bits.",
+)
 @click.option("--deposit", "deposit_wei", type=int, help="Wei to put down; by default what keeps all units bonded.")
 @click.option(
     "--fault",

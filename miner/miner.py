@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 
 from cupel.chain.run_values import Answer as OpenedAnswer
 from cupel.chain.run_values import Opened, Phase, Status, UnitView
+from cupel.miner.devices import WorkerGroup
 from cupel.miner.faults import check_chain, perturb
 from cupel.miner.settings import MinerSettings
 from cupel.miner.work import KIND, UnitWork
@@ -31,7 +32,8 @@ def run_miner(settings: MinerSettings, stop: StopRequest) -> None:
         if settings.fault is not None:
             check_chain(settings.fault, session.chain.chain_id)
             session.log.warning("wrong on purpose", fault=settings.fault)
-        Miner(session, settings).run()
+        with closing(Miner(session, settings)) as miner:
+            miner.run()
 
 
 class Miner(Participant):
@@ -42,6 +44,21 @@ class Miner(Participant):
         self.settings = settings
         self._work: dict[int, UnitWork] = {}
         """This round's units by index."""
+        self._workers: WorkerGroup | None = None
+        if settings.nproc > 1:
+            self._workers = WorkerGroup(
+                session.run.programs.step,
+                size=settings.nproc,
+                backend=session.backend,
+                threads=settings.threads,
+                check=session.check_stop,
+            )
+            self.step = session.step(self._workers.step)
+
+    def close(self) -> None:
+        """End the worker processes, if there are any."""
+        if self._workers is not None:
+            self._workers.close()
 
     # Deciding
 

@@ -156,9 +156,13 @@ class Session:
         if self.stop.quit.is_set():
             raise Stopped
 
-    def step(self) -> Step:
-        """One optimiser update on this node's engine, counted in the statistics; raises Stopped between updates."""
-        compute = partial(self.run.programs.run_step, backend=self.backend, threads=self.settings.threads)
+    def step(self, compute: Step | None = None) -> Step:
+        """One optimiser update, counted in the statistics; raises Stopped between updates.
+
+        compute  what does it; None is this process's own engine
+        """
+        if compute is None:
+            compute = partial(self.run.programs.run_step, backend=self.backend, threads=self.settings.threads)
 
         def counted(state: State, tokens: torch.Tensor) -> Stepped:
             self.check_stop()
@@ -320,7 +324,7 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
         # What an earlier process sent or was about to send is seen through, before anything is decided anew.
         for entry in wait_until(log, stop, "the chain", ChainUnreachable, chain.recover):
             log.info("transaction under way", what=entry.newest.content.what, nonce=entry.nonce, state=str(entry.state))
-        self_test(session.backend)
+        self_test(session.backend, threads=settings.threads)
         stack.enter_context(session.fetcher)
         stack.enter_context(session.gateway)
         session.refresh_participants()

@@ -9,6 +9,7 @@ CupelError
 │   ├── RootMismatch            a tensor, state or unit does not hash to the root it was promised under
 │   ├── Unavailable             nobody who was asked could serve it
 │   ├── StorageFailed           this machine's disk is full or failing; nothing was said that is not written down
+│   ├── WorkersFailed           a worker process of this miner ended; what it was at is done again
 │   └── ChainRefused            the contract reverted or the node rejected a transaction
 ├── UnsupportedOperation        a traced function uses something without exact semantics
 ├── BackendUnfit                this machine's fast engine does not reproduce the stored vectors
@@ -58,6 +59,10 @@ class Unavailable(ProtocolError):
 
 class StorageFailed(ProtocolError):
     """This machine's disk is full or failing. What depends on being written down was not done."""
+
+
+class WorkersFailed(ProtocolError):
+    """A worker process of this miner ended. Nothing is lost: what it was at is done again."""
 
 
 class ChainRefused(ProtocolError):

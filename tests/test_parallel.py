@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cupel.protocol import merkle
 from cupel.protocol.arithmetic import cases
 from cupel.protocol.arithmetic.builder import GraphBuilder, Value
 from cupel.protocol.arithmetic.cases import Words, tensor_of
 from cupel.protocol.arithmetic.engines import run_graph
 from cupel.protocol.arithmetic.operations import DType, Graph, Opcode, TensorType
+from cupel.protocol.errors import MalformedProgram, MalformedTensor, UsageError
 from cupel.protocol.parallel import (
     ParallelGraph,
+    ParallelStep,
     Sharding,
     ThreadCommunicator,
+    evenly,
     join,
+    make_layout,
     partition,
     run_threads,
     split,
 )
+from cupel.protocol.program import Program, run, trace
+from cupel.protocol.training.model import ModelConfig
+from cupel.protocol.training.state import NamedState, example_state, flatten_state, unflatten_state
+from cupel.protocol.training.step import TrainingConfig, make_training_step
 
 F32 = DType.FLOAT32
 
@@ -206,3 +216,113 @@ def test_any_graph_cut_anywhere(seed: int, size: int) -> None:
     cut = any_cuts(rng, made.graph.inputs, size)
     wanted = any_cuts(rng, [made.graph.type_of(v) for v in made.graph.outputs], size)
     check_cut(made.graph, made.inputs, size, cut, wanted)
+
+
+# Training steps
+
+MODEL = ModelConfig(vocabulary=40, width=16, layers=1, heads=2, hidden=24, context=6, tied=False)
+TRAINING = TrainingConfig(batch=4, learning_rate=1e-2, warmup_steps=2, total_steps=20)
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def step() -> Program:
+    tokens = torch.zeros((TRAINING.batch, MODEL.context + 1), dtype=torch.int32)
+    return trace(make_training_step(MODEL, TRAINING), (example_state(MODEL), tokens))
+
+
+@pytest.fixture(scope="module")
+def start(step: Program) -> NamedState:
+    """Weights and moments as after some training."""
+    words = Words(5)
+    types = make_layout(step, 1).state_types
+    state = {n: tensor_of(words.ordinary(t.elements, 110, 12), F32, t.shape) for n, t in types.items() if n != "step"}
+    squares = {name: tensor.abs() for name, tensor in state.items() if name.startswith("adam_v.")}
+    return {**state, **squares, "step": torch.tensor(3)}
+
+
+def tokens_of(step: int) -> torch.Tensor:
+    random_ = torch.Generator().manual_seed(step)
+    shape = (TRAINING.batch, MODEL.context + 1)
+    return torch.randint(0, MODEL.vocabulary, shape, dtype=torch.int32, generator=random_)
+
+
+def train_on_one(step: Program, state: NamedState) -> tuple[NamedState, dict[str, torch.Tensor]]:
+    for index in range(STEPS):
+        nested, metrics = run(step, (unflatten_state(state), tokens_of(index)), "torch")
+        state = flatten_state(nested)
+    return state, metrics
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 7])
+def test_workers_train_to_the_roots_of_one(step: Program, start: NamedState, size: int) -> None:
+    """Of seven workers three have no sequence of the batch of four."""
+    expected, metrics = train_on_one(step, start)
+
+    def work(communicator: ThreadCommunicator) -> tuple[NamedState, dict[str, torch.Tensor]]:
+        mine = ParallelStep(step, communicator, backend="torch")
+        state = mine.layout.split_state(start, communicator.rank)
+        for index in range(STEPS):
+            state, told = mine.run(state, mine.layout.split_tokens(tokens_of(index), communicator.rank))
+        return state, told
+
+    workers = run_threads(size, work)
+    trained = make_layout(step, size).join_state([state for state, _ in workers])
+    assert merkle.state_root(trained) == merkle.state_root(expected)
+    for _, told in workers:
+        assert {name: bits(t).tolist() for name, t in told.items()} == {n: bits(t).tolist() for n, t in metrics.items()}
+
+
+def test_workers_hold_their_share_of_the_optimiser_state_alone(step: Program, start: NamedState) -> None:
+    layout = make_layout(step, 4)
+    name = "adam_m.blocks.0.attention.qkv.weight"
+    assert [layout.split_state(start, worker)[name].shape[0] for worker in range(4)] == [12, 12, 12, 12]
+    moments = [n for n in start if n.startswith("adam_")]
+    held = sum(layout.split_state(start, 1)[n].numel() for n in moments)
+    assert held < sum(start[n].numel() for n in moments) / 3
+
+
+def test_meetings_do_not_grow_with_the_model(step: Program) -> None:
+    """All that could be exchanged at one time is, so a deeper model waits no more often."""
+
+    def rounds(program: Program) -> int:
+        layout = make_layout(program, 2)
+        cut = {i: layout.tokens for i, name in enumerate(program.input_names) if name == "1"}
+        communicator = ThreadCommunicator.alone(2)
+        graph = ParallelGraph(program.graph, communicator, inputs=cut, outputs={}, backend="torch")
+        return sum(bool(stretch.meetings) for stretch in graph.schedule.stretches)
+
+    deeper = replace(MODEL, layers=2)
+    tokens = torch.zeros((TRAINING.batch, MODEL.context + 1), dtype=torch.int32)
+    assert rounds(trace(make_training_step(deeper, TRAINING), (example_state(deeper), tokens))) == rounds(step) == 6
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_a_linear_layer_cut_along_what_it_contracts_gives_the_same_bits(digits: int) -> None:
+    """Tensor parallelism: inputs and weight along K, integers added up, one rounding; through the compiled engine."""
+    words, builder = Words(digits), GraphBuilder()
+    x = builder.input(TensorType(F32, (9, 45)))
+    weight = builder.input(TensorType(F32, (33, 45)))
+    graph = builder.build([builder.matmul(x, builder.transpose(weight, 0, 1), digits)])
+    a, b = cases.product_operands(words, 9, 45, 33)
+    cut = {0: evenly(1, (9, 45), 4), 1: evenly(1, (33, 45), 4)}
+    workers = check_cut(graph, [a, b.t().contiguous()], 4, cut, backend="cpu")
+    gathered = workers[0].traffic.gathered
+    assert workers[0].traffic.scattered > 0
+    assert gathered < 9 * 45 * 4  # the result alone: neither operand was ever whole anywhere
+    check_cut(graph, [a, b.t().contiguous()], 4, {1: cut[1]})
+
+
+def test_what_does_not_fit_is_said(step: Program) -> None:
+    builder = GraphBuilder()
+    graph = builder.build([builder.unary(Opcode.NEG, builder.input(TensorType(F32, (4, 3))))])
+    alone = ThreadCommunicator.alone(2)
+    with pytest.raises(UsageError, match=r"float32\[4, 3\] cannot be cut along dimension 1 at \(0, 1, 2\) for 2"):
+        ParallelGraph(graph, alone, inputs={0: Sharding(1, (0, 1, 2))}, outputs={})
+    half = ParallelGraph(graph, alone, inputs={0: Sharding(0, (0, 1, 4))}, outputs={0: Sharding(0, (0, 1, 4))})
+    with pytest.raises(MalformedTensor, match=r"input 0 is torch.float32\[4, 3\], worker 0 holds float32\[1, 3\]"):
+        half.run([torch.zeros(4, 3)])
+    with pytest.raises(MalformedProgram, match="only a step"):
+        make_layout(trace(lambda x: x + 1, (torch.zeros(3),)), 2)
+    with pytest.raises(UsageError, match="0 workers"):
+        make_layout(step, 0)

@@ -49,7 +49,8 @@ class ParallelGraph:
         self._nodes = partitioner.nodes.nodes
         self.schedule: Schedule = plan(partitioner.nodes, [value.node for value in results])
         self.input_types = [local_type(t, inputs.get(i), rank) for i, t in enumerate(graph.inputs)]
-        self._keys = [_key(stretch.graph) for stretch in self.schedule.stretches]
+        # A plan serves one caller at a time, so workers that are threads of one process have one each.
+        self._keys = [b"worker %d " % rank + _key(stretch.graph) for stretch in self.schedule.stretches]
 
     def run(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """This worker's outputs, which may share memory with its inputs. Raises MalformedTensor for a wrong piece."""
@@ -89,4 +90,4 @@ def _key(graph: Graph | None) -> bytes:
     for constant in graph.constants:
         hashed.update(str((constant.dtype, tuple(constant.shape))).encode())
         hashed.update(constant.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return b"parallel" + hashed.digest()
+    return hashed.digest()

@@ -25,6 +25,11 @@ class ThreadCommunicator:
     def __init__(self, meeting: _Meeting, rank: int) -> None:
         self._meeting, self.rank = meeting, rank
 
+    @classmethod
+    def alone(cls, size: int, rank: int = 0) -> ThreadCommunicator:
+        """One of `size` workers without the others: enough to plan with, not to run."""
+        return cls(_Meeting(size), rank)
+
     @property
     def size(self) -> int:
         return len(self._meeting.given)

@@ -1,0 +1,260 @@
+"""A miner's worker processes: started when first needed, told what to do, and ended with the miner."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from cupel.miner.devices.distributed import keep_to_this_machine
+from cupel.miner.devices.messages import Message, read_message, write_message
+from cupel.protocol.errors import WorkersFailed
+from cupel.protocol.parallel import Layout, make_layout
+from cupel.protocol.program import Program
+from cupel.protocol.training.unit import State, Stepped
+
+_LOOK_S = 0.5
+"""How often a waiting miner looks whether it is asked to end."""
+_ENDING_S = 5.0
+
+
+class WorkerGroup:
+    """Training steps on several processes of this machine; `step` is what `unit` calls a Step.
+
+    The state stays with the workers from step to step, and is collected when somebody looks at it.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        size: int,
+        backend: str,
+        threads: int = 1,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        program  a training step, as `RunPrograms.step`
+        threads  of each worker
+        check    called while waiting; may raise, which ends the workers
+        Raises   as `make_layout`
+        """
+        self.layout: Layout = make_layout(program, size)
+        self._program, self._backend, self._threads, self._check = program, backend, threads, check
+        self._workers: list[_Process] = []
+        self._inbox: queue.SimpleQueue[tuple[int, Message | None]] = queue.SimpleQueue()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._latest: GroupState | None = None
+
+    @property
+    def process_ids(self) -> list[int]:
+        return [worker.process.pid for worker in self._workers]
+
+    def step(self, state: State, tokens: torch.Tensor) -> Stepped:
+        """One optimiser update. Of the states it returns, only the last can be looked at, or one looked at before.
+
+        Raises  WorkersFailed: a worker ended; the next call starts all of them anew
+        """
+        try:
+            if not self._workers:
+                self._start()
+            if self._latest is None or not self._latest.is_same(state):
+                self._give(state)
+            elif isinstance(state, GroupState):
+                state.expire()
+            for worker in self._workers:
+                worker.tell(Message("step", {}, {"tokens": self.layout.split_tokens(tokens, worker.rank)}))
+            metrics = self._answers()[0].tensors
+        except BaseException:
+            self.close()
+            raise
+        self._latest = GroupState(self)
+        return Stepped(self._latest, metrics["loss"], metrics["grad_norm"])
+
+    def fetch(self) -> dict[str, torch.Tensor]:
+        """The whole state after the last step. Raises WorkersFailed."""
+        try:
+            for worker in self._workers:
+                worker.tell(Message("fetch"))
+            return self.layout.join_state([answer.tensors for answer in self._answers()])
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the workers. A later step starts new ones."""
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.end()
+        for worker in workers:
+            worker.wait()
+        if self._latest is not None:
+            self._latest.expire()
+            self._latest = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> WorkerGroup:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Workers
+
+    def _start(self) -> None:
+        self._inbox = queue.SimpleQueue()
+        self._folder = tempfile.TemporaryDirectory(prefix="cupel-workers-")
+        program = torch.frombuffer(bytearray(self._program.to_bytes()), dtype=torch.uint8)
+        size = self.layout.size
+        for rank in range(size):
+            worker = _Process(rank, self._inbox)
+            self._workers.append(worker)
+            facts = {
+                "rank": rank,
+                "size": size,
+                "meeting": str(Path(self._folder.name) / "meeting"),
+                "backend": self._backend,
+                "threads": self._threads,
+            }
+            worker.tell(Message("open", facts, {"program": program}))
+        self._answers()
+
+    def _give(self, state: State) -> None:
+        if self._latest is not None:
+            self._latest.expire()
+            self._latest = None
+        for worker in self._workers:
+            worker.tell(Message("state", {}, self.layout.split_state(state, worker.rank)))
+
+    def _answers(self) -> list[Message]:
+        """One answer of each worker, in order."""
+        answers: dict[int, Message] = {}
+        while len(answers) < len(self._workers):
+            try:
+                rank, answer = self._inbox.get(timeout=_LOOK_S)
+            except queue.Empty:
+                self._check()
+                continue
+            if answer is None or answer.what == "failed":
+                raise self._failure(rank, answer)
+            answers[rank] = answer
+        return [answers[rank] for rank in range(len(self._workers))]
+
+    def _failure(self, rank: int, answer: Message | None) -> WorkersFailed:
+        """Why: who merely lost its connection to another is not the one to blame."""
+        failures = {rank: answer}
+        while True:
+            try:
+                other, said = self._inbox.get(timeout=_LOOK_S)
+            except queue.Empty:
+                break
+            if said is None or said.what == "failed":
+                failures.setdefault(other, said)
+        silent = [r for r, said in failures.items() if said is None]
+        blamed = silent[0] if silent else rank
+        said = failures[blamed]
+        if said is not None:
+            reason = str(said.facts["reason"])
+        else:
+            code = self._workers[blamed].process.wait(_ENDING_S)
+            reason = f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        return WorkersFailed(f"worker process {blamed} of {self.layout.size}: {reason}; its step is done again")
+
+
+class GroupState(Mapping[str, torch.Tensor]):
+    """The state after a step, with the workers until somebody looks at it."""
+
+    def __init__(self, group: WorkerGroup) -> None:
+        self._group: WorkerGroup | None = group
+        self._names = tuple(group.layout.state_types)
+        self._whole: dict[str, torch.Tensor] | None = None
+
+    def _fetched(self) -> dict[str, torch.Tensor]:
+        if self._whole is None:
+            if self._group is None:
+                raise AssertionError("this state was stepped from without being looked at, and is no more")
+            self._whole = self._group.fetch()
+        return self._whole
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._fetched()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def is_same(self, state: State) -> bool:
+        """Whether `state` is this one: itself, or exactly the tensors it was collected into."""
+        if state is self:
+            return self._group is not None
+        if self._whole is None or isinstance(state, GroupState) or len(state) != len(self._whole):
+            return False
+        return all(state.get(name) is tensor for name, tensor in self._whole.items())
+
+    def expire(self) -> None:
+        """The workers go on; what was collected stays."""
+        self._group = None
+
+
+class _Process:
+    """One worker process and the thread that listens to it."""
+
+    def __init__(self, rank: int, inbox: queue.SimpleQueue[tuple[int, Message | None]]) -> None:
+        self.rank = rank
+        environment = dict(os.environ)
+        keep_to_this_machine(environment)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cupel.miner.devices.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._in: BinaryIO = self.process.stdin  # type: ignore[assignment]
+        out: BinaryIO = self.process.stdout  # type: ignore[assignment]
+
+        def listen() -> None:
+            try:
+                while True:
+                    inbox.put((rank, read_message(out)))
+            except (EOFError, OSError, ValueError):
+                inbox.put((rank, None))
+
+        self._listener = threading.Thread(target=listen, name=f"cupel-worker-{rank}", daemon=True)
+        self._listener.start()
+
+    def tell(self, message: Message) -> None:
+        try:
+            write_message(self._in, message)
+        except OSError:
+            # It is gone: its listener notices, and whoever waits for the answer hears of it.
+            return
+
+    def end(self) -> None:
+        try:
+            self._in.close()
+        except OSError:
+            return
+
+    def wait(self) -> None:
+        try:
+            self.process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._listener.join(_ENDING_S)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
