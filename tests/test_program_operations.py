@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from cupel.protocol.program import (
     Program,
+    dropout,
     gumbel,
     matmul,
     normal,
@@ -209,13 +210,20 @@ CASES: dict[str, tuple[Function, tuple[Any, ...]]] = {
         gradient(lambda w: (F.embedding(INDEX, w, padding_idx=0) * Y).sum()),
         (X,),
     ),
-    "one hot": (lambda i: F.one_hot(i.abs() % 4, 4), (I64,)),
+    "one hot": (lambda i: (F.one_hot(i.abs() % 4, 4), F.one_hot(INDEX, num_classes=3) + i[:, :3]), (I64,)),
     # Layers
     "products": (
         lambda x, y, b: (x @ y.t(), b @ y.t(), b.mT @ b, x @ y[0], torch.einsum("bij,kj->bik", b, y)),
         (X, Y, BATCH),
     ),
-    "affine": (lambda x, w, b: (F.linear(x, w, b), torch.addmm(b, x, w.t(), beta=2, alpha=0.5)), (X, Y, Y[:, 0])),
+    "affine": (
+        lambda x, w, b: (
+            F.linear(x, w, b),
+            torch.addmm(b, x, w.t(), beta=2, alpha=0.5),
+            torch.addmv(b, x, w[0], alpha=3),
+        ),
+        (X, Y, Y[:, 0]),
+    ),
     "softmax": (lambda x: (x.softmax(0), x.softmax(-1)), (BATCH,)),
     "softmax gradients": (gradient(lambda x: (x.softmax(0) * x.log_softmax(1)).sum()), (X,)),
     "attention": (
@@ -239,6 +247,10 @@ CASES: dict[str, tuple[Function, tuple[Any, ...]]] = {
         ),
         (BATCH, Y[0]),
     ),
+    "norms over the batch": (
+        gradient(lambda x: (F.instance_norm(x) * F.batch_norm(x, *torch.ones(2, 3), eps=0.5)).square().sum()),
+        (BATCH,),
+    ),
     "norm gradients": (
         gradient(lambda x, w: (F.layer_norm(x, (4,), w, w) * F.rms_norm(x, (4,), w, eps=1e-5)).sum()),
         (BATCH, Y[0]),
@@ -261,6 +273,10 @@ CASES: dict[str, tuple[Function, tuple[Any, ...]]] = {
     "random normals": (
         lambda k, s: (normal(k, s, (33,)), gumbel(k, s, (9,), 2)),
         (philox_key(b"seed", "test"), torch.tensor(7)),
+    ),
+    "dropout": (
+        lambda x, k, s: (dropout(x, 0.3, k, s, 5), *gradient(lambda x: (dropout(x, 0.3, k, s) * x).sum())(x)),
+        (BATCH, philox_key(b"seed", "test"), torch.tensor(7)),
     ),
     "chosen products": (
         lambda x, b: (matmul(x, x.t(), digits=3), matmul(b, x.t(), digits=1), matmul(b.mT, b, scale="rows")),

@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 import torch.fx.traceback
+import torch.nn.functional as F
 from torch import fx
-from torch._decomp import core_aten_decompositions
+from torch._decomp import core_aten_decompositions, get_decompositions
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
@@ -40,6 +41,8 @@ from cupel.protocol.program import (
 from cupel.protocol.program.lowering import RULES, lower, source_of
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.structure import Node, Structure, flatten, leaves, unflatten
+
+aten = torch.ops.aten
 
 # Importing the rule modules is what registers their rules.
 _RULE_MODULES = (rules_elementwise, rules_indexing, rules_layers, rules_powers, rules_reductions, rules_shapes)
@@ -95,7 +98,17 @@ class _Places(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         torch.fx.traceback.set_stack_trace([_place(sys._getframe(1))])
+        if func is F.one_hot:
+            return _one_hot(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _one_hot(func: Any, index: torch.Tensor, num_classes: int = -1) -> torch.Tensor:
+    """PyTorch's looks at the values of a captured index first; a class out of range gives a row of zeros here."""
+    if num_classes < 0:
+        result: torch.Tensor = func(index, num_classes)
+        return result
+    return (index.unsqueeze(-1) == torch.arange(num_classes)).to(torch.int64)
 
 
 @contextlib.contextmanager
@@ -169,8 +182,9 @@ def _raised_at(error: BaseException) -> str:
 
 @functools.cache
 def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """Core ATen, less what has a rule of its own here: rules are shorter and say what is exact."""
+    """Core ATen and a little more, less what has a rule of its own here: rules are shorter and say what is exact."""
     table: dict[Any, Callable[..., Any]] = dict(core_aten_decompositions())
+    table |= get_decompositions([aten.addmv.default, aten.native_batch_norm.default])
     return {overload: function for overload, function in table.items() if overload not in RULES}
 
 
