@@ -204,6 +204,10 @@ CASES: dict[str, tuple[Function, tuple[Any, ...]]] = {
         lambda x, i: (x.scatter(1, i, 9.0), x.scatter(0, i[:, :2] % 3, x * 2), x.scatter(1, i[:, :1], 1.0)),
         (X, torch.tensor([[0, 1, 2, 3], [3, 2, 1, 0], [2, 3, 0, 1]])),
     ),
+    "counts by whole part": (
+        lambda x, i: (torch.histc(x * 3, 4, -2, 2), torch.histc((i % 5).float(), bins=4, min=0, max=4)),
+        (X, I64),
+    ),
     "scatter_add": (lambda x, i, y: x.scatter_add(1, i.abs() % 4, y), (X, I64, Y)),
     "embedding": (lambda w, i: F.embedding(i.abs() % 3, w), (X, I64)),
     "embedding gradient": (
@@ -394,6 +398,7 @@ def test_powers_are_the_documented_operations_to_the_bit() -> None:
 
 REFUSED: dict[str, tuple[Function, str]] = {
     "aten.cumsum": (lambda x: x.cumsum(0), "no order-free meaning"),
+    "aten.histc": (lambda x: x.histc(4, 0, 1), "bins of width 1"),
     "aten.prod": (lambda x: x.prod(), "no order-free meaning"),
     "aten.pow of float32 with exponent 65": (lambda x: x**65, "torch.exp(exponent * torch.log(base))"),
     "aten.pow of int64 with exponent -1": (lambda x: x.long() ** -1, "negative ones of float32 only"),

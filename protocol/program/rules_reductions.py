@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cupel.protocol.arithmetic.builder import Value
-from cupel.protocol.arithmetic.operations import DType, Opcode, TensorType
+from cupel.protocol.arithmetic.operations import DType, Opcode, Rounding, TensorType
 from cupel.protocol.errors import UnsupportedOperation
 from cupel.protocol.program.lowering import Lowering, Number, lowers
 
@@ -136,6 +136,22 @@ def all_(lowering: Lowering, x: Value, dims: Dims = None, keepdim: bool = False)
     false = lowering.builder.unary(Opcode.NOT, lowering.as_dtype(x, DType.BOOL))
     misses = lowering.builder.sum(lowering.builder.cast(false, DType.INT64), _dims(x, dims), keepdim)
     return lowering.as_dtype(lowering.binary(Opcode.EQ, misses, 0), lowering.dtype)
+
+
+@lowers(aten.histc.default)
+def histc(lowering: Lowering, x: Value, bins: int = 100, low: Number = 0, high: Number = 0) -> Value:
+    """Counts by whole part, as mixtures of experts count their tokens; `high` itself belongs to the last bin."""
+    if bins != high - low or low != int(low):
+        raise UnsupportedOperation(
+            f"aten.histc with {bins} bins from {low} to {high}: bins of width 1 from a whole number have exact meaning"
+        )
+    builder = lowering.builder
+    column = builder.reshape(x, (math.prod(x.shape), 1))
+    whole = builder.round(column, Rounding.DOWN) if x.dtype == DType.FLOAT32 else column
+    whole = builder.select(lowering.binary(Opcode.EQ, column, high), lowering.number(high - 1, x.dtype), whole)
+    places = builder.cast(lowering.add(builder.iota((bins,), 0), int(low)), x.dtype)
+    hits = builder.cast(builder.binary(Opcode.EQ, whole, places), DType.INT64)
+    return builder.cast(builder.sum(hits, [0]), lowering.dtype)
 
 
 @lowers(aten.cumsum.default)
