@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -20,6 +20,9 @@ from cupel.node.options import SHARED_NAMES, Urls
 from cupel.node.redaction import hide_url
 from cupel.node.settings import GWEI
 from cupel.protocol.errors import UsageError
+
+if TYPE_CHECKING:
+    from cupel.diagnosis.engine import EngineCheck
 
 _MARKS = {Verdict.OK: "✓", Verdict.WARNING: "!", Verdict.WRONG: "✗", Verdict.SKIPPED: "·"}
 _COLOURS = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.WRONG: "red", Verdict.SKIPPED: "dim"}
@@ -59,7 +62,12 @@ class Subject:
 @click.option("--data", type=_PATH, help="The node's folder.")
 @click.option("--listen", help="Where the node is to serve blocks, HOST:PORT.")
 @click.option("--endpoint", help="URL others reach the node by.")
-@click.option("--speed/--no-speed", default=True, show_default=True, help="Time a product against torch's.")
+@click.option(
+    "--speed/--no-speed",
+    default=True,
+    show_default=True,
+    help="Time a product and a training step against torch's: seconds.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(config: Path | None, role: str, speed: bool, as_json: bool, **given: Any) -> None:
     """Look at everything a node needs, and say what to fix.
@@ -67,9 +75,13 @@ def doctor(config: Path | None, role: str, speed: bool, as_json: bool, **given: 
     Without options: the machine alone. With a run file, RPC URLs, key and folder, or a settings file that names them:
     chain, clock, run, funds, key, journal and ways in as well. Exit 0 if a node would work, warnings apart, else 1.
     """
+    # Loads torch, which takes seconds; --help does not wait for it.
+    from cupel.diagnosis.engine import EngineCheck
+
     findings: list[Finding] = []
+    engine = EngineCheck()
     console = Console(highlight=False, soft_wrap=True)
-    for finding in _look(config, role, speed, given):
+    for finding in _look(config, role, speed, engine, given):
         findings.append(finding)
         if not as_json:
             console.print(_line(finding))
@@ -77,7 +89,8 @@ def doctor(config: Path | None, role: str, speed: bool, as_json: bool, **given: 
     warnings = sum(one.verdict == Verdict.WARNING for one in findings)
     if as_json:
         listed = [dataclasses.asdict(one) for one in findings]
-        click.echo(json.dumps({"fit": not bad, "findings": listed}, indent=2, ensure_ascii=False))
+        document = {"fit": not bad, "engine": dataclasses.asdict(engine.engine), "findings": listed}
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
         words = f"{len(bad)} to fix" if bad else "Nothing to fix"
         console.print(f"{words}, {warnings} warning{'' if warnings == 1 else 's'}.")
@@ -91,22 +104,21 @@ def _line(finding: Finding) -> Text:
     return text
 
 
-def _look(config: Path | None, role: str, speed: bool, given: dict[str, Any]) -> Iterator[Finding]:
+def _look(config: Path | None, role: str, speed: bool, engine: EngineCheck, given: dict[str, Any]) -> Iterator[Finding]:
     """One finding after the other, as they are made."""
-    # These load torch and eth-account, which takes seconds; --help does not wait for it.
+    # These load eth-account as well.
     from cupel.chain.paths import get_data_directory
     from cupel.chain.run_values import Role
     from cupel.diagnosis.chain import check_chain, read_run
-    from cupel.diagnosis.machine import check_arithmetic, check_disk, check_speed
+    from cupel.diagnosis.machine import check_disk, check_machine
     from cupel.diagnosis.node import check_folder, check_key, check_reach, is_running
 
     settings, finding = _read_settings(config, role)
     if finding is not None:
         yield finding
     subject = _subject(role, speed, {name: value for name, value in given.items() if value is not None}, settings)
-    yield from check_arithmetic()
-    if subject.speed:
-        yield check_speed()
+    yield check_machine()
+    yield from engine.look(measure=subject.speed)
     yield from check_disk(subject.data if subject.data is not None else get_data_directory())
     address, found = check_key(subject.keystore, subject.password_file, subject.password_fd)
     yield from found

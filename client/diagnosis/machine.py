@@ -1,4 +1,4 @@
-"""This machine: its arithmetic, its speed, its disk."""
+"""This machine and its disk. What it computes with: engine.py."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ from pathlib import Path
 import torch
 
 from cupel.diagnosis.findings import Finding, ok, warning, wrong
-from cupel.protocol import arithmetic
-from cupel.protocol.arithmetic import cpu
-from cupel.protocol.arithmetic.engines import self_test
-from cupel.protocol.errors import BackendUnfit, UsageError
 
 GIGABYTE = 1 << 30
 LEAST_FREE_BYTES, GOOD_FREE_BYTES = GIGABYTE, 10 * GIGABYTE
@@ -25,42 +21,13 @@ SLOW_SYNC_S = 0.25
 """A round writes and syncs a few dozen times; slower than that, and the disk decides the pace."""
 
 
-def check_arithmetic() -> Iterator[Finding]:
-    """Every engine against the stored vectors."""
-    yield ok("machine", f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, "
-             f"{os.cpu_count()} processors")  # fmt: skip
-    for backend in ("torch", "cpu"):
-        try:
-            name = f"{backend}, {cpu.isa.choose().name} kernels" if backend == "cpu" else backend
-            self_test(backend)
-        except BackendUnfit as unfit:
-            fix = "use --backend torch" if backend == "cpu" else "reinstall torch in the version Cupel asks for"
-            yield wrong(f"arithmetic.{backend}", f"not the stored bits: {unfit}", f"{fix}, and report this")
-        except UsageError as error:
-            yield wrong(f"arithmetic.{backend}", str(error), "unset CUPEL_ISA")
-        else:
-            yield ok(f"arithmetic.{backend}", f"engine {name}: every stored vector reproduced")
-
-
-def check_speed(size: int = 768, repeats: int = 9) -> Finding:
-    """A square float32 product, exact against torch: medians of interleaved runs on one thread, in this process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        a, b = torch.randn(size, size), torch.randn(size, size)
-        exact, usual = [], []
-        for _ in range(repeats + 1):
-            exact.append(_seconds(lambda: arithmetic.matmul(a, b, backend="cpu")))
-            usual.append(_seconds(lambda: torch.mm(a, b)))
-    finally:
-        torch.set_num_threads(threads)
-    ours, theirs = statistics.median(exact[1:]), statistics.median(usual[1:])
-    found = (
-        f"product {size}^3, one thread: {2 * size**3 / ours / 1e9:.0f} GFLOP/s exact, {theirs / ours:.1f}x torch fp32"
+def check_machine() -> Finding:
+    """What this is."""
+    return ok(
+        "machine",
+        f"Python {platform.python_version()}, torch {torch.__version__}, {platform.machine()}, "
+        f"{os.cpu_count()} processors",
     )
-    if ours > 4 * theirs:
-        return warning("speed", found, "expect units to take long; a processor with AVX2 or better is faster")
-    return ok("speed", found)
 
 
 def _seconds(function: Callable[[], object]) -> float:
