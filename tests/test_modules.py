@@ -399,6 +399,20 @@ def test_a_loss_that_is_no_number_and_foreign_weights_are_refused() -> None:
     state["weights"]["other"] = torch.zeros(2)
     with pytest.raises(UsageError, match="other is only on one side"):
         step(state, TOKENS)
+    with pytest.raises(UsageError, match="embedding.weight is only on one side"):
+        step.evaluate({"other": torch.zeros(2)}, TOKENS)
+
+
+def test_moments_cannot_take_the_place_of_the_weights() -> None:
+    class Careless:
+        def groups(self, name: str, weight: torch.Tensor) -> tuple[str, ...]:
+            return ("weights",)
+
+        def begin(self, step: torch.Tensor) -> Any:
+            raise AssertionError("not reached")
+
+    with pytest.raises(UsageError, match="calls a group of moments 'weights'"):
+        make_step(decoder(), next_token_loss, Careless())
 
 
 def test_a_module_without_a_loss_of_its_own_is_named() -> None:

@@ -86,6 +86,8 @@ class ModuleStep:
         self._trained = {name: optimiser.groups(name, p) for name, p in parameters.items() if p.requires_grad}
         if not self._trained:
             raise UsageError("no parameter of the module requires a gradient: there is nothing to train")
+        if taken := {group for groups in self._trained.values() for group in groups} & {"weights", "step"}:
+            raise UsageError(f"the optimiser calls a group of moments {taken.pop()!r}, which the state uses itself")
 
     def initial_state(self) -> State:
         """The module's weights as they are, moments of 0, step 0; shares no memory with the module.
@@ -117,8 +119,9 @@ class ModuleStep:
 
     def evaluate(self, weights: Mapping[str, torch.Tensor], *batch: Any) -> torch.Tensor:
         """The loss in eval mode, nothing dropped; `trace(step.evaluate, (state["weights"], *batch))`."""
+        self._check_names(weights)
         with _evaluating(self.module):
-            leaves = {name: [weight] * len(self._aliases.get(name, ())) for name, weight in weights.items()}
+            leaves = {name: [weight] * len(self._aliases[name]) for name, weight in weights.items()}
             return self._compute_loss(leaves, batch).detach()
 
     # Parts of a step
@@ -128,7 +131,8 @@ class ModuleStep:
     ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
         """One loss a microbatch, and the gradient of their mean: all uses of a weight in one order-free sum."""
         weights = state["weights"]
-        leaves = {name: [weight.detach() for _ in self._aliases.get(name, ())] for name, weight in weights.items()}
+        self._check_names(weights)
+        leaves = {name: [weight.detach() for _ in self._aliases[name]] for name, weight in weights.items()}
         for name in self._trained:
             leaves[name] = [leaf.requires_grad_() for leaf in leaves[name]]
         wanted = [leaf for name in self._trained for leaf in leaves[name]]
@@ -149,11 +153,13 @@ class ModuleStep:
             )
         return losses, {name: self._mean(found_uses) for name, found_uses in uses.items()}
 
+    def _check_names(self, weights: Mapping[str, torch.Tensor]) -> None:
+        if weights.keys() != self._aliases.keys():
+            other = sorted(weights.keys() ^ self._aliases.keys())
+            raise UsageError(f"weights of another module: {other[0]} is only on one side ({len(other)} such names)")
+
     def _compute_loss(self, leaves: Mapping[str, Sequence[torch.Tensor]], batch: Sequence[Any]) -> torch.Tensor:
         """leaves: for every weight one tensor a module that uses it."""
-        if leaves.keys() != self._aliases.keys():
-            other = sorted(leaves.keys() ^ self._aliases.keys())
-            raise UsageError(f"weights of another module: {other[0]} is only on one side ({len(other)} such names)")
         placed = {
             f"module.{alias}": leaf
             for name, aliases in self._aliases.items()
