@@ -50,8 +50,8 @@ __all__ = [
     "verify",
 ]
 
-_LEAVES_AT_ONCE = 64
-"""Leaves copied next to their domain byte in one go: 256 KiB, whatever the tensor's size."""
+_LEAF_BEGUN = hashlib.sha256(b"\0")
+"""The domain byte of a leaf, hashed."""
 
 
 def _bytes_of(tensor: torch.Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
@@ -82,20 +82,14 @@ def tensor_leaves(tensor: torch.Tensor) -> list[bytes]:
 
 
 def _leaves(tensor: torch.Tensor) -> list[bytes]:
-    data = _bytes_of(tensor)
-    digest = hashlib.sha256
-    whole = len(data) // LEAF_BYTES
+    data = _bytes_of(tensor).data
+    # Copies of a hash that has taken the domain byte already: bytes are hashed where they lie.
+    begin = _LEAF_BEGUN.copy
     leaves: list[bytes] = []
-    # The domain byte goes before each leaf in a buffer that stays in cache: hashing then reads one run of memory.
-    prefixed = np.zeros((min(whole, _LEAVES_AT_ONCE), 1 + LEAF_BYTES), dtype=np.uint8)
-    runs = prefixed.reshape(-1).data
-    for start in range(0, whole, _LEAVES_AT_ONCE):
-        stop = min(start + _LEAVES_AT_ONCE, whole)
-        prefixed[: stop - start, 1:] = data[start * LEAF_BYTES : stop * LEAF_BYTES].reshape(-1, LEAF_BYTES)
-        ends = range(1 + LEAF_BYTES, (stop - start) * (1 + LEAF_BYTES) + 1, 1 + LEAF_BYTES)
-        leaves.extend([digest(runs[end - 1 - LEAF_BYTES : end]).digest() for end in ends])
-    if len(data) % LEAF_BYTES:
-        leaves.append(leaf_hash(data[whole * LEAF_BYTES :].tobytes()))
+    for start in range(0, len(data), LEAF_BYTES):
+        leaf = begin()
+        leaf.update(data[start : start + LEAF_BYTES])
+        leaves.append(leaf.digest())
     return leaves
 
 
