@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
@@ -43,8 +44,13 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cupel-checkpoint")
 
     def begin(self, segment: int, result: SegmentResult, pin: str) -> Checkpoint:
-        """Hash and store the end state of a segment under a pin."""
-        return Checkpoint(segment, result, self._pool.submit(self._make, result, pin))
+        """Hash and store the end state of a segment under a pin.
+
+        Tensors that are elsewhere, such as with worker processes, are collected before this returns: whoever trains on
+        may not have them any more when the thread gets to them.
+        """
+        here = replace(result, state=dict(result.state))
+        return Checkpoint(segment, here, self._pool.submit(self._make, here, pin))
 
     def _make(self, result: SegmentResult, pin: str) -> tuple[Answer, Cid]:
         return answer_of(result), self._put(result.state, pin)
