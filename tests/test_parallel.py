@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cupel.protocol import merkle
-from cupel.protocol.arithmetic import cases
+from cupel.protocol.arithmetic import cases, torch_backend
 from cupel.protocol.arithmetic.builder import GraphBuilder, Value
 from cupel.protocol.arithmetic.cases import Words, tensor_of
+from cupel.protocol.arithmetic.cpu import integers
+from cupel.protocol.arithmetic.cpu import isa as instruction_sets
 from cupel.protocol.arithmetic.engines import run_graph
-from cupel.protocol.arithmetic.operations import DType, Graph, Opcode, TensorType
+from cupel.protocol.arithmetic.operations import NOT_FINITE, DType, Graph, Opcode, Operation, TensorType
 from cupel.protocol.errors import MalformedProgram, MalformedTensor, UsageError
 from cupel.protocol.parallel import (
     ParallelGraph,
@@ -24,6 +26,7 @@ from cupel.protocol.parallel import (
     Sharding,
     ThreadCommunicator,
     evenly,
+    exact,
     join,
     make_layout,
     partition,
@@ -318,11 +321,42 @@ def test_what_does_not_fit_is_said(step: Program) -> None:
     graph = builder.build([builder.unary(Opcode.NEG, builder.input(TensorType(F32, (4, 3))))])
     alone = ThreadCommunicator.alone(2)
     with pytest.raises(UsageError, match=r"float32\[4, 3\] cannot be cut along dimension 1 at \(0, 1, 2\) for 2"):
-        ParallelGraph(graph, alone, inputs={0: Sharding(1, (0, 1, 2))}, outputs={})
-    half = ParallelGraph(graph, alone, inputs={0: Sharding(0, (0, 1, 4))}, outputs={0: Sharding(0, (0, 1, 4))})
+        ParallelGraph(graph, alone, inputs={0: Sharding(1, (0, 1, 2))}, outputs={}, backend="torch")
+    half = ParallelGraph(
+        graph, alone, inputs={0: Sharding(0, (0, 1, 4))}, outputs={0: Sharding(0, (0, 1, 4))}, backend="torch"
+    )
     with pytest.raises(MalformedTensor, match=r"input 0 is torch.float32\[4, 3\], worker 0 holds float32\[1, 3\]"):
         half.run([torch.zeros(4, 3)])
     with pytest.raises(MalformedProgram, match="only a step"):
         make_layout(trace(lambda x: x + 1, (torch.zeros(3),)), 2)
     with pytest.raises(UsageError, match="0 workers"):
         make_layout(step, 0)
+
+
+@pytest.mark.parametrize("instruction_set", instruction_sets.supported())
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_the_engine_sums_the_integers_that_plain_pytorch_does(instruction_set: str, digits: int) -> None:
+    """Of operands that lie either way, with exponents above their own, on two threads as on one."""
+    m, k, n = 9, 75, 35
+    a, b = cases.product_operands(Words(digits), m, k, n)
+    b = b.t().contiguous()
+    ea, eb = (
+        torch_backend.evaluate(Operation(Opcode.EXPONENT, (0,), TensorType(DType.INT32, (len(x),))), [x])
+        for x in (a, b)
+    )
+    ea = torch.where(ea == NOT_FINITE, ea, ea + torch.arange(m, dtype=torch.int32) % 3)
+    finite = (ea != NOT_FINITE).unsqueeze(1) & (eb != NOT_FINITE).unsqueeze(0)
+    expected = torch.where(finite, exact.sum_products(a, ea, b, eb, digits), 0)
+    for a_turned, b_turned, threads in ((False, False, 1), (True, True, 1), (True, False, 2), (False, True, 2)):
+        got = integers.sum_products(
+            a.t().contiguous() if a_turned else a,
+            ea,
+            b.t().contiguous() if b_turned else b,
+            eb,
+            digits,
+            a_turned=a_turned,
+            b_turned=b_turned,
+            threads=threads,
+            instruction_set=instruction_set,
+        )
+        assert torch.equal(torch.where(finite, got, 0), expected), (a_turned, b_turned)

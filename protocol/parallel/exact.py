@@ -105,6 +105,26 @@ def partial_products(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def quantised(x: Tensor, e: Tensor, digits: int) -> list[Tensor]:
+    """The planes of QUANTIZE(x[M, K], e[M]); zeros where e is NOT_FINITE."""
+    w = digit_width(digits)
+    finite = (e != NOT_FINITE).unsqueeze(-1)
+    scale = power_of_two(w - e.to(torch.int64)).unsqueeze(-1)
+    q = torch.round(torch.where(finite, x, 0.0).to(torch.float64) * scale).clamp(-(2.0**w), 2.0**w).to(torch.int32)
+    if digits <= 2:
+        return [q.to(torch.int16)]
+    high = q + 512 >> 10
+    return [high.to(torch.int16), (q - (high << 10)).to(torch.int16)]
+
+
+def sum_products(
+    a: Tensor, ea: Tensor, b: Tensor, eb: Tensor, digits: int, *, a_turned: bool = False, b_turned: bool = False
+) -> Tensor:
+    """`cpu.integers.sum_products` on plain PyTorch."""
+    a, b = (x.t() if turned else x for x, turned in ((a, a_turned), (b, b_turned)))
+    return partial_products(quantised(a, ea, digits), quantised(b, eb, digits))
+
+
 def finish_product(total: Tensor, ea: Tensor, eb: Tensor | None, digits: int) -> Tensor:
     """RN(total 2^(ea + eb - 2w)), NaN where a row is not finite; total[..., M, N], ea[..., M], eb[..., N]."""
     exponent, special = ea.to(torch.int64).unsqueeze(-1), (ea == NOT_FINITE).unsqueeze(-1)

@@ -13,6 +13,8 @@ from cupel.protocol.parallel.nodes import Exchange, Meeting
 from cupel.protocol.parallel.sharding import Sharding, join
 
 Tensor = torch.Tensor
+SumProducts = Callable[..., Tensor]
+"""`exact.sum_products`, or an engine's faster one."""
 Finish = Callable[[Tensor], list[Tensor]]
 
 
@@ -53,8 +55,10 @@ class _Packed:
 class Round:
     """The exchanges of one moment on one worker."""
 
-    def __init__(self, communicator: Communicator, traffic: Traffic) -> None:
-        self.communicator, self.traffic = communicator, traffic
+    def __init__(
+        self, communicator: Communicator, traffic: Traffic, sum_products: SumProducts = exact.sum_products
+    ) -> None:
+        self.communicator, self.traffic, self._sum_products = communicator, traffic, sum_products
         self._maxima = {torch.int32: _Packed(), torch.int64: _Packed()}
         self._sums = _Packed()
         self._scattered: list[tuple[list[Tensor], Finish]] = []
@@ -119,7 +123,15 @@ class Round:
         ea = xs[0]
         eb = None if meeting.by_rows else xs[1]
         quantised = xs[1 if meeting.by_rows else 2 :]
-        partial = exact.partial_products(quantised[0::2], quantised[1::2])
+        self._finish_product(meeting, exact.partial_products(quantised[0::2], quantised[1::2]), ea, eb)
+
+    def matmul(self, meeting: Meeting, xs: Sequence[Tensor]) -> None:
+        ea, eb, a, b = xs
+        a_turned, b_turned = meeting.turned
+        partial = self._sum_products(a, ea, b, eb, meeting.digits, a_turned=a_turned, b_turned=b_turned)
+        self._finish_product(meeting, partial, ea, eb)
+
+    def _finish_product(self, meeting: Meeting, partial: Tensor, ea: Tensor, eb: Tensor | None) -> None:
         sharding = meeting.sharding
         if sharding is None:
 
@@ -209,5 +221,6 @@ _PACK: dict[Exchange, Callable[[Round, Meeting, Sequence[Tensor]], None]] = {
     Exchange.FINISH_SUM: Round.finish_sum,
     Exchange.INTEGER_SUM: Round.integer_sum,
     Exchange.PRODUCT: Round.product,
+    Exchange.MATMUL: Round.matmul,
     Exchange.GATHER: Round.gather,
 }

@@ -35,6 +35,7 @@ class Exchange(enum.Enum):
     FINISH_SUM = "sum"  # (int64 sums, exponent, special value) -> float32
     INTEGER_SUM = "integer sum"  # (int64) -> int64
     PRODUCT = "product"  # as DOT and DOT_ROWS over this worker's terms -> float32, whole or cut along the first dim
+    MATMUL = "matmul"  # (ea, eb, a, b) as DOT of a and b quantised by ea and eb, likewise
     GATHER = "gather"  # (piece) -> whole
 
 
@@ -61,9 +62,11 @@ class Meeting:
     whole: TensorType
     """Of the (first) result, before it is cut."""
     sharding: Sharding | None = None
-    """GATHER: how the operand is cut. PRODUCT: how the result is."""
+    """GATHER: how the operand is cut. PRODUCT and MATMUL: how the result is."""
     digits: int = 0
     by_rows: bool = False
+    turned: tuple[bool, bool] = (False, False)
+    """MATMUL: whether the terms of a and of b come first: [K, M] and [K, N]."""
 
 
 @dataclass(frozen=True, slots=True)

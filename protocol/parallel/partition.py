@@ -377,13 +377,43 @@ class Partitioner:
         values = [self._values[v] for side in sides for v in side]
         sharding = self._chosen([v for v in values if v.sharding is not None and v.sharding.dim == terms])
         assert sharding is not None
+        after = evenly(0, op.result.shape, self.size) if is_scattered(op.result, self.size) else None
+        meeting = self._matmul_of_pieces(op, sides, sharding, after)
+        if meeting is not None:
+            return self.nodes.meet(meeting, [(op.result, after)])[0]
         planes = [self._to(self._values[v], sharding) for pair in zip(*sides, strict=True) for v in pair]
         by_rows = op.opcode == Opcode.DOT_ROWS
         exponents = [self._full(self._values[v]) for v in op.operands[: 1 if by_rows else 2]]
-        after = evenly(0, op.result.shape, self.size) if is_scattered(op.result, self.size) else None
         operands = tuple(v.node for v in (*exponents, *planes))
         meeting = Meeting(Exchange.PRODUCT, operands, op.result, after, digits, by_rows)
         return self.nodes.meet(meeting, [(op.result, after)])[0]
+
+    def _matmul_of_pieces(
+        self, op: Operation, sides: Sequence[Sequence[int]], sharding: Sharding, after: Sharding | None
+    ) -> Meeting | None:
+        """The same from the floats behind the planes, if these are plain quantisations: engines do both at once."""
+        digits = op.attributes[0]
+        if op.opcode != Opcode.DOT or len(op.result.shape) != 2:
+            return None
+        floats, turned = [], []
+        for side, exponent in zip(sides, op.operands, strict=False):
+            made = [self._producer(v) for v in side]
+            x = made[0].operands[0] if made[0] is not None and made[0].operands else -1
+            for plane, q in enumerate(made):
+                if q is None or (q.opcode, q.operands, q.attributes) != (
+                    Opcode.QUANTIZE,
+                    (x, exponent),
+                    (digits, plane),
+                ):
+                    return None
+            value = self._to(self._values[x], sharding)
+            node = self.nodes.nodes[value.node]
+            is_turned = isinstance(node, Operation) and node.opcode == Opcode.PERMUTE and node.attributes == (1, 0)
+            floats.append(node.operands[0] if isinstance(node, Operation) and is_turned else value.node)
+            turned.append(is_turned)
+        exponents = [self._full(self._values[v]).node for v in op.operands[:2]]
+        operands = (*exponents, *floats)
+        return Meeting(Exchange.MATMUL, operands, op.result, after, digits, turned=(turned[0], turned[1]))
 
     def _unpadded(self, at: int) -> int:
         """Through a PAD of zeros behind the last dimension, which adds nothing to a sum."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 
@@ -10,8 +11,9 @@ import torch
 from cupel.protocol.arithmetic.engines import choose_backend
 from cupel.protocol.arithmetic.operations import Graph
 from cupel.protocol.errors import MalformedTensor, UsageError
+from cupel.protocol.parallel import exact
 from cupel.protocol.parallel.communicator import Communicator
-from cupel.protocol.parallel.meetings import Round, Traffic
+from cupel.protocol.parallel.meetings import Round, SumProducts, Traffic
 from cupel.protocol.parallel.nodes import Meeting
 from cupel.protocol.parallel.partition import Partitioner
 from cupel.protocol.parallel.schedule import Schedule, plan
@@ -44,6 +46,7 @@ class ParallelGraph:
             raise UsageError(f"worker {rank} of {size}")
         self.communicator, self.backend, self.threads = communicator, choose_backend(backend), threads
         self.traffic = Traffic()
+        self._sum_products = _sum_products(self.backend, threads)
         partitioner = Partitioner(graph, inputs, rank=rank, size=size)
         results = partitioner.run(outputs)
         self._nodes = partitioner.nodes.nodes
@@ -76,10 +79,19 @@ class ParallelGraph:
 
     def _meet(self, numbers: Sequence[int], values: dict[int, torch.Tensor]) -> None:
         meetings = [node for number in numbers if isinstance(node := self._nodes[number], Meeting)]
-        results = Round(self.communicator, self.traffic).run(meetings, values)
+        results = Round(self.communicator, self.traffic, self._sum_products).run(meetings, values)
         for number, tensors in zip(numbers, results, strict=True):
             for index, tensor in enumerate(tensors):
                 values[number + 1 + index] = tensor
+
+
+def _sum_products(backend: str, threads: int) -> SumProducts:
+    """This backend's way of adding up the integers of a product."""
+    if backend != "cpu":
+        return exact.sum_products
+    from cupel.protocol.arithmetic.cpu import integers
+
+    return functools.partial(integers.sum_products, threads=threads)
 
 
 def _key(graph: Graph | None) -> bytes:
