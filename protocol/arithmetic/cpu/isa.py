@@ -30,6 +30,8 @@ class InstructionSet:
     """int32 lanes of one accumulator register."""
     product: str
     """How pairs of int16 are multiplied and added: "vpdpwssd", "vpmaddwd" or "plain"."""
+    bytes: bool
+    """Four products of bytes are added in one or two instructions."""
     masks: bool
     """Masked loads and stores are single instructions."""
     fma: bool
@@ -83,6 +85,7 @@ def choose(name: str | None = None) -> InstructionSet:
             rows=8,
             lanes=16,
             product="vpdpwssd",
+            bytes=True,
             masks=True,
             fma=True,
         )
@@ -96,6 +99,7 @@ def choose(name: str | None = None) -> InstructionSet:
             rows=4,
             lanes=8,
             product="vpmaddwd",
+            bytes=True,
             masks=False,
             fma=True,
         )
@@ -109,6 +113,7 @@ def choose(name: str | None = None) -> InstructionSet:
         rows=4,
         lanes=4,
         product="plain",
+        bytes=False,
         masks=False,
         fma=platform.machine().lower() in ("aarch64", "arm64"),
     )

@@ -14,6 +14,8 @@ from math import prod
 import torch
 
 from cupel.protocol.arithmetic.cpu import views
+from cupel.protocol.arithmetic.cpu.isa import InstructionSet
+from cupel.protocol.arithmetic.cpu.panels import Form, scale_bytes
 from cupel.protocol.arithmetic.cpu.views import Buffer, Dim, View
 from cupel.protocol.arithmetic.operations import (
     ELEMENTWISE,
@@ -23,7 +25,6 @@ from cupel.protocol.arithmetic.operations import (
     Opcode,
     Operation,
     TensorType,
-    planes,
 )
 
 
@@ -80,7 +81,7 @@ Item = Map | Reduce | Call | Python
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A quantised operand in panels: int16 planes and a binary64 scale a row."""
+    """A quantised operand in panels: int16 planes; scales and notes (panels.py)."""
 
     planes: View
     scales: View
@@ -119,10 +120,11 @@ def evaluate(operation: Operation, operands: Sequence[torch.Tensor]) -> torch.Te
 class Lowering:
     """Lowers one graph; `run` is the only entry."""
 
-    def __init__(self, graph: Graph, *, panel_rows: int) -> None:
-        self.graph = graph
-        self.panel_rows = panel_rows
+    def __init__(self, graph: Graph, isa: InstructionSet) -> None:
+        self.graph, self.isa = graph, isa
         self.first = len(graph.inputs) + len(graph.constants)
+        self.at = self.first
+        """The value being lowered."""
         self.result = Lowered()
         self.values: dict[int, View] = {}
         self.shared: dict[object, View] = {}
@@ -240,7 +242,7 @@ class Lowering:
         for i, tensor in enumerate(self.graph.constants):
             self.values[len(self.graph.inputs) + i] = self.constant(tensor.detach().cpu())
         for at, op in enumerate(self.graph.operations):
-            value = self.first + at
+            value = self.at = self.first + at
             if value in needed:
                 if op.result.elements == 0:
                     self.values[value] = views.repeated(op.result.shape, 0, op.result.dtype)
@@ -428,17 +430,30 @@ class Lowering:
         return out
 
     def _concat(self, op: Operation, args: Sequence[View]) -> View:
-        dim = op.attributes[0]
-        out = self.fresh(op.result.shape, op.result.dtype)
-        start = 0
-        for a in args:
-            size = a.shape[dim]
-            if size:
-                piece = views.slice_dim(out, dim, start, size, 1)
-                assert piece is not None
+        shape, dtype = op.result.shape, op.result.dtype
+        out, pieces = self._cut(self.fresh(shape, dtype, self._wanted_layout(self.at, shape)), op, args)
+        last = views.single(out.dims[-1])
+        if pieces is None or last is None or last[1] > 1:
+            # The order its user wants cannot be cut into pieces, or has nothing side by side.
+            out, pieces = self._cut(self.fresh(shape, dtype), op, args)
+        assert pieces is not None
+        for a, piece in zip(args, pieces, strict=True):
+            if a.elements:
                 self._copy_refined(a, piece, ())
-            start += size
         return out
+
+    @staticmethod
+    def _cut(out: View, op: Operation, args: Sequence[View]) -> tuple[View, list[View] | None]:
+        """`out`, and the part of it that each operand fills."""
+        dim, start = op.attributes[0], 0
+        pieces = []
+        for a in args:
+            piece = views.slice_dim(out, dim, start, a.shape[dim], 1) if a.shape[dim] else out
+            if piece is None:
+                return out, None
+            pieces.append(piece)
+            start += a.shape[dim]
+        return out, pieces
 
     def _copy_refined(self, view: View, out: View, after: tuple[Buffer, ...]) -> None:
         if view.buffer is not None and views.refine([view.factors(), out.factors()]) is None:
@@ -595,22 +610,34 @@ class Lowering:
         """A recognised DOT or DOT_ROWS from the float operands a[..., M, K] and b[..., N, K] (b[..., K, N] by rows)."""
         a, b = sources
         by_rows = op.opcode == Opcode.DOT_ROWS
+        turned = False
         if by_rows:
             b = views.permute(b, (*range(len(b.dims) - 2), len(b.dims) - 1, len(b.dims) - 2))
         shape = op.result.shape
         if a.shape[-1] == 0:
             return views.repeated(shape, 0.0, DType.FLOAT32)
         batch = prod(shape[:-2])
+        dims = self._wanted_layout(value, shape)
+        rows, columns = views.single(dims[-2]), views.single(dims[-1])
+        if rows is None or columns is None or columns[1] not in (0, 1):
+            if rows is not None and columns is not None and rows[1] == 1 and not by_rows:
+                # Users want columns side by side: the transposed product, whose sums are the same.
+                a, b, turned = b, a, True
+            else:
+                dims = views.contiguous(shape)
+        out = self.fresh(shape, DType.FLOAT32, dims)
+        written = views.permute(out, (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)) if turned else out
         left = self._matrix(a, unit="terms" if by_rows else "any")
         right = self._matrix(b, unit="rows" if by_rows else "any")
-        out = self._product_output(value, op)
         digits = op.attributes[0]
+        item: Call
         if batch == 1 and not by_rows:
-            pa, pb = self._packed(left, digits), self._packed(right, digits)
+            forms = [Form.of(self.isa, digits, left.terms, left=is_left) for is_left in (True, False)]
+            pa, pb = (self._packed(m, form) for m, form in zip((left, right), forms, strict=True))
             detail = (left.rows, right.rows, left.terms, digits)
-            item = Call("product", (pa.planes, pa.scales, pb.planes, pb.scales), (out,), detail=detail)
+            item = Call("product", (pa.planes, pa.scales, pb.planes, pb.scales), (written,), detail=detail)
         else:
-            item = Call("products", (left.view, right.view), (out,), detail=(left, right, batch, digits, by_rows))
+            item = Call("products", (left.view, right.view), (written,), detail=(left, right, batch, digits, by_rows))
         self.result.items.append(item)
         return out
 
@@ -622,11 +649,11 @@ class Lowering:
         found = self._as_matrix(x, unit)
         if found is None:
             swapped = (*range(len(x.dims) - 2), len(x.dims) - 1, len(x.dims) - 2)
-            copy = (
-                views.permute(self._in_memory(views.permute(x, swapped)), swapped)
-                if unit == "rows"
-                else self._in_memory(x)
-            )
+            # A copy keeps side by side what is so already; as matrix and as its transpose it is made once.
+            if unit == "rows" or (unit == "any" and any(stride == 1 for n, stride in x.dims[-2] if n > 1)):
+                copy = views.permute(self._in_memory(views.permute(x, swapped)), swapped)
+            else:
+                copy = self._in_memory(x)
             found = self._as_matrix(copy, unit)
             assert found is not None
         return found
@@ -645,24 +672,21 @@ class Lowering:
             return Matrix(view=x, rows=rows, terms=terms, unit_terms=False, stride=t[1])
         return None
 
-    def _packed(self, matrix: Matrix, digits: int) -> Packed:
-        key = ("pack", matrix.view.key(), matrix.unit_terms, digits)
+    def _packed(self, matrix: Matrix, form: Form) -> Packed:
+        key = ("pack", matrix.view.key(), matrix.unit_terms, form)
         if key not in self.packs:
-            panel = self.panel_rows
-            rows = -(-matrix.rows // panel) * panel
-            size = packed_bytes(matrix.rows, matrix.terms, panel) * planes(digits)
+            panel = self.isa.columns
+            words = scale_bytes(matrix.rows, panel) // 8
+            size = form.plane_bytes(matrix.rows, matrix.terms, panel) * form.planes
             quantised = View((((size // 2, 1),),), DType.INT16, self.buffer(size // 2, DType.INT16))
-            scales = View((((rows, 1),),), DType.INT64, self.buffer(rows, DType.INT64))
-            self.result.items.append(Call("pack", (matrix.view,), (quantised, scales), detail=(matrix, digits)))
+            scales = View((((words, 1),),), DType.INT64, self.buffer(words, DType.INT64))
+            self.result.items.append(Call("pack", (matrix.view,), (quantised, scales), detail=(matrix, form)))
             self.packs[key] = Packed(quantised, scales)
         return self.packs[key]
 
-    def _product_output(self, value: int, op: Operation) -> View:
-        """Where the result lies: so that the first copy its users would need is already made.
-
-        Follows RESHAPE and PERMUTE while there is one user; each column index must keep stride 1.
-        """
-        shape = op.result.shape
+    def _wanted_layout(self, value: int, shape: tuple[int, ...]) -> tuple[Dim, ...]:
+        """Dimensions in the memory order of what the value becomes while it has one user: the copy a user would need
+        is then already made. Follows RESHAPE, PERMUTE and elementwise operations of the same shape."""
         best = View(views.contiguous(shape), DType.FLOAT32, Buffer(prod(shape), DType.FLOAT32))
         while len(self.users.get(value, ())) == 1:
             user = self.graph.operations[self.users[value][0]]
@@ -673,21 +697,17 @@ class Lowering:
                 if reshaped is None:
                     break
                 best = reshaped
-            else:
+            elif user.opcode not in ELEMENTWISE or user.result.shape != self.graph.type_of(value).shape:
                 break
             value = self.first + self.users[value][0]
-        # Strides of `best` name places in row-major order of the product; give each the stride it has in best's order.
+        # Strides of `best` name places in row-major order of the value; give each the stride it has in best's order.
         stride = 1
         places: list[tuple[int, int, int]] = []
         for size, old in reversed([f for dim in best.dims for f in dim if f[0] > 1]):
             places.append((old, size, stride))
             stride *= size
         dims = views.regrouped([(size, new) for _, size, new in sorted(places, reverse=True)], shape)
-        if dims is not None:
-            rows, columns = views.single(dims[-2]), views.single(dims[-1])
-            if rows is not None and columns is not None and columns[1] in (0, 1):
-                return self.fresh(shape, DType.FLOAT32, dims)
-        return self.fresh(shape, DType.FLOAT32)
+        return views.contiguous(shape) if dims is None else dims
 
 
 def walk_together(out: View, args: Sequence[View]) -> bool:
@@ -701,11 +721,6 @@ def narrow(view: View, shape: Sequence[int]) -> View:
         assert view.number is not None
         return views.repeated(shape, view.number, view.dtype)
     return view.with_dims(((1, 0),) if size == 1 else dim for dim, size in zip(view.dims, shape, strict=True))
-
-
-def packed_bytes(rows: int, terms: int, panel: int) -> int:
-    """One int16 plane of an operand in panels, pairs of terms together."""
-    return -(-rows // panel) * panel * ((terms + 1) // 2) * 4
 
 
 _Rule = Callable[[Lowering, Operation, Sequence[View]], View]

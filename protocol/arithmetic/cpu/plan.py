@@ -12,11 +12,12 @@ from math import prod
 
 import torch
 
-from cupel.protocol.arithmetic.cpu import kernels, products, rows
+from cupel.protocol.arithmetic.cpu import batches, kernels, packing, products, rows
 from cupel.protocol.arithmetic.cpu.grouping import Group, buffers_of, group_items
 from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
-from cupel.protocol.arithmetic.cpu.lowering import Call, Lowering, Matrix, Python, packed_bytes
+from cupel.protocol.arithmetic.cpu.lowering import Call, Lowering, Matrix, Python
+from cupel.protocol.arithmetic.cpu.panels import Form, pack_scratch
 from cupel.protocol.arithmetic.cpu.views import Buffer, View
 from cupel.protocol.arithmetic.operations import DType, Graph
 
@@ -61,7 +62,7 @@ class Plan:
 
 def build(graph: Graph, isa: InstructionSet, threads: int, triple: str, *, clocked: bool = False) -> Plan:
     """Lower, group, place and emit."""
-    lowered = Lowering(graph, panel_rows=isa.columns).run()
+    lowered = Lowering(graph, isa).run()
     groups = group_items(lowered.items)
     return _Builder(graph, isa, threads, lowered.constants, groups, clocked).build(triple)
 
@@ -129,7 +130,7 @@ class _Builder:
         if item.name == "product":
             return products.product_scratch(self.isa)
         if item.name == "pack":
-            return products.pack_scratch(self.isa)
+            return pack_scratch(self.isa)
         if item.name == "products":
             return self._batch(item).layout(self.isa)["total"][0]
         return 0
@@ -331,11 +332,11 @@ class _Builder:
     def _pack(self, item: Call) -> None:
         f, isa = self.f, self.isa
         assert isinstance(item.detail, tuple)
-        matrix, digits = item.detail
-        emit = products.pack_terms_contiguous if matrix.unit_terms else products.pack_rows_contiguous
-        name = emit(self.module, isa, digits)
+        matrix, form = item.detail
+        emit = packing.pack_terms_contiguous if matrix.unit_terms else packing.pack_rows_contiguous
+        name = emit(self.module, isa, form)
         low, high = self._range(-(-matrix.rows // isa.columns))
-        plane = f.i64(packed_bytes(matrix.rows, matrix.terms, isa.columns))
+        plane = f.i64(form.plane_bytes(matrix.rows, matrix.terms, isa.columns))
         packed, scales = (self._of(v) for v in item.writes)
         numbers = [f.i64(n) for n in (matrix.stride, matrix.rows, matrix.terms)]
         f.call("void", name, [self._of(item.reads[0]), *numbers, packed, plane, scales, low, high, self._scratch()])
@@ -345,6 +346,7 @@ class _Builder:
         assert isinstance(item.detail, tuple)
         m, n, terms, digits = item.detail
         name = products.product(self.module, isa, digits, terms)
+        form = Form.of(isa, digits, terms, left=True)
         tiles, panels = -(-m // isa.rows), -(-n // isa.columns)
         whole_tiles, whole_panels = (f.i64(0), f.i64(tiles)), (f.i64(0), f.i64(panels))
         if tiles >= panels:
@@ -353,8 +355,8 @@ class _Builder:
             tile_range, panel_range = whole_tiles, self._range(panels)
         a, a_scales, b, b_scales = (self._of(v) for v in item.reads)
         stride = _stride(item.writes[0])
-        planes_bytes = [packed_bytes(r, terms, isa.columns) for r in (m, n)]
-        numbers = [f.i64(x) for x in (m, n, (terms + 1) // 2, stride, *planes_bytes)]
+        planes_bytes = [form.plane_bytes(r, terms, isa.columns) for r in (m, n)]
+        numbers = [f.i64(x) for x in (m, n, -(-terms // form.together), stride, *planes_bytes)]
         f.call(
             "void",
             name,
@@ -362,10 +364,10 @@ class _Builder:
         )
 
     @staticmethod
-    def _batch(item: Call) -> products.Batch:
+    def _batch(item: Call) -> batches.Batch:
         assert isinstance(item.detail, tuple)
         left, right, _, digits, by_rows = item.detail
-        return products.Batch(
+        return batches.Batch(
             rows=left.rows,
             columns=right.rows,
             terms=left.terms,
@@ -382,7 +384,7 @@ class _Builder:
         assert isinstance(left, Matrix)
         assert isinstance(right, Matrix)
         out = item.writes[0]
-        name = products.batch(self.module, self.isa, self._batch(item))
+        name = batches.batch(self.module, self.isa, self._batch(item))
         offsets = torch.tensor([_offsets(v) for v in (left.view, right.view, out)], dtype=torch.int64).reshape(-1)
         self.constants.append(offsets)
         table = self._pointer(("constant", len(self.constants) - 1))

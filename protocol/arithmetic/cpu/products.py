@@ -1,417 +1,49 @@
-"""Exact products: floats quantised straight into packed panels, int16 pairs multiplied and added, one rounding.
+"""Exact products: int16 pairs multiplied and added in registers, one rounding.
 
-A panel holds `columns` rows of an operand, pairs of terms together: [pair][row][2]. Left and right operands have the
-same layout, whichever of their dimensions is contiguous, so nothing is ever transposed in memory. A tile of `rows` by
-`columns` results keeps int32 sums in registers. With two digits a pair adds up to 2^27, so every 15 pairs the sums'
-upper bits move to a second tile in memory; the two are exact together beyond 2^46.
+A tile of `rows` by `columns` results keeps int32 sums in registers over stretches of pairs for which the panels' notes
+say that no sum leaves int32. Usually one stretch is all, and the result goes from registers to memory in binary32: a
+conversion that rounds, and two multiplications by powers of two that do not. With two digits and operands of the worst
+sort no stretch is known to fit; then every 15 pairs (of 2^27 at most) the sums' upper bits move to a second tile in
+memory; the two are exact together beyond 2^46. Three digits take three products instead of four (Karatsuba), in
+stretches that always fit, added in int64.
 
-Scales are powers of two in binary64, NaN for a row that holds a NaN or an infinity, so that
-NaN reaches exactly the results it should.
+Pairs where either operand's panel is all zeros, as under a causal mask, add nothing and are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from cupel.protocol.arithmetic.cpu import elementwise as ew
-from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value, vector
+from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value, Variable, vector
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
-from cupel.protocol.arithmetic.cpu.lowering import packed_bytes
-from cupel.protocol.arithmetic.operations import digit_width, planes
+from cupel.protocol.arithmetic.cpu.panels import (
+    FIRST,
+    GRANULE,
+    NORMS,
+    PLAIN,
+    STOP,
+    Form,
+    Scales,
+    aligned,
+    pair_product,
+    quad_product,
+)
 
-_MAGIC32 = 1.5 * 2.0**23
-"""Adding it rounds a float below 2^22 to an integer, ties to even, whose low 16 bits are the sum's."""
-_MAGIC32_BITS = 0x4B400000
-_MAGIC64 = 1.5 * 2.0**52
-_NAN64 = 0x7FF8000000000000
-_PAIRS_IN_REGISTERS = {1: 1 << 17, 2: 15, 3: 1000}
-"""Pairs of products an int32 holds beside a rest below 2^15: pairs are at most 2^13, 2^27 and 2^21."""
+_PAIRS_ALWAYS_HELD = {1: 1 << 17, 2: 15, 3: 448}
+"""Pairs of products an int32 holds whatever they are, beside a rest below 2^15: one is at most 2^13, 2^27, and, of
+sums of both parts of three digits, 2 x 1536^2."""
+_SQUARED_LIMIT = 2.0**62 * (1 - 2.0**-13)
+"""Sums of squares whose product is below it keep a stretch below 2^31 - 2^17: room for that rest and for the rounding
+of the notes."""
 _CACHED_PAIRS = 2048
 """Pairs of one panel, times panels, that stay in the second cache."""
-_UNROLLED = 16
-"""Stretches up to this long are written out."""
 _PAIRS_IN_TILES = 1 << 17
 """Pairs after which two tiles of two digits must be emptied into int64."""
-_ALIGN = 64
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGN) * _ALIGN
-
-
-def is_wide(digits: int, terms: int) -> bool:
-    """Whether sums need int64: three digits, or two over very long rows."""
-    return digits == 3 or (digits == 2 and terms > 4 * _PAIRS_IN_TILES)
-
-
-def spills(digits: int, terms: int) -> bool:
-    return (terms + 1) // 2 > _PAIRS_IN_REGISTERS[digits]
-
-
-def pack_scratch(isa: InstructionSet, terms: int = 0) -> int:
-    """Bytes; `terms` for an operand scaled by row."""
-    return _aligned(isa.columns * 16 + terms * 8)
 
 
 def product_scratch(isa: InstructionSet) -> int:
-    return _aligned(isa.rows * isa.columns * 16 + isa.columns * 4)
-
-
-@dataclass(slots=True)
-class _Quantiser:
-    """Floats times powers of two to integers, in vectors of any width."""
-
-    f: Function
-    digits: int
-
-    def scales(self, exponent: Value) -> tuple[Value, Value]:
-        """Two float factors of 2^(w - e): one alone can leave binary32's range. Finite for any row."""
-        f = self.f
-        shift = f.const(exponent.kind, digit_width(self.digits)) - exponent
-        half = shift >> 1
-        rest = shift - half
-        return ((half + 127) << 23).cast("bitcast", "float"), ((rest + 127) << 23).cast("bitcast", "float")
-
-    def row_scale(self, exponent: Value, finite: Value) -> Value:
-        """2^(e - w) as a double, NaN for a row that is not finite."""
-        wide = exponent.cast("sext", "i64") - digit_width(self.digits)
-        return finite.select((wide + 1023) << 52, _NAN64).cast("bitcast", "double")
-
-    def integers(self, x: Value, first: Value, second: Value) -> list[Value]:
-        """i32 whose low 16 bits are the planes of q."""
-        bits = (x * first * second + _MAGIC32).as_bits()
-        return self.split(bits - _MAGIC32_BITS) if self.digits == 3 else [bits]
-
-    def integers_of_doubles(self, x: Value, scale: Value) -> list[Value]:
-        q = (x * scale + _MAGIC64).as_bits().cast("trunc", "i32")
-        return self.split(q) if self.digits == 3 else [q]
-
-    def split(self, q: Value) -> list[Value]:
-        high = (q + 512) >> 10
-        return [high, q - (high << 10)]
-
-
-def _load_row(f: Function, lanes: int, pointer: Value, mask: Value | None) -> Value:
-    kind = vector(lanes, "float")
-    return f.load(kind, pointer, align=4) if mask is None else f.masked_load(kind, pointer, mask, align=4)
-
-
-_PACK = [
-    ("ptr", "x"),
-    ("i64", "stride"),
-    ("i64", "rows"),
-    ("i64", "terms"),
-    ("ptr", "packed"),
-    ("i64", "plane_bytes"),
-    ("ptr", "scales"),
-    ("i64", "low"),
-    ("i64", "high"),
-    ("ptr", "scratch"),
-]
-
-
-def pack_rows_contiguous(module: Module, isa: InstructionSet, digits: int) -> str:
-    """Quantise x[term * stride + row]: rows lie side by side. Range: panels."""
-    name = f"pack_across_{digits}"
-    if name in module.functions:
-        return name
-    f = Function(module, name, _PACK)
-    x, stride, rows, terms, packed, plane_bytes, scales, low, high, _ = f.arguments
-    n = isa.columns
-    quantiser = _Quantiser(f, digits)
-    pairs = (terms + 1) >> 1
-    with f.loop(low, high) as panel:
-        first_row = panel * n
-        source = x.offset("float", first_row)
-        target = packed.offset("i32", panel * pairs * n)
-        left = rows - first_row
-
-        def body(mask: Value | None, source: Value = source, target: Value = target, row: Value = first_row) -> None:
-            largest = f.variable(vector(n, "i32"), 0)
-            with f.loop(0, terms) as k:
-                bits = _load_row(f, n, source.offset("float", k * stride), mask).as_bits() & ew.MAGNITUDE
-                largest.set(f.intrinsic("umax", largest.get(), bits))
-            magnitude = largest.get()
-            exponent = ew.exponent_of(f, magnitude)
-            finite = magnitude.compare("ult", ew.INFINITY_BITS)
-            f.store(quantiser.row_scale(exponent, finite), scales.offset("double", row), align=8)
-            s1, s2 = quantiser.scales(exponent)
-
-            def pair(k: Value, has_second: bool) -> None:
-                a = quantiser.integers(_load_row(f, n, source.offset("float", k * stride), mask), s1, s2)
-                b = None
-                if has_second:
-                    second = source.offset("float", (k + 1) * stride)
-                    b = quantiser.integers(_load_row(f, n, second, mask), s1, s2)
-                for plane, value in enumerate(a):
-                    both = value & 0xFFFF
-                    if b is not None:
-                        both = both | (b[plane] << 16)
-                    place = target.offset("i32", (k >> 1) * n)
-                    if plane:
-                        place = place.offset("i8", plane_bytes)
-                    f.store(both, place, align=4)
-
-            even = terms & -2
-            with f.loop(0, even, 2) as k:
-                pair(k, True)
-            with f.when(even.compare("ne", terms)):
-                pair(even, False)
-
-        with f.when(left.compare("sge", n)):
-            body(None)
-        with f.when(left.compare("slt", n)):
-            body(f.mask_below(n, left))
-    f.finish()
-    return name
-
-
-def _transposed(rows: list[Value]) -> list[Value]:
-    """Square of vectors across its diagonal, by exchanging blocks of 1, 2, 4..."""
-    size = len(rows)
-    step = 1
-    while step < size:
-        new = list(rows)
-        for i in range(size):
-            if i & step == 0:
-                a, b = rows[i], rows[i + step]
-                new[i] = a.shuffle(b, [j if j & step == 0 else size + j - step for j in range(size)])
-                new[i + step] = a.shuffle(b, [j + step if j & step == 0 else size + j for j in range(size)])
-        rows = new
-        step *= 2
-    return rows
-
-
-def _interleave(
-    f: Function,
-    isa: InstructionSet,
-    terms: Value,
-    quantised: Callable[[Value, Value, Value | None], list[Value]],
-    target: Value,
-    plane_bytes: Value,
-) -> None:
-    """Fill one panel from rows whose terms are contiguous.
-
-    quantised  (row in panel, first term, mask) gives planes of <2 lanes x i32>
-    """
-    lanes, n = isa.lanes, isa.columns
-    pairs = (terms + 1) >> 1
-
-    def block(k: Value, mask: Value | None) -> None:
-        with f.loop(0, n, lanes) as group:
-            by_plane: list[list[Value]] = []
-            for r in range(lanes):
-                values = quantised(group + r, k, mask)
-                by_plane = by_plane or [[] for _ in values]
-                for plane, value in enumerate(values):
-                    by_plane[plane].append(value.cast("trunc", "i16").bitcast(vector(lanes, "i32")))
-            for plane, matrix in enumerate(by_plane):
-                start = target.offset("i32", (k >> 1) * n + group)
-                if plane:
-                    start = start.offset("i8", plane_bytes)
-                for t, column in enumerate(_transposed(matrix)):
-                    place = start.offset("i32", t * n)
-                    if mask is None:
-                        f.store(column, place, align=4)
-                    else:
-                        with f.when(((k >> 1) + t).compare("slt", pairs)):
-                            f.store(column, place, align=4)
-
-    whole = terms & -(2 * lanes)
-    with f.loop(0, whole, 2 * lanes) as k:
-        block(k, None)
-    with f.when(whole.compare("slt", terms)):
-        block(whole, f.mask_below(2 * lanes, terms - whole))
-
-
-def _row_pointer(f: Function, x: Value, stride: Value, rows: Value, row: Value) -> Value:
-    """Rows past the last repeat it: their results are never stored."""
-    return x.offset("float", f.minimum(row, rows - 1) * stride)
-
-
-def _largest_along(f: Function, lanes: int, pointer: Value, terms: Value) -> Value:
-    """Bits of the largest magnitude of a contiguous row."""
-    largest = f.variable(vector(lanes, "i32"), 0)
-
-    def update(k: Value, mask: Value | None) -> None:
-        bits = _load_row(f, lanes, pointer.offset("float", k), mask).as_bits() & ew.MAGNITUDE
-        largest.set(f.intrinsic("umax", largest.get(), bits))
-
-    whole = terms & -lanes
-    with f.loop(0, whole, lanes) as k:
-        update(k, None)
-    with f.when(whole.compare("slt", terms)):
-        update(whole, f.mask_below(lanes, terms - whole))
-    return f.reduce("umax", largest.get())
-
-
-def pack_terms_contiguous(module: Module, isa: InstructionSet, digits: int) -> str:
-    """Quantise x[row * stride + term]: terms lie side by side. Range: panels."""
-    name = f"pack_along_{digits}"
-    if name in module.functions:
-        return name
-    f = Function(module, name, _PACK)
-    x, stride, rows, terms, packed, plane_bytes, scales, low, high, scratch = f.arguments
-    n, lanes = isa.columns, isa.lanes
-    quantiser = _Quantiser(f, digits)
-    pairs = (terms + 1) >> 1
-    firsts, seconds = scratch, scratch.offset("float", n)
-    with f.loop(low, high) as panel:
-        first_row = panel * n
-        with f.loop(0, n) as r:
-            magnitude = _largest_along(f, lanes, _row_pointer(f, x, stride, rows, first_row + r), terms)
-            exponent = ew.exponent_of(f, magnitude)
-            finite = magnitude.compare("ult", ew.INFINITY_BITS)
-            f.store(quantiser.row_scale(exponent, finite), scales.offset("double", first_row + r), align=8)
-            s1, s2 = quantiser.scales(exponent)
-            f.store(s1, firsts.offset("float", r), align=4)
-            f.store(s2, seconds.offset("float", r), align=4)
-
-        def quantised(r: Value, k: Value, mask: Value | None, first_row: Value = first_row) -> list[Value]:
-            pointer = _row_pointer(f, x, stride, rows, first_row + r).offset("float", k)
-            s1 = f.load("float", firsts.offset("float", r), align=4).splat(2 * lanes)
-            s2 = f.load("float", seconds.offset("float", r), align=4).splat(2 * lanes)
-            return quantiser.integers(_load_row(f, 2 * lanes, pointer, mask), s1, s2)
-
-        _interleave(f, isa, terms, quantised, packed.offset("i32", panel * pairs * n), plane_bytes)
-    f.finish()
-    return name
-
-
-def pack_weighted(module: Module, isa: InstructionSet, digits: int) -> str:
-    """As pack_terms_contiguous, of the reals x 2^g; `weights` are the 2^g: 0 for a zero row, NaN for one not finite."""
-    name = f"pack_weighted_{digits}"
-    if name in module.functions:
-        return name
-    f = Function(module, name, [*_PACK[:3], ("ptr", "weights"), *_PACK[3:]])
-    x, stride, rows, weights, terms, packed, plane_bytes, scales, low, high, scratch = f.arguments
-    n, lanes = isa.columns, isa.lanes
-    quantiser = _Quantiser(f, digits)
-    pairs = (terms + 1) >> 1
-
-    def weighted(count: int, pointer: Value, k: Value, mask: Value | None) -> Value:
-        values = _load_row(f, count, pointer.offset("float", k), mask)
-        kind = vector(count, "double")
-        place = weights.offset("double", k)
-        w = f.load(kind, place, align=8) if mask is None else f.masked_load(kind, place, mask, align=8)
-        product = values.cast("fpext", "double") * w
-        return values.compare("oeq", 0.0).select(0.0, product)
-
-    with f.loop(low, high) as panel:
-        first_row = panel * n
-        with f.loop(0, n) as r:
-            pointer = _row_pointer(f, x, stride, rows, first_row + r)
-            largest = f.variable(vector(lanes, "i64"), 0)
-
-            def update(k: Value, mask: Value | None, pointer: Value = pointer) -> None:
-                bits = weighted(lanes, pointer, k, mask).as_bits() & 0x7FFFFFFFFFFFFFFF
-                largest.set(f.intrinsic("umax", largest.get(), bits))
-
-            whole = terms & -lanes
-            with f.loop(0, whole, lanes) as k:
-                update(k, None)
-            with f.when(whole.compare("slt", terms)):
-                update(whole, f.mask_below(lanes, terms - whole))
-            magnitude = f.reduce("umax", largest.get())
-            # No product of a binary32 and its scale is subnormal in binary64.
-            exponent = magnitude.compare("eq", 0).select(-149, magnitude.lshr(52) - 1022)
-            finite = magnitude.compare("ult", 0x7FF0000000000000)
-            w = digit_width(digits)
-            scale = finite.select((exponent + (1023 - w)) << 52, _NAN64).cast("bitcast", "double")
-            f.store(scale, scales.offset("double", first_row + r), align=8)
-            inverse = finite.select((f.const("i64", 1023 + w) - exponent) << 52, 0).cast("bitcast", "double")
-            f.store(inverse, scratch.offset("double", r), align=8)
-
-        def quantised(r: Value, k: Value, mask: Value | None, first_row: Value = first_row) -> list[Value]:
-            pointer = _row_pointer(f, x, stride, rows, first_row + r)
-            scale = f.load("double", scratch.offset("double", r), align=8).splat(2 * lanes)
-            return quantiser.integers_of_doubles(weighted(2 * lanes, pointer, k, mask), scale)
-
-        _interleave(f, isa, terms, quantised, packed.offset("i32", panel * pairs * n), plane_bytes)
-    f.finish()
-    return name
-
-
-def pack_by_term(module: Module, isa: InstructionSet, digits: int) -> str:
-    """Quantise x[term * stride + row] with one scale a term, 2^(e - w); `weights` gets 2^e. Whole operand at once."""
-    name = f"pack_by_term_{digits}"
-    if name in module.functions:
-        return name
-    f = Function(
-        module,
-        name,
-        [*_PACK[:6], ("ptr", "weights"), ("ptr", "scales"), ("ptr", "scratch")],
-    )
-    x, stride, rows, terms, packed, plane_bytes, weights, scales, scratch = f.arguments
-    n, lanes = isa.columns, isa.lanes
-    quantiser = _Quantiser(f, digits)
-    pairs = (terms + 1) >> 1
-    panels = (rows + (n - 1)).binary("sdiv", n)
-    with f.loop(0, terms) as k:
-        magnitude = _largest_along(f, lanes, x.offset("float", k * stride), rows)
-        exponent = ew.exponent_of(f, magnitude)
-        finite = magnitude.compare("ult", ew.INFINITY_BITS)
-        s1, s2 = quantiser.scales(exponent)
-        f.store(s1, scratch.offset("float", k << 1), align=4)
-        f.store(s2, scratch.offset("float", (k << 1) + 1), align=4)
-        power = (exponent.cast("sext", "i64") + 1023) << 52
-        weight = finite.select(magnitude.compare("eq", 0).select(0, power), _NAN64).cast("bitcast", "double")
-        f.store(weight, weights.offset("double", k), align=8)
-    with f.loop(0, panels) as panel:
-        f.store(f.const(vector(n, "double"), 2.0 ** -digit_width(digits)), scales.offset("double", panel * n), align=8)
-        source = x.offset("float", panel * n)
-        target = packed.offset("i32", panel * pairs * n)
-        left = rows - panel * n
-
-        def term(k: Value, mask: Value | None, source: Value = source) -> list[Value]:
-            s1 = f.load("float", scratch.offset("float", k << 1), align=4).splat(n)
-            s2 = f.load("float", scratch.offset("float", (k << 1) + 1), align=4).splat(n)
-            return quantiser.integers(_load_row(f, n, source.offset("float", k * stride), mask), s1, s2)
-
-        def body(mask: Value | None, target: Value = target, term: Callable[..., list[Value]] = term) -> None:
-            def pair(k: Value, has_second: bool) -> None:
-                a = term(k, mask)
-                b = term(k + 1, mask) if has_second else None
-                for plane, value in enumerate(a):
-                    both = value & 0xFFFF
-                    if b is not None:
-                        both = both | (b[plane] << 16)
-                    place = target.offset("i32", (k >> 1) * n)
-                    if plane:
-                        place = place.offset("i8", plane_bytes)
-                    f.store(both, place, align=4)
-
-            even = terms & -2
-            with f.loop(0, even, 2) as k:
-                pair(k, True)
-            with f.when(even.compare("ne", terms)):
-                pair(even, False)
-
-        with f.when(left.compare("sge", n)):
-            body(None)
-        with f.when(left.compare("slt", n)):
-            body(f.mask_below(n, left))
-    f.finish()
-    return name
-
-
-def _pair_product(f: Function, isa: InstructionSet, sums: Value, a: Value, b: Value) -> Value:
-    """sums + a0 b0 + a1 b1 in every lane; a and b are i32 lanes of two int16."""
-    if isa.product == "vpdpwssd":
-        kind = sums.kind
-        return f.emit(
-            kind,
-            f'call {kind} asm "vpdpwssd $2, $1, $0", "=v,v,v,0"({kind} {a.name}, {kind} {b.name}, {kind} {sums.name})',
-        )
-    halves = vector(2 * isa.lanes, "i16")
-    x, y = a.bitcast(halves), b.bitcast(halves)
-    if isa.product == "vpmaddwd":
-        return sums + f.call(sums.kind, "llvm.x86.avx2.pmadd.wd", [x, y])
-    products = x.cast("sext", "i32") * y.cast("sext", "i32")
-    even = products.shuffle(products, range(0, 2 * isa.lanes, 2))
-    odd = products.shuffle(products, range(1, 2 * isa.lanes, 2))
-    return sums + (even + odd)
+    return aligned(isa.rows * isa.columns * 20 + isa.columns * 4)
 
 
 _PRODUCT = [
@@ -436,274 +68,335 @@ _PRODUCT = [
 
 def product(module: Module, isa: InstructionSet, digits: int, terms: int) -> str:
     """c[row * stride + column] = RN(sum of q r times both scales). Range: tiles of rows and panels of columns."""
-    wide, spill = is_wide(digits, terms), spills(digits, terms)
-    name = f"product_{digits}{'_wide' if wide else ''}{'_long' if spill else ''}"
+    form = Form.of(isa, digits, terms, left=True)
+    pairs = (terms + 1) // 2
+    # Two digits over very long rows, one over yet longer ones, and three over all but short ones need int64.
+    limit = {1: _PAIRS_ALWAYS_HELD[1], 2: 2 * _PAIRS_IN_TILES, 3: _PAIRS_ALWAYS_HELD[3]}[digits]
+    long = pairs > limit
+    name = f"product_{form.name}{'_long' if long else ''}"
     if name not in module.functions:
         f = Function(module, name, _PRODUCT)
-        _Product(f, isa, digits, wide=wide, spill=spill).emit()
+        _Product(f, isa, form, long=long).emit()
         f.finish()
     return name
 
 
 class _Product:
-    def __init__(self, f: Function, isa: InstructionSet, digits: int, *, wide: bool, spill: bool) -> None:
-        self.f, self.isa, self.digits, self.wide, self.spill = f, isa, digits, wide, spill
+    def __init__(self, f: Function, isa: InstructionSet, form: Form, *, long: bool) -> None:
+        self.f, self.isa, self.digits, self.long = f, isa, form.digits, long
+        self.bytes = form.together == 4
         self.vectors = isa.columns // isa.lanes
         self.kind = vector(isa.lanes, "i32")
+        self.cells = [(r, v) for r in range(isa.rows) for v in range(self.vectors)]
         tile = isa.rows * isa.columns * 4
         scratch = f.arguments[-1]
-        self.low_tile = scratch
-        self.high_tile = scratch.offset("i8", tile)
-        self.sums = scratch.offset("i8", 2 * tile)
-        self.line = scratch.offset("i8", 4 * tile)
+        self.tiles = [scratch.offset("i8", i * tile) for i in range(3)]
+        self.sums = scratch.offset("i8", 3 * tile)
+        self.line = scratch.offset("i8", 5 * tile)
 
     def emit(self) -> None:
         f, isa = self.f, self.isa
-        a, a_scales, b, b_scales, c, rows, columns, pairs, stride, _, _, t_low, t_high, p_low, p_high, _ = f.arguments
+        a, a_memory, b, b_memory, c, rows, columns, pairs, stride, _, _, t_low, t_high, p_low, p_high, _ = f.arguments
         n, m = isa.columns, isa.rows
+        self.a_scales, self.b_scales = Scales.of(f, a_memory, rows, n), Scales.of(f, b_memory, columns, n)
         # As many panels of b as stay in the second cache; under them results are written row by row.
         fitting = f.const("i64", _CACHED_PAIRS).binary("sdiv", f.intrinsic("smax", pairs, f.i64(1)))
         block = f.intrinsic("smax", fitting, f.i64(1))
         with f.loop(p_low, p_high, block) as first, f.loop(t_low, t_high) as tile:
             row = tile * m
-            left = a.offset("i32", row.lshr(n.bit_length() - 1) * pairs * n + (row & (n - 1)))
-            height = f.minimum(rows - row, m)
+            left_panel = row.lshr(n.bit_length() - 1)
+            left = a.offset("i32", left_panel * pairs * n + (row & (n - 1)))
+            left_note = self.a_scales.note(left_panel)
             with f.loop(first, f.minimum(first + block, p_high)) as panel:
                 right = b.offset("i32", panel * pairs * n)
-                width = f.minimum(columns - panel * n, n)
-                if self.wide:
-                    self._wide_tile(left, right, pairs)
+                right_note = self.b_scales.note(panel)
+                self.row, self.column = row, panel * n
+                self.height, self.width = f.minimum(rows - row, m), f.minimum(columns - panel * n, n)
+                self.target = c.offset("float", row * stride + panel * n)
+                bounds = [
+                    f.load("i64", note.offset("i8", at), align=8)
+                    for at in (FIRST, STOP)
+                    for note in (left_note, right_note)
+                ]
+                start, stop = f.intrinsic("smax", *bounds[:2]), f.minimum(bounds[2], bounds[3])
+                if self.long:
+                    self._long_tile(left, right, start, stop)
+                elif self.digits == 3:
+                    self._three(left, right, start, stop)
                 else:
-                    self._tile(left, right, f.i64(0), pairs)
-                target = c.offset("float", row * stride + panel * n)
-                row_scales, column_scales = a_scales.offset("double", row), b_scales.offset("double", panel * n)
-                self._finish(row_scales, column_scales, target, height, width)
+                    self._one_or_two(left, right, left_note, right_note, start, stop)
 
-    def _tile(self, left: Value, right: Value, start: Value, stop: Value) -> None:
-        """Pairs start..stop, at least one, of one tile into the low (and high) tile."""
+    # Sums in registers
+
+    def _registers(self) -> list[list[Variable]]:
         f, isa = self.f, self.isa
-        sums = [[f.variable(self.kind, 0) for _ in range(self.vectors)] for _ in range(isa.rows)]
-        cells = [(r, v) for r in range(isa.rows) for v in range(self.vectors)]
 
-        def step(pair: Value) -> None:
-            place = pair * isa.columns
-            b = [
-                f.load(self.kind, right.offset("i32", place).offset("i32", v * isa.lanes), align=4)
-                for v in range(self.vectors)
-            ]
-            source = left.offset("i32", place)
-            for r in range(isa.rows):
-                a = f.load("i32", source.offset("i32", r), align=4).splat(isa.lanes)
-                for v in range(self.vectors):
-                    sums[r][v].set(_pair_product(f, isa, sums[r][v].get(), a, b[v]))
+        def start(r: int) -> Value | int:
+            if not self.bytes:
+                return 0
+            return f.load("i32", self.a_scales.starts.offset("i32", self.row + r), align=4).splat(isa.lanes)
 
-        def move_up(r: int, v: int, *, first: bool) -> None:
-            # Volatile, or LLVM would keep the upper halves in registers it needs for the sums.
-            place = self._place(self.high_tile, r, v)
-            value = sums[r][v].get()
-            above = value >> 15
-            if not first:
-                above = f.load(self.kind, place, align=4, volatile=True) + above
-            f.store(above, place, align=4, volatile=True)
-            sums[r][v].set(value & 32767)
+        return [[f.variable(self.kind, first) for _ in range(self.vectors)] for first in map(start, range(isa.rows))]
 
-        if not self.spill:
-            with f.loop(start, stop) as pair:
-                step(pair)
-        else:
-            # First what does not fill a stretch, then whole stretches; no sum takes in more than `limit` pairs
-            # between two moves, and after the last move there are fewer.
-            limit = _PAIRS_IN_REGISTERS[self.digits]
-            head = start + ((stop - start - 1).binary("srem", limit) + 1)
-            with f.loop(start, head) as pair:
-                step(pair)
-            for r, v in cells:
-                move_up(r, v, first=True)
-            with f.loop(head, stop, limit) as first:
-                if limit <= _UNROLLED:
-                    # Sums take turns, so that moving one overlaps with adding to the others.
-                    for u in range(limit):
-                        step(first + u)
-                        for at, (r, v) in enumerate(cells):
-                            if at * limit // len(cells) == u:
-                                move_up(r, v, first=False)
-                else:
-                    with f.loop(first, first + limit) as pair:
-                        step(pair)
-                    for r, v in cells:
-                        move_up(r, v, first=False)
-        for r, v in cells:
-            f.store(sums[r][v].get(), self._place(self.low_tile, r, v), align=4)
+    def _step(self, sums: list[list[Variable]], left: Value, right: Value, pair: Value) -> None:
+        f, isa = self.f, self.isa
+        multiply = quad_product if self.bytes else pair_product
+        place = pair * isa.columns
+        source, other = left.offset("i32", place), right.offset("i32", place)
+        b = [f.load(self.kind, other.offset("i32", v * isa.lanes), align=4) for v in range(self.vectors)]
+        for r in range(isa.rows):
+            a = f.load("i32", source.offset("i32", r), align=4).splat(isa.lanes)
+            for v in range(self.vectors):
+                sums[r][v].set(multiply(f, isa, sums[r][v].get(), a, b[v]))
 
     def _place(self, tile: Value, r: int, v: int) -> Value:
         return tile.offset("i32", r * self.isa.columns + v * self.isa.lanes)
 
-    def _wide_tile(self, left: Value, right: Value, pairs: Value) -> None:
-        """Sum over planes and stretches of terms in int64: |sum| <= 2^62."""
+    def _stretch(self, left: Value, right: Value, start: Value, stop: Value) -> list[list[Variable]]:
+        sums = self._registers()
+        with self.f.loop(start, stop) as pair:
+            self._step(sums, left, right, pair)
+        return sums
+
+    def _keep(self, sums: list[list[Variable]], tile: Value) -> None:
+        for r, v in self.cells:
+            self.f.store(sums[r][v].get(), self._place(tile, r, v), align=4)
+
+    def _move_up(self, sums: list[list[Variable]], r: int, v: int) -> None:
+        # Volatile, or LLVM would keep the upper halves in registers it needs for the sums.
+        f = self.f
+        place = self._place(self.tiles[1], r, v)
+        value = sums[r][v].get()
+        above = f.load(self.kind, place, align=4, volatile=True) + (value >> 15)
+        f.store(above, place, align=4, volatile=True)
+        sums[r][v].set(value & 32767)
+
+    def _clear_upper(self) -> None:
+        for r, v in self.cells:
+            self.f.store(self.f.const(self.kind, 0), self._place(self.tiles[1], r, v), align=4, volatile=True)
+
+    # One and two digits
+
+    def _one_or_two(
+        self, left: Value, right: Value, left_note: Value, right_note: Value, start: Value, stop: Value
+    ) -> None:
+        f = self.f
+        plain = f.load("i64", left_note.offset("i8", PLAIN), align=8) & f.load(
+            "i64", right_note.offset("i8", PLAIN), align=8
+        )
+        direct = plain.compare("ne", 0)
+        if not self.isa.masks:
+            direct = direct & self.height.compare("eq", self.isa.rows) & self.width.compare("eq", self.isa.columns)
+        fitting = f.i64(1)
+        if self.digits == 2:
+            eight = vector(8, "float")
+            norms = [f.load(eight, note.offset("i8", NORMS), align=4) for note in (left_note, right_note)]
+            fits = (norms[0] * norms[1]).compare("olt", _SQUARED_LIMIT)
+            # Longer stretches have larger sums: the levels that fit are the first ones.
+            fitting = f.intrinsic("ctpop", fits.bitcast("i8")).cast("zext", "i64")
+            # One stretch: both ends in the same multiple of its length.
+            length = f.const("i64", GRANULE // 2) << fitting
+            last = f.intrinsic("smax", stop - 1, start)
+            same = ((start ^ last) & -length).compare("eq", 0)
+            direct = direct & same & fitting.compare("ne", 0)
+        with f.when(direct):
+            self._store(self._stretch(left, right, start, stop))
+        with f.when(direct ^ 1):
+            self._clear_upper()
+            if self.digits == 1:
+                self._keep(self._stretch(left, right, start, stop), self.tiles[0])
+            else:
+                with f.when(fitting.compare("ne", 0)):
+                    self._stretches(left, right, start, stop, f.const("i64", GRANULE // 2) << fitting)
+                with f.when(fitting.compare("eq", 0)):
+                    self._any_pairs(left, right, start, stop)
+            self._finish(self._two_tiles)
+
+    def _stretches(self, left: Value, right: Value, start: Value, stop: Value, length: Value) -> None:
+        """Stretches that end at multiples of `length`."""
+        f = self.f
+        sums = self._registers()
+        at = f.variable("i64", start)
+        going = f.variable("i1", start.compare("slt", stop))
+        with f.loop_while(going):
+            end = f.minimum((at.get() & -length) + length, stop)
+            with f.loop(at.get(), end) as pair:
+                self._step(sums, left, right, pair)
+            for r, v in self.cells:
+                self._move_up(sums, r, v)
+            at.set(end)
+            going.set(end.compare("slt", stop))
+        self._keep(sums, self.tiles[0])
+
+    def _any_pairs(self, left: Value, right: Value, start: Value, stop: Value) -> None:
+        """First what does not fill 15 pairs, then whole fifteens: no sum takes in more between two moves."""
+        f, cells = self.f, self.cells
+        limit = _PAIRS_ALWAYS_HELD[2]
+        sums = self._registers()
+        head = start + (stop - start).binary("srem", limit)
+        with f.loop(start, head) as pair:
+            self._step(sums, left, right, pair)
+        for r, v in cells:
+            self._move_up(sums, r, v)
+        with f.loop(head, stop, limit) as first:
+            # Sums take turns, so that moving one overlaps with adding to the others. Each has had at most 15 pairs
+            # since it last moved.
+            for u in range(limit):
+                self._step(sums, left, right, first + u)
+                for at, (r, v) in enumerate(cells):
+                    if at * limit // len(cells) == u:
+                        self._move_up(sums, r, v)
+        self._keep(sums, self.tiles[0])
+
+    def _two_tiles(self, cell: Value) -> Value:
+        """Lower and upper tile as doubles."""
+        f = self.f
+        y = f.load(self.kind, self.tiles[0].offset("i32", cell), align=4).cast("sitofp", "double")
+        high = f.load(self.kind, self.tiles[1].offset("i32", cell), align=4).cast("sitofp", "double")
+        return self._scaled_sum(high, 32768.0, y)
+
+    def _scaled_sum(self, high: Value, factor: float, low: Value) -> Value:
+        """high x factor + low, exact either way."""
+        if self.isa.fma:
+            return self.f.intrinsic("fma", high, self.f.const(high.kind, factor), low)
+        return high * factor + low
+
+    # Three digits
+
+    def _planes(self, left: Value, right: Value, plane: int) -> tuple[Value, Value]:
+        a_plane, b_plane = self.f.arguments[9], self.f.arguments[10]
+        if not plane:
+            return left, right
+        return left.offset("i8", a_plane * plane), right.offset("i8", b_plane * plane)
+
+    def _three_products(self, left: Value, right: Value, start: Value, stop: Value) -> None:
+        """Upper parts, lower parts, and sums of both parts, each into a tile."""
+        for plane, tile in enumerate(self.tiles):
+            self._keep(self._stretch(*self._planes(left, right, plane), start, stop), tile)
+
+    def _three(self, left: Value, right: Value, start: Value, stop: Value) -> None:
+        self._three_products(left, right, start, stop)
+
+        def number(cell: Value) -> Value:
+            # The sum is below 2^50, and every partial one a multiple of what is still to come.
+            high, cross, low = (x.cast("sitofp", "double") for x in self._parts(cell))
+            return self._scaled_sum(high, 2.0**20, self._scaled_sum(cross, 2.0**10, low))
+
+        self._finish(number)
+
+    def _parts(self, cell: Value) -> tuple[Value, Value, Value]:
+        """Sums of the upper parts' products, of the mixed ones (below 2^30: wrapping on the way is harmless), and of
+        the lower parts'."""
+        high, low, both = (self.f.load(self.kind, tile.offset("i32", cell), align=4) for tile in self.tiles)
+        return high, both - high - low, low
+
+    # Long rows
+
+    def _long_tile(self, left: Value, right: Value, start: Value, stop: Value) -> None:
+        """Sum over stretches of terms in int64: |sum| <= 2^62."""
         f, isa = self.f, self.isa
         wide = vector(isa.lanes, "i64")
         cells = isa.rows * isa.columns
         with f.loop(0, cells, isa.lanes) as cell:
             f.store(f.const(wide, 0), self.sums.offset("i64", cell), align=8)
-        a_plane, b_plane = f.arguments[9], f.arguments[10]
-        count = planes(self.digits)
-        for i in range(count):
-            for j in range(count):
-                shift = 10 * (2 * count - 2 - i - j)
-                a = left.offset("i8", a_plane) if i else left
-                b = right.offset("i8", b_plane) if j else right
-                with f.loop(0, pairs, _PAIRS_IN_TILES) as start:
-                    self._tile(a, b, start, f.minimum(start + _PAIRS_IN_TILES, pairs))
-                    with f.loop(0, cells, isa.lanes) as cell:
-                        total = f.load(self.kind, self.low_tile.offset("i32", cell), align=4).cast("sext", "i64")
-                        if self.spill:
-                            high = f.load(self.kind, self.high_tile.offset("i32", cell), align=4).cast("sext", "i64")
-                            total = total + (high << 15)
-                        place = self.sums.offset("i64", cell)
-                        f.store(f.load(wide, place, align=8) + (total << shift), place, align=8)
+        limit = _PAIRS_IN_TILES if self.digits == 2 else _PAIRS_ALWAYS_HELD[self.digits]
+        with f.loop(start, stop, limit) as first:
+            last = f.minimum(first + limit, stop)
+            if self.digits == 3:
+                self._three_products(left, right, first, last)
+            elif self.digits == 2:
+                self._clear_upper()
+                self._any_pairs(left, right, first, last)
+            else:
+                self._keep(self._stretch(left, right, first, last), self.tiles[0])
+            with f.loop(0, cells, isa.lanes) as cell:
+                if self.digits == 3:
+                    high, cross, low = (x.cast("sext", "i64") for x in self._parts(cell))
+                    total = (high << 20) + (cross << 10) + low
+                else:
+                    total = f.load(self.kind, self.tiles[0].offset("i32", cell), align=4).cast("sext", "i64")
+                    if self.digits == 2:
+                        upper = f.load(self.kind, self.tiles[1].offset("i32", cell), align=4)
+                        total = total + (upper.cast("sext", "i64") << 15)
+                place = self.sums.offset("i64", cell)
+                f.store(f.load(wide, place, align=8) + total, place, align=8)
 
-    def _finish(self, a_scales: Value, b_scales: Value, target: Value, height: Value, width: Value) -> None:
+        def number(cell: Value) -> Value:
+            return ew.integer_to_double(f, f.load(wide, self.sums.offset("i64", cell), align=8), large=True)
+
+        self._finish(number)
+
+    # Results
+
+    def _store(self, sums: list[list[Variable]]) -> None:
+        """From registers, in binary32."""
+        f, isa = self.f, self.isa
+        floats = vector(isa.lanes, "float")
+        stride = f.arguments[8]
+        places = self.b_scales.floats.offset("float", self.column)
+        column_scales = [f.load(floats, places.offset("float", v * isa.lanes), align=4) for v in range(self.vectors)]
+
+        def line(r: int) -> tuple[Value, list[Value]]:
+            scale = f.load("float", self.a_scales.floats.offset("float", self.row + r), align=4).splat(isa.lanes)
+            values = [sums[r][v].get().cast("sitofp", "float") * scale * column_scales[v] for v in range(self.vectors)]
+            return self.target.offset("float", stride * r), values
+
+        whole = self.height.compare("eq", isa.rows) & self.width.compare("eq", isa.columns)
+
+        def store_whole() -> None:
+            for r in range(isa.rows):
+                target, values = line(r)
+                for v, value in enumerate(values):
+                    f.store(value, target.offset("float", v * isa.lanes), align=4)
+
+        if not isa.masks:
+            store_whole()
+            return
+        with f.when(whole):
+            store_whole()
+        with f.when(whole ^ 1):
+            masks = [f.mask_below(isa.lanes, self._left(v)) for v in range(self.vectors)]
+            for r in range(isa.rows):
+                with f.when(self.height.compare("sgt", r)):
+                    target, values = line(r)
+                    for v, value in enumerate(values):
+                        f.masked_store(value, target.offset("float", v * isa.lanes), masks[v], align=4)
+
+    def _left(self, v: int) -> Value:
+        """Columns of the result in vector v and after."""
+        return self.f.intrinsic("smax", self.width - v * self.isa.lanes, self.f.i64(0))
+
+    def _finish(self, number: Callable[[Value], Value]) -> None:
+        """From memory, in binary64: `number` of a cell is its sum, as a double that rounds as the sum would."""
         f, isa = self.f, self.isa
         doubles = vector(isa.lanes, "double")
         stride = f.arguments[8]
+        a_scales = self.a_scales.doubles.offset("double", self.row)
+        b_scales = self.b_scales.doubles.offset("double", self.column)
 
         def results(r: Value) -> list[Value]:
             scale = f.load("double", a_scales.offset("double", r), align=8).splat(isa.lanes)
             values = []
             for v in range(self.vectors):
-                cell = r * isa.columns + v * isa.lanes
-                if self.wide:
-                    integers = f.load(vector(isa.lanes, "i64"), self.sums.offset("i64", cell), align=8)
-                    y = ew.integer_to_double(f, integers, large=True)
-                else:
-                    y = f.load(self.kind, self.low_tile.offset("i32", cell), align=4).cast("sitofp", "double")
-                    if self.spill:
-                        high = f.load(self.kind, self.high_tile.offset("i32", cell), align=4).cast("sitofp", "double")
-                        y = f.intrinsic("fma", high, f.const(doubles, 32768.0), y) if isa.fma else high * 32768.0 + y
                 b = f.load(doubles, b_scales.offset("double", v * isa.lanes), align=8)
                 # Powers of two: nothing rounds before the conversion. A NaN scale has binary32's NaN as its upper half.
-                values.append((y * (scale * b)).cast("fptrunc", "float"))
+                y = number(r * isa.columns + v * isa.lanes) * (scale * b)
+                values.append(y.cast("fptrunc", "float"))
             return values
 
-        with f.when(width.compare("eq", isa.columns)), f.loop(0, height) as r:
-            line = target.offset("float", r * stride)
+        with f.when(self.width.compare("eq", isa.columns)), f.loop(0, self.height) as r:
+            line = self.target.offset("float", r * stride)
             for v, value in enumerate(results(r)):
                 f.store(value, line.offset("float", v * isa.lanes), align=4)
-        with f.when(width.compare("ne", isa.columns)), f.loop(0, height) as r:
-            line = target.offset("float", r * stride)
+        with f.when(self.width.compare("ne", isa.columns)), f.loop(0, self.height) as r:
+            line = self.target.offset("float", r * stride)
             for v, value in enumerate(results(r)):
                 if isa.masks:
-                    left = f.intrinsic("smax", width - v * isa.lanes, f.i64(0))
-                    f.masked_store(value, line.offset("float", v * isa.lanes), f.mask_below(isa.lanes, left), align=4)
+                    mask = f.mask_below(isa.lanes, self._left(v))
+                    f.masked_store(value, line.offset("float", v * isa.lanes), mask, align=4)
                 else:
                     f.store(value, self.line.offset("float", v * isa.lanes), align=4)
             if not isa.masks:
-                with f.loop(0, width) as column:
+                with f.loop(0, self.width) as column:
                     element = f.load("float", self.line.offset("float", column), align=4)
                     f.store(element, line.offset("float", column), align=4)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """A batched product: each one quantised, multiplied and forgotten while it is in the cache."""
-
-    rows: int
-    columns: int
-    terms: int
-    digits: int
-    left_unit_terms: bool
-    right_unit_terms: bool
-    by_rows: bool
-
-    def layout(self, isa: InstructionSet) -> dict[str, tuple[int, int]]:
-        """Offset and size of each part of the scratch memory."""
-        count = planes(self.digits)
-        panel = isa.columns
-        sizes = {
-            "a": packed_bytes(self.rows, self.terms, panel) * count,
-            "b": packed_bytes(self.columns, self.terms, panel) * count,
-            "a_scales": -(-self.rows // panel) * panel * 8,
-            "b_scales": -(-self.columns // panel) * panel * 8,
-            "weights": self.terms * 8 if self.by_rows else 0,
-            "pack": pack_scratch(isa, self.terms if self.by_rows else 0),
-            "product": product_scratch(isa),
-        }
-        result, offset = {}, 0
-        for part, size in sizes.items():
-            result[part] = (offset, size)
-            offset += _aligned(size)
-        result["total"] = (offset, 0)
-        return result
-
-
-def batch(module: Module, isa: InstructionSet, shape: Batch) -> str:
-    """void (a, b, c, offsets of a, b, c, stride of a, of b, of c, low, high, scratch). Range: batches."""
-    name = (
-        f"batch_{shape.rows}_{shape.columns}_{shape.terms}_{shape.digits}"
-        f"_{int(shape.left_unit_terms)}{int(shape.right_unit_terms)}{int(shape.by_rows)}"
-    )
-    if name in module.functions:
-        return name
-    digits, n = shape.digits, isa.columns
-    pack_a = pack_terms_contiguous if shape.left_unit_terms else pack_rows_contiguous
-    pack_b = pack_terms_contiguous if shape.right_unit_terms else pack_rows_contiguous
-    multiply = product(module, isa, digits, shape.terms)
-    parameters = [("ptr", p) for p in ("a", "b", "c", "offsets")]
-    parameters += [("i64", p) for p in ("a_stride", "b_stride", "c_stride", "count", "low", "high")]
-    f = Function(module, name, [*parameters, ("ptr", "scratch")])
-    a, b, c, offsets, a_stride, b_stride, c_stride, count, low, high, scratch = f.arguments
-    layout = shape.layout(isa)
-    part = {key: scratch.offset("i8", offset) for key, (offset, _) in layout.items()}
-    a_plane = f.i64(packed_bytes(shape.rows, shape.terms, n))
-    b_plane = f.i64(packed_bytes(shape.columns, shape.terms, n))
-    rows, columns, terms = f.i64(shape.rows), f.i64(shape.columns), f.i64(shape.terms)
-    a_panels, b_panels = f.i64(-(-shape.rows // n)), f.i64(-(-shape.columns // n))
-    zero = f.i64(0)
-    with f.loop(low, high) as i:
-        starts = [f.load("i64", offsets.offset("i64", count * k + i), align=8) for k in range(3)]
-        x, y, z = (p.offset("float", s) for p, s in zip((a, b, c), starts, strict=True))
-        if shape.by_rows:
-            by_term = pack_by_term(module, isa, digits)
-            weighted = pack_weighted(module, isa, digits)
-            f.call(
-                "void",
-                by_term,
-                [y, b_stride, columns, terms, part["b"], b_plane, part["weights"], part["b_scales"], part["pack"]],
-            )
-            left = [part["weights"], terms, part["a"], a_plane, part["a_scales"], zero, a_panels, part["pack"]]
-            f.call("void", weighted, [x, a_stride, rows, *left])
-        else:
-            f.call(
-                "void",
-                pack_a(module, isa, digits),
-                [x, a_stride, rows, terms, part["a"], a_plane, part["a_scales"], zero, a_panels, part["pack"]],
-            )
-            f.call(
-                "void",
-                pack_b(module, isa, digits),
-                [y, b_stride, columns, terms, part["b"], b_plane, part["b_scales"], zero, b_panels, part["pack"]],
-            )
-        f.call(
-            "void",
-            multiply,
-            [
-                part["a"],
-                part["a_scales"],
-                part["b"],
-                part["b_scales"],
-                z,
-                rows,
-                columns,
-                f.i64((shape.terms + 1) // 2),
-                c_stride,
-                a_plane,
-                b_plane,
-                zero,
-                f.i64(-(-shape.rows // isa.rows)),
-                zero,
-                b_panels,
-                part["product"],
-            ],
-        )
-    f.finish()
-    return name
