@@ -86,10 +86,14 @@ def _reads_row(group: Group, view: View) -> bool:
     )
 
 
-def _try(group: Group, item: Map | Reduce) -> bool:
-    """Whether the item may join; if so, it does."""
+def _try(group: Group, item: Map | Reduce, *, related: bool = False) -> bool:
+    """Whether the item may join; if so, it does. It must share data with the group, unless known to be `related`."""
     reads = [a for a in item.args if a.buffer is not None]
-    related = any(a.buffer in group.made or a.buffer in group.touched for a in reads)
+    # One number that both read everywhere is no common walk through memory.
+    related = related or any(
+        a.buffer in group.made or (a.buffer in group.touched and any(stride for _, stride in a.factors()))
+        for a in reads
+    )
     if not related or len(group.items) >= _ITEMS_A_GROUP:
         return False
     as_row = (
@@ -203,4 +207,71 @@ def group_items(items: Sequence[Item]) -> list[Group]:
                 at = len(groups) - 1
         for buffer in writes:
             written[buffer] = max(at, written.get(buffer, -1))
-    return groups
+    return _merged(groups, shared)
+
+
+def _merged(groups: list[Group], shared: set[Buffer]) -> list[Group]:
+    """Groups of maps alone, put off until the group that reads them where nobody else reads them before.
+
+    Greedy grouping starts a group for what has nothing in common with the ones before: each moment of AdamW, say,
+    whose update then reads them all.
+    """
+    kept: list[Group | None] = list(groups)
+    writer: dict[Buffer, int] = {}
+    readers: dict[Buffer, set[int]] = {}
+
+    def note(at: int, group: Group) -> None:
+        for item in group.items:
+            reads, writes = buffers_of(item)
+            for buffer in reads:
+                readers.setdefault(buffer, set()).add(at)
+            for buffer in writes:
+                writer[buffer] = at
+
+    def is_simple(group: Group) -> bool:
+        return all(
+            isinstance(item, Map) and not item.is_row and not item.after and item.out.buffer not in shared
+            for item in group.items
+        )
+
+    for at, group in enumerate(groups):
+        note(at, group)
+    for at, later in enumerate(groups):
+        if not is_simple(later):
+            continue
+        tried: set[int] = set()
+        while True:
+            sources = {writer[b] for item in later.items for b in buffers_of(item)[0] if b in writer}
+            candidates = [i for i in sources - tried if i < at]
+            if not candidates:
+                break
+            source = max(candidates)
+            tried.add(source)
+            earlier = kept[source]
+            assert earlier is not None
+            read_between = any(source < i < at for b in earlier.made for i in readers.get(b, ()))
+            if read_between or not is_simple(earlier):
+                continue
+            both = _joined(earlier, later)
+            if both is not None:
+                for ids in readers.values():
+                    if source in ids:
+                        ids.remove(source)
+                note(at, both)
+                kept[source], kept[at], later = None, both, both
+    return [group for group in kept if group is not None]
+
+
+def _joined(earlier: Group, later: Group) -> Group | None:
+    both = Group(
+        list(earlier.items),
+        earlier.rows,
+        earlier.columns,
+        dict(earlier.made),
+        set(earlier.touched),
+        list(earlier.lists),
+    )
+    for item in later.items:
+        if not isinstance(item, Map) or not _try(both, item, related=True):
+            return None
+    return both

@@ -8,6 +8,7 @@ of a model) share one function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -85,9 +86,10 @@ class RowKernel:
 
 
 def softmax_peak(item: Map | Reduce, made: dict[Buffer, Map | Reduce]) -> Buffer | None:
-    """For a sum of exp(x - max x) along the rows of one group, the buffer of that maximum.
+    """For a sum of exp(x - max x) along the rows of one group, the buffer of what is subtracted.
 
-    Its largest term is exp(0) = 1, or NaN where the maximum is not finite: the quantum is known without looking.
+    The largest term is exp(0) = 1, or NaN where the maximum is not finite: the quantum is known without looking. The
+    subtrahend may be a number where the maximum is -inf (a row that a mask leaves empty): then all terms are 0.
     """
 
     def producer(view: View, name: str) -> Map | Reduce | None:
@@ -98,12 +100,28 @@ def softmax_peak(item: Map | Reduce, made: dict[Buffer, Map | Reduce]) -> Buffer
         return None
     exp = producer(item.args[0], "exp")
     sub = None if exp is None or exp.is_row else producer(exp.args[0], "sub")
-    peak = None if sub is None or sub.is_row else producer(sub.args[1], "max")
-    if sub is None or not isinstance(peak, Reduce):
+    if sub is None or sub.is_row:
+        return None
+    subtracted = sub.args[1]
+    instead = producer(subtracted, "select")
+    empty = None if instead is None or not instead.is_row else producer(instead.args[0], "eq")
+    if instead is None or empty is None:
+        peak = producer(subtracted, "max")
+    else:
+        number, bound = instead.args[1].number, empty.args[1].number
+        peak = producer(instead.args[2], "max")
+        if (
+            number is None
+            or not math.isfinite(number)
+            or bound != -math.inf
+            or empty.args[0].key() != instead.args[2].key()
+        ):
+            return None
+    if not isinstance(peak, Reduce):
         return None
     x, y = sub.args[0], peak.args[0]
     same = x.buffer is y.buffer and x.offset == y.offset and x.factors() == y.factors()
-    return peak.out.buffer if same and x.buffer is not None else None
+    return subtracted.buffer if same and x.buffer is not None else None
 
 
 def known_after(item_name: str, dtype: DType) -> int:
@@ -388,7 +406,8 @@ class _Emitter:
     def _load(self, i: int, lanes: int, column: Value, mask: Value | None) -> Value:
         access = self.spec.accesses[i]
         if access.inner == 0:
-            value = self.row_loads[i]
+            # Rows of one column: what an earlier stage stored is no row load.
+            value = self.row_loads[i] if i in self.row_loads else self._load_scalar(i, None)
             return value.splat(lanes) if lanes else value
         if not lanes:
             return self._load_scalar(i, column)

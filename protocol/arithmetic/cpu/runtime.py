@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,6 +19,19 @@ from cupel.protocol.errors import MalformedTensor, UsageError
 
 _ALIGN = 64
 _MAX_THREADS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A TensorType in torch's own words: they are compared for every tensor of every run."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+    described: str
+
+    @staticmethod
+    def of(type_: TensorType) -> _Expected:
+        return _Expected(type_.dtype.torch, torch.Size(type_.shape), str(type_))
 
 
 class CompiledGraph:
@@ -49,7 +63,8 @@ class CompiledGraph:
         for i, tensor in enumerate(self.plan.constants):
             self._table[table_slot(graph, ("constant", i))] = tensor.data_ptr()
         self._sync = np.zeros(24, np.uint64)
-        self._output_types = [graph.type_of(v) for v in graph.outputs]
+        self._input_types = [_Expected.of(t) for t in graph.inputs]
+        self._output_types = [_Expected.of(graph.type_of(v)) for v in graph.outputs]
         self._busy = threading.Lock()
 
     def run(self, inputs: Sequence[torch.Tensor], out: Sequence[torch.Tensor] | None = None) -> list[torch.Tensor]:
@@ -64,9 +79,9 @@ class CompiledGraph:
             self._busy.release()
 
     def _run(self, inputs: Sequence[torch.Tensor], out: Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
-        held = self._checked("input", inputs, self.graph.inputs)
+        held = self._checked("input", inputs, self._input_types)
         if out is None:
-            outputs = [torch.empty(t.shape, dtype=t.dtype.torch) for t in self._output_types]
+            outputs = [torch.empty(t.shape, dtype=t.dtype) for t in self._output_types]
         else:
             outputs = self._checked("out", out, self._output_types)
             if any(a is not b for a, b in zip(outputs, out, strict=True)):
@@ -85,13 +100,15 @@ class CompiledGraph:
         return outputs
 
     @staticmethod
-    def _checked(what: str, tensors: Sequence[torch.Tensor], types: Sequence[TensorType]) -> list[torch.Tensor]:
+    def _checked(what: str, tensors: Sequence[torch.Tensor], types: Sequence[_Expected]) -> list[torch.Tensor]:
         if len(tensors) != len(types):
             raise MalformedTensor(f"{len(tensors)} tensors as {what}, the graph has {len(types)}")
         result = []
-        for i, (tensor, type_) in enumerate(zip(tensors, types, strict=True)):
-            if tensor.dtype != type_.dtype.torch or tuple(tensor.shape) != type_.shape:
-                raise MalformedTensor(f"{what} {i} is {tensor.dtype}{list(tensor.shape)}, the graph says {type_}")
+        for i, (tensor, expected) in enumerate(zip(tensors, types, strict=True)):
+            if tensor.dtype is not expected.dtype or tensor.shape != expected.shape:
+                raise MalformedTensor(
+                    f"{what} {i} is {tensor.dtype}{list(tensor.shape)}, the graph says {expected.described}"
+                )
             result.append(tensor.detach().cpu().contiguous() if _must_copy(tensor) else tensor)
         return result
 
@@ -125,7 +142,7 @@ class CompiledGraph:
 
 
 def _must_copy(tensor: torch.Tensor) -> bool:
-    return tensor.requires_grad or tensor.device.type != "cpu" or not tensor.is_contiguous()
+    return tensor.requires_grad or not tensor.is_cpu or not tensor.is_contiguous()
 
 
 class _Workers:

@@ -1,0 +1,209 @@
+"""Products at the edges of every path the engine takes: what fits a register, what is zero, what binary32 can scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_cpu_engine import EVERY_SET, built, check, floats
+
+from cupel.protocol.arithmetic.builder import GraphBuilder, Value
+from cupel.protocol.arithmetic.cpu import compile_graph
+from cupel.protocol.arithmetic.operations import DType, Opcode
+
+WORST = 1.9999999
+"""Quantised to the largest integer there is."""
+Operand = Callable[[int, int, int], torch.Tensor]
+
+
+def _worst(rows: int, terms: int, seed: int) -> torch.Tensor:
+    return torch.full((rows, terms), WORST)
+
+
+def _wrapping(rows: int, terms: int, seed: int) -> torch.Tensor:
+    """Sums leave int32 on the way, and come back."""
+    x = _worst(rows, terms, seed)
+    x[:, terms // 2 :] *= -1 if seed else 1
+    return x
+
+
+def _ordinary(rows: int, terms: int, seed: int) -> torch.Tensor:
+    return floats(rows, terms, seed=seed)
+
+
+def _spiked(rows: int, terms: int, seed: int) -> torch.Tensor:
+    """One long row among ordinary ones: its panel's bound is of no use to the others."""
+    x = floats(rows, terms, seed=seed) * 1e-3
+    x[rows // 2] = WORST
+    return x
+
+
+def _sparse(rows: int, terms: int, seed: int) -> torch.Tensor:
+    return floats(rows, terms, seed=seed) * (floats(rows, terms, seed=seed + 7) > 2.3)
+
+
+def _below(rows: int, terms: int, seed: int) -> torch.Tensor:
+    return floats(rows, terms, seed=seed).tril(terms // 3)
+
+
+def _above(rows: int, terms: int, seed: int) -> torch.Tensor:
+    return floats(rows, terms, seed=seed).triu(terms // 3)
+
+
+OPERANDS: list[Operand] = [_worst, _wrapping, _spiked, _sparse, _below, _above]
+
+
+Case = tuple[torch.Tensor, torch.Tensor, int]
+"""a [M, K], b [N, K], digits."""
+
+
+def check_products(cases: Sequence[Case], name: str | None, threads: Sequence[int] = (1,)) -> None:
+    """Both scales of all of them in one graph: kernels are compiled once."""
+    flat = [t for case in cases for t in case[:2]]
+
+    def build(g: GraphBuilder, *values: Value) -> list[Value]:
+        return [
+            g.matmul(values[2 * i], g.transpose(values[2 * i + 1], 0, 1), case[2], scale)
+            for i, case in enumerate(cases)
+            for scale in ("columns", "rows")
+        ]
+
+    check(built(flat, build), flat, name, threads=threads)
+
+
+TERMS = {
+    # A quad, a vector of quads, a granule of 32 quads.
+    1: (1, 4, 5, 63, 129),
+    # A pair, 15 pairs, granules of 32 pairs and their stretches up to 512 pairs.
+    2: (1, 29, 31, 63, 65, 129, 511, 1023, 1091),
+    # One stretch of 448 pairs, and more.
+    3: (1, 65, 895, 896, 897, 1793),
+}
+
+
+@EVERY_SET
+def test_rows_as_long_as_each_path_takes(name: str) -> None:
+    makers = (_worst, _wrapping, _ordinary)
+    check_products([(f(3, k, 0), f(17, k, 1), d) for d in TERMS for k in TERMS[d] for f in makers], name)
+
+
+@EVERY_SET
+def test_operands_of_every_sort_against_every_other(name: str) -> None:
+    check_products([(a(37, 300, 0), b(34, 300, 1), d) for d in TERMS for a in OPERANDS for b in OPERANDS], name)
+
+
+def test_one_digit_is_bytes_while_sums_fit() -> None:
+    cases: list[Case] = []
+    for terms in ((1 << 18) - 1, 1 << 18, (1 << 18) + 1):
+        a, b = _worst(1, terms, 0), _worst(2, terms, 1)
+        b[1] *= -1
+        cases.append((a, b, 1))
+    check_products(cases, None)
+
+
+@EVERY_SET
+def test_scales_that_binary32_cannot_apply(name: str) -> None:
+    # Results from far below the smallest subnormal number to far above the largest.
+    powers = [-149, -126, -80, -76, -75, -74, -63, -62, -61, -1, 0, 40, 61, 62, 63, 74, 75, 76, 80, 126, 127]
+    a = (floats(len(powers), 33).double() * torch.exp2(torch.tensor(powers, dtype=torch.float64))[:, None]).float()
+    a = torch.where(torch.isinf(a), torch.tensor(1e38), a)
+    # One panel of rows that are all alike, and one of everything.
+    rows = [a[at : at + 1] for at in range(len(powers))]
+    check_products([case for d in TERMS for row in rows for case in ((row, a, d), (a, row, d))], name)
+
+
+@EVERY_SET
+def test_what_is_not_finite_beside_zeros(name: str) -> None:
+    a, b = _below(40, 260, 0), _above(35, 260, 1)
+    a[3, 250], a[20, 100], a[33] = math.nan, math.inf, 0.0
+    b[4, 0], b[30, 259], b[7] = -math.inf, math.nan, -0.0
+    plain = _ordinary(40, 260, 3)
+    pairs = [(a, b), (b, a), (a, plain), (plain, b), (torch.zeros(3, 260), b), (a, torch.full((2, 260), -0.0))]
+    check_products([(*pair, d) for d in TERMS for pair in pairs], name, threads=(1, 2))
+
+
+@settings(max_examples=4, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    heads=st.integers(1, 3),
+    tokens=st.integers(1, 40),
+    size=st.sampled_from([2, 6, 12, 16]),
+    seed=st.integers(0, 9),
+)
+def test_attention_backwards_and_its_transposes(batch: int, heads: int, tokens: int, size: int, seed: int) -> None:
+    """Products that come out transposed, gradients stacked into one matrix: only the layout in memory may differ."""
+    shape = (batch, tokens, 3, heads, size)
+    qkv, mask = floats(*shape, seed=seed), torch.full((tokens, tokens), -math.inf).triu(1)
+    mask[0, 0] = -math.inf if seed == 0 else 0.0
+
+    def build(g: GraphBuilder, x: Value, m: Value) -> list[Value]:
+        flat = (batch * heads, tokens, size)
+        parts = g.permute(x, (2, 0, 3, 1, 4))
+        q, k, v = (g.reshape(g.slice(parts, 0, i, 1), flat) for i in range(3))
+        q = g.binary(Opcode.MUL, q, g.scalar(0.5, DType.FLOAT32))
+        z = g.binary(Opcode.ADD, g.matmul(q, g.transpose(k, 1, 2), 2), m)
+        top = g.max(z, [2], keepdim=True)
+        empty = g.binary(Opcode.EQ, top, g.scalar(-math.inf, DType.FLOAT32))
+        top = g.select(empty, g.scalar(0.0, DType.FLOAT32), top)
+        e = g.unary(Opcode.EXP, g.binary(Opcode.SUB, z, top))
+        total = g.sum(e, [2], keepdim=True)
+        p = g.binary(Opcode.DIV, e, g.select(empty, g.scalar(1.0, DType.FLOAT32), total))
+        mixed = g.matmul(p, v, 2, "rows")
+        dv = g.matmul(g.transpose(p, 1, 2), mixed, 2)
+        ds = g.matmul(mixed, g.transpose(v, 1, 2), 2)
+        dk = g.transpose(g.matmul(g.transpose(q, 1, 2), ds, 2), 1, 2)
+        dk = g.binary(Opcode.MUL, dk, g.scalar(0.5, DType.FLOAT32))
+        dq = g.matmul(ds, k, 2)
+        pieces = [g.reshape(d, (batch, heads, tokens, size)) for d in (dq, dk, dv)]
+        stacked = g.reshape(g.concat(pieces, 0), (3, batch, heads, tokens, size))
+        matrix = g.reshape(g.permute(stacked, (1, 3, 0, 2, 4)), (batch * tokens, 3 * heads * size))
+        return [matrix, g.matmul(g.transpose(matrix, 0, 1), matrix, 2), total, p]
+
+    check(built([qkv, mask], build), [qkv, mask])
+
+
+@EVERY_SET
+def test_a_softmax_whose_rows_may_be_empty(name: str) -> None:
+    x = floats(7, 37)
+    x[1], x[2, 5], x[3, 6], x[4, 1:] = -math.inf, math.nan, math.inf, -math.inf
+    x[5, 3] = -math.inf
+
+    def build(g: GraphBuilder, v: Value) -> list[Value]:
+        top = g.max(v, [1], keepdim=True)
+        results = []
+        for instead in (0.0, -3.0, math.inf):
+            empty = g.binary(Opcode.EQ, top, g.scalar(-math.inf, DType.FLOAT32))
+            safe = g.select(empty, g.scalar(instead, DType.FLOAT32), top)
+            results.append(g.sum(g.unary(Opcode.EXP, g.binary(Opcode.SUB, v, safe)), [1]))
+        return results
+
+    check(built([x], build), [x], name)
+
+
+def adamw(g: GraphBuilder, w: Value, m: Value, v: Value, gradient: Value, scale: Value) -> list[Value]:
+    def number(value: float) -> Value:
+        return g.scalar(value, DType.FLOAT32)
+
+    gradient = g.binary(Opcode.MUL, gradient, scale)
+    m = g.binary(Opcode.ADD, g.binary(Opcode.MUL, m, number(0.9)), g.binary(Opcode.MUL, gradient, number(0.1)))
+    square = g.binary(Opcode.MUL, gradient, gradient)
+    v = g.binary(Opcode.ADD, g.binary(Opcode.MUL, v, number(0.95)), g.binary(Opcode.MUL, square, number(0.05)))
+    step = g.binary(Opcode.DIV, m, g.binary(Opcode.ADD, g.unary(Opcode.SQRT, v), number(1e-8)))
+    decayed = g.binary(Opcode.ADD, step, g.binary(Opcode.MUL, w, number(0.1)))
+    return [g.binary(Opcode.SUB, w, g.binary(Opcode.MUL, decayed, number(1e-3))), m, v]
+
+
+def test_an_optimiser_update_is_one_pass_over_each_weight() -> None:
+    shapes = [(40, 50), (40, 50), (40, 50), (77,)]
+    tensors = [floats(*shape, seed=4 * i + j).abs() for i, shape in enumerate(shapes) for j in range(4)]
+    inputs = [*tensors, torch.tensor(0.7)]
+
+    def build(g: GraphBuilder, *values: Value) -> list[Value]:
+        return [r for i in range(len(shapes)) for r in adamw(g, *values[4 * i : 4 * i + 4], values[-1])]
+
+    graph = built(inputs, build)
+    check(graph, inputs)
+    assert len(compile_graph(graph).plan.labels) == len(shapes)
