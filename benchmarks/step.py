@@ -1,31 +1,62 @@
-"""One training step of the demo's model: the engine against plain PyTorch eager fp32 doing the same step.
+"""One training step: the exact engine against plain PyTorch doing the same step, in turn in one process.
 
-    python benchmarks/step.py [--repeats 41] [--threads 1] [--isa NAME] [--profile]
+    python benchmarks/step.py [--shape demo|medium|large] [--threads 1] [--isa NAME] [--seconds 20] [--write] [--json]
+    python benchmarks/step.py --shape medium --profile [--repeats 5]
 
-Both run in turn in one process, on the same tokens, with fresh outputs; medians are compared, because a machine's
-speed drifts. Prints one JSON object.
+All alternatives compute forward, backward, clipping and AdamW on the same tokens from the same weights; medians are
+compared, because a machine's speed drifts. Peak memory is each alternative's own, in a process of its own: the most it
+held during two steps above what it held before it had weights.
 """
 
 from __future__ import annotations
 
+import os
+
+# Before torch is loaded: its waiting threads would otherwise spin on our cores between two steps.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 import argparse
 import ctypes
 import json
-import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
 
 import llvmlite.binding as llvm
 import torch
+from machine import describe
+from tables import publish, table
+from torch import nn
 
-from cupel.protocol.arithmetic.cpu import compile_graph
+from cupel.protocol.arithmetic.cpu import CompiledGraph, isa
 from cupel.protocol.program import trace
 from cupel.protocol.program.structure import flatten
-from cupel.protocol.training.model import ModelConfig
+from cupel.protocol.training.model import GPT, ModelConfig, compute_loss
 from cupel.protocol.training.state import State, example_state
 from cupel.protocol.training.step import TrainingConfig, make_training_step
+
+
+def _training(batch: int) -> TrainingConfig:
+    return TrainingConfig(batch=batch, learning_rate=3e-3, warmup_steps=60, total_steps=1000)
+
+
+SHAPES: dict[str, tuple[ModelConfig, TrainingConfig]] = {
+    "demo": (ModelConfig.demo(), _training(16)),
+    "medium": (ModelConfig(vocabulary=256, width=384, layers=6, heads=6, hidden=1024, context=256), _training(8)),
+    "large": (ModelConfig(vocabulary=256, width=768, layers=12, heads=12, hidden=2048, context=512), _training(2)),
+}
+NAMES = {
+    "engine": "exact, this engine",
+    "eager": "eager fp32",
+    "fused": "eager fp32, fused AdamW",
+    "bf16": "bf16 autocast, fused AdamW",
+}
+Step = Callable[[], object]
 
 
 def example(model: ModelConfig, training: TrainingConfig) -> tuple[State, torch.Tensor]:
@@ -39,69 +70,146 @@ def example(model: ModelConfig, training: TrainingConfig) -> tuple[State, torch.
     return state, torch.randint(0, model.vocabulary, shape, generator=generator, dtype=torch.int32)
 
 
-def commit() -> str:
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+def engine_step(options: argparse.Namespace) -> tuple[Step, CompiledGraph]:
+    model, training = SHAPES[options.shape]
+    state, tokens = example(model, training)
+    graph = trace(make_training_step(model, training), (state, tokens)).graph
+    inputs = flatten((state, tokens), "arguments")[1]
+    compiled = CompiledGraph(graph, threads=options.threads, instruction_set=options.isa)
+    return lambda: compiled.run(inputs), compiled
+
+
+def eager_step(options: argparse.Namespace) -> Step:
+    """The very function that the engine's graph was traced from."""
+    model, training = SHAPES[options.shape]
+    state, tokens = example(model, training)
+    step = make_training_step(model, training)
+    return lambda: step(state, tokens)
+
+
+def module_step(options: argparse.Namespace, *, bf16: bool) -> Step:
+    """As one writes it for speed: a module, torch's fused AdamW, gradients clipped in place."""
+    config, training = SHAPES[options.shape]
+    state, tokens = example(config, training)
+    module = GPT(config)
+    module.load_state_dict(state["weights"])
+    weights = dict(module.named_parameters())
+    groups = [
+        {"params": [w for w in weights.values() if w.dim() >= 2], "weight_decay": training.weight_decay},
+        {"params": [w for w in weights.values() if w.dim() < 2], "weight_decay": 0.0},
+    ]
+    betas = (training.beta1, training.beta2)
+    optimiser = torch.optim.AdamW(groups, lr=1e-4, betas=betas, eps=training.epsilon, fused=True)
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = compute_loss(module, weights, tokens)
+        loss.backward()
+        nn.utils.clip_grad_norm_(list(weights.values()), training.clip_norm)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return run
+
+
+def make(name: str, options: argparse.Namespace) -> Step:
+    if name == "engine":
+        return engine_step(options)[0]
+    return eager_step(options) if name == "eager" else module_step(options, bf16=name == "bf16")
+
+
+def _resident_mb(field: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(field + ":")[1].split()[0]) / 1024
+
+
+def print_peak(name: str, options: argparse.Namespace) -> None:
+    """In a process of its own: megabytes."""
+    before = _resident_mb("VmRSS")
+    step = make(name, options)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of tracing say, is forgotten
+    step()
+    step()
+    print(_resident_mb("VmHWM") - before)
+
+
+def measured_peak(name: str, options: argparse.Namespace) -> str:
+    if not Path("/proc/self/clear_refs").exists():
+        return "?"
+    command = [sys.executable, __file__, "--peak", name, "--shape", options.shape, "--threads", str(options.threads)]
+    command += ["--isa", options.isa] if options.isa else []
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return f"{float(result.stdout):.0f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--repeats", type=int, default=41)
+    parser.add_argument("--shape", choices=SHAPES, default="demo")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--isa", default=None)
+    parser.add_argument("--seconds", type=float, default=20.0, help="measuring time in all; at least five rounds")
+    parser.add_argument("--repeats", type=int, default=5, help="of a profile")
     parser.add_argument("--profile", action="store_true", help="time every kernel instead")
+    parser.add_argument("--write", action="store_true", help="add the table to benchmarks/results/step.txt")
+    parser.add_argument("--json", action="store_true", help="a JSON object instead of the table")
+    parser.add_argument("--peak", choices=NAMES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, training = ModelConfig.demo(), TrainingConfig.demo()
-    state, tokens = example(model, training)
-    step = make_training_step(model, training)
-    program = trace(step, (state, tokens))
-    inputs = flatten((state, tokens), "arguments")[1]
-    if options.profile:
-        profile(program.graph, inputs, options.isa, options.repeats)
-        return
+    if options.peak:
+        print_peak(options.peak, options)
+    elif options.profile:
+        profile(options)
+    else:
+        compare(options)
 
+
+def compare(options: argparse.Namespace) -> None:
     started = time.perf_counter()
-    compiled = compile_graph(program.graph, threads=options.threads, instruction_set=options.isa)
+    ours, compiled = engine_step(options)
     compile_s = time.perf_counter() - started
-    compiled.run(inputs)
-    step(state, tokens)
-    ours, eager = [], []
-    for _ in range(options.repeats):
-        started = time.perf_counter()
-        compiled.run(inputs)
-        ours.append(time.perf_counter() - started)
-        started = time.perf_counter()
-        step(state, tokens)
-        eager.append(time.perf_counter() - started)
-    print(
-        json.dumps(
-            {
-                "benchmark": "step",
-                "shape": "d=96 layers=3 T=64 B=16 V=512",
-                "threads": options.threads,
-                "instruction_set": compiled.instruction_set.name,
-                "engine_ms": round(statistics.median(ours) * 1e3, 2),
-                "eager_ms": round(statistics.median(eager) * 1e3, 2),
-                "ratio": round(statistics.median(ours) / statistics.median(eager), 3),
-                "engine_best_ms": round(min(ours) * 1e3, 2),
-                "eager_best_ms": round(min(eager) * 1e3, 2),
-                "ratio_of_best": round(min(ours) / min(eager), 3),
-                "compile_s": round(compile_s, 2),
-                "operations": len(program.graph.operations),
-                "machine": f"{llvm.get_host_cpu_name()} {platform.machine()}",
-                "torch": torch.__version__,
-                "commit": commit(),
-            }
-        )
+    steps = {"engine": ours, **{name: make(name, options) for name in NAMES if name != "engine"}}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    end = time.perf_counter() + options.seconds
+    while time.perf_counter() < end or len(times["engine"]) < 5:
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
+    best = {name: min(values) * 1e3 for name, values in times.items()}
+    if options.json:
+        print(json.dumps({"shape": options.shape, "threads": options.threads, "median_ms": medians, "best_ms": best}))
+        return
+    model, training = SHAPES[options.shape]
+    rows = [
+        [
+            label,
+            f"{medians[name]:.1f}",
+            f"{best[name]:.1f}",
+            f"{medians[name] / medians['eager']:.3f}",
+            f"{best[name] / best['eager']:.3f}",
+            measured_peak(name, options),
+        ]
+        for name, label in NAMES.items()
+    ]
+    head = ["step", "median ms", "best ms", "x eager fp32", "of best", "peak MB"]
+    title = (
+        f"{options.shape}: d={model.width}, {model.layers} layers, T={model.context}, B={training.batch}, "
+        f"SwiGLU {model.hidden}, vocabulary {model.vocabulary}; {len(times['engine'])} rounds, "
+        f"{options.threads} thread(s), {isa.choose(options.isa).name}, torch {torch.__version__}"
     )
+    arena = f"traced, and compiled or loaded, in {compile_s:.1f} s; arena {compiled.plan.arena_bytes / 1e6:.0f} MB"
+    publish("step.txt", f"{describe()}\n{title}\n{table(head, rows)}\n{arena}", write=options.write)
 
 
-def profile(graph: object, inputs: list[torch.Tensor], isa: str | None, repeats: int) -> None:
+def profile(options: argparse.Namespace) -> None:
     """Best time of each kernel, largest first. A call after every kernel notes the clock."""
-    from cupel.protocol.arithmetic.cpu import runtime
-    from cupel.protocol.arithmetic.operations import Graph
-
-    assert isinstance(graph, Graph)
+    model, training = SHAPES[options.shape]
+    state, tokens = example(model, training)
+    graph = trace(make_training_step(model, training), (state, tokens)).graph
+    inputs = flatten((state, tokens), "arguments")[1]
     best: dict[int, float] = {}
     last = [0.0]
 
@@ -112,8 +220,8 @@ def profile(graph: object, inputs: list[torch.Tensor], isa: str | None, repeats:
 
     callback = ctypes.CFUNCTYPE(None, ctypes.c_int64)(note)
     llvm.add_symbol("cupel_tick", ctypes.cast(callback, ctypes.c_void_p).value)
-    compiled = runtime.CompiledGraph(graph, instruction_set=isa, clocked=True)
-    for _ in range(repeats):
+    compiled = CompiledGraph(graph, instruction_set=options.isa, clocked=True)
+    for _ in range(options.repeats):
         last[0] = time.perf_counter()
         compiled.run(inputs)
     by_label: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
