@@ -8,6 +8,7 @@ from functools import partial
 
 from cupel.chain.run_values import Answer as OpenedAnswer
 from cupel.chain.run_values import Opened, Phase, Status, UnitView
+from cupel.miner.checkpoints import Checkpoint, CheckpointWriter
 from cupel.miner.devices import WorkerGroup
 from cupel.miner.faults import check_chain, perturb
 from cupel.miner.settings import MinerSettings
@@ -20,9 +21,9 @@ from cupel.node.records import Outcome, OutcomeRecord, UnitRecord, float_of_bits
 from cupel.node.session import Session, Stopped, open_session
 from cupel.node.stopping import StopRequest
 from cupel.protocol import merkle
-from cupel.protocol.errors import MalformedInput, RootMismatch, Unavailable, UsageError
+from cupel.protocol.errors import CupelError, MalformedInput, RootMismatch, Unavailable, UsageError
 from cupel.protocol.training.state import NamedState
-from cupel.protocol.training.unit import Commitment, answer_of, train_segment
+from cupel.protocol.training.unit import Commitment, State, train_segment
 from cupel.protocol.types import Cid, RoundIndex, Seed, SegmentIndex, UnitId
 
 
@@ -44,6 +45,9 @@ class Miner(Participant):
         self.settings = settings
         self._work: dict[int, UnitWork] = {}
         """This round's units by index."""
+        self._checkpoints = CheckpointWriter(session.states.put)
+        self._making: tuple[UnitWork, Checkpoint] | None = None
+        """The end state that is being hashed and stored, and the unit it belongs to."""
         self._workers: WorkerGroup | None = None
         if settings.nproc > 1:
             self._workers = WorkerGroup(
@@ -56,9 +60,14 @@ class Miner(Participant):
             self.step = session.step(self._workers.step)
 
     def close(self) -> None:
-        """End the worker processes, if there are any."""
-        if self._workers is not None:
-            self._workers.close()
+        """Keep what is in the making, and end the worker processes, if there are any."""
+        try:
+            with suppress(CupelError):  # what could not be stored is trained again
+                self._keep_checkpoint()
+        finally:
+            self._checkpoints.close()
+            if self._workers is not None:
+                self._workers.close()
 
     # Deciding
 
@@ -66,7 +75,9 @@ class Miner(Participant):
         action = decide_miner(self._gather())
         if isinstance(action, Train):
             self._train(action.index)
-        elif isinstance(action, Commit):
+            return True
+        self._keep_checkpoint()
+        if isinstance(action, Commit):
             self._commit(action.index)
         elif isinstance(action, Open):
             self._open(action.index)
@@ -180,32 +191,65 @@ class Miner(Participant):
         return work
 
     def _train(self, index: int) -> None:
-        """The next segment of one unit."""
+        """The next segment of one unit, while the one before it is hashed and stored."""
         work = self._unit_work(index)
         if work is None:
             work = self._begin(index)
-        began, computed = time.perf_counter(), self.stats.steps_s
-        segment = len(work.answers)
-        state = work.state if work.state is not None else self._read_checkpoint(work, segment)
-        if state is None:
+        if not self._is_making(work, len(work.answers)):
+            self._keep_checkpoint()
+        computed, segment = self.stats.steps_s, len(work.answers)
+        state: State | None
+        if self._making is not None:
+            state, segment = self._making[1].result.state, segment + 1
+        else:
+            state = work.state if work.state is not None else self._read_checkpoint(work, segment)
+        if state is None or segment == self.parameters.segments:
+            self._keep_checkpoint()
             return
         load = self.session.run.load_batch(work.seed, work.unit)
         steps = self.parameters.segment_steps
         step = perturb(self.step, steps) if self.settings.fault == "perturb" else self.step
         result = train_segment(step, state, load, segment, steps)
-        answer = answer_of(result)
-        cid = self.session.states.put(result.state, self._pin(work, segment + 1))
+        work.train_s += self.stats.steps_s - computed
+        self._keep_checkpoint()
+        self._making = work, self._checkpoints.begin(segment, result, self._pin(work, segment + 1))
+        if segment + 1 == self.parameters.segments:
+            self._keep_checkpoint()
+
+    def _is_making(self, work: UnitWork, segment: int) -> bool:
+        """Whether the end state of this segment of this unit is still being stored."""
+        if self._making is None:
+            return False
+        making, checkpoint = self._making
+        return making is work and checkpoint.segment == segment and not checkpoint.is_done
+
+    def _keep_checkpoint(self) -> None:
+        """Wait for the end state in the making, if there is one, and note it in its unit.
+
+        Raises what storing it raised: the segment is trained again then, from the state before it.
+        """
+        if self._making is None:
+            return
+        (work, checkpoint), self._making = self._making, None
+        began = time.perf_counter()
+        answer, cid = checkpoint.wait()
+        work.commit_s += time.perf_counter() - began
         self.session.points.reach("checkpoint/stored")
+        if len(work.answers) != checkpoint.segment:
+            return  # an earlier one was found lost meanwhile, and this one is made again after it
         work.answers.append(answer)
         work.cids.append(cid)
-        work.state = dict(result.state)
-        work.train_s += self.stats.steps_s - computed
-        work.commit_s += time.perf_counter() - began - (self.stats.steps_s - computed)
+        work.state = dict(checkpoint.result.state)
         work.save(self.session.journal)
         self.session.points.reach("work/saved")
         self.stats.loss = float_of_bits(answer.loss)
         self.log.info(
-            "segment", round=work.round, unit=index, segment=segment, loss=self.stats.loss, state=answer.end_root
+            "segment",
+            round=work.round,
+            unit=work.index,
+            segment=checkpoint.segment,
+            loss=self.stats.loss,
+            state=answer.end_root,
         )
 
     def _read_checkpoint(self, work: UnitWork, segment: int) -> NamedState | None:
@@ -328,6 +372,7 @@ class Miner(Participant):
 
     def _settle(self, ended: RoundIndex) -> None:
         """Count and record what became of a round's units; again if a re-org made it something else."""
+        self._keep_checkpoint()
         self._work.clear()
         journal = self.session.journal
         for name in journal.names(KIND, last_round=ended):

@@ -32,7 +32,7 @@ class UnitWork:
     """Of their end states."""
     train_s: float = 0.0
     commit_s: float = 0.0
-    """Seconds spent hashing and storing checkpoints."""
+    """Seconds that training waited for checkpoints to be hashed and stored, and committing took."""
     is_recorded: bool = False
     """Whether its commitment is in the history."""
     outcome: str | None = None
