@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -30,10 +31,11 @@ class ShardRange(click.ParamType):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> range:
         if isinstance(value, range):
             return value
-        first, _, last = str(value).partition("-")
-        if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first) < SHARDS):
+        parts = re.fullmatch(r"(\d+)(?:-(\d+))?", str(value), re.ASCII)
+        first, last = (int(parts[1]), int(parts[2] or parts[1])) if parts else (0, SHARDS)
+        if not first <= last < SHARDS:
             self.fail(f"{value!r} is no range of shards; take one like 0-{SHARDS - 1}, or a single number", param, ctx)
-        return range(int(first), int(last or first) + 1)
+        return range(first, last + 1)
 
 
 @click.command()

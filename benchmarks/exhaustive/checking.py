@@ -48,13 +48,13 @@ class Outcome:
         return asdict(self)
 
 
-def check(opcode: Opcode, run: Run, oracle: Oracle, starts: Sequence[int]) -> Outcome:
-    """Compare `run` with the oracle on CHUNK patterns from each of `starts` (multiples of CHUNK).
+def check(opcode: Opcode, run: Run, oracle: Oracle, starts: Sequence[int], size: int = CHUNK) -> Outcome:
+    """Compare `run` with the oracle on `size` patterns from each of `starts` (multiples of it).
 
     Raises  OracleBroken
     """
     outcome = Outcome()
-    low, high = np.empty(CHUNK, np.uint32), np.empty(CHUNK, np.uint32)
+    low, high = np.empty(size, np.uint32), np.empty(size, np.uint32)
     for first in starts:
         began = time.perf_counter()
         got = run(first)
@@ -62,7 +62,7 @@ def check(opcode: Opcode, run: Run, oracle: Oracle, starts: Sequence[int]) -> Ou
         asked = oracle.asked
         oracle.bound(first, low, high)
         _compare(opcode, first, got, low, high, outcome)
-        outcome.inputs += CHUNK
+        outcome.inputs += size
         outcome.asked += oracle.asked - asked
         outcome.engine_s += ran - began
         outcome.oracle_s += time.perf_counter() - ran

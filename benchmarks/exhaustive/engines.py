@@ -12,6 +12,7 @@ from cupel.protocol.arithmetic import exact_functions, reference, torch_backend
 from cupel.protocol.arithmetic.cpu import compile_graph, isa, native
 from cupel.protocol.arithmetic.cpu.plan import build
 from cupel.protocol.arithmetic.operations import UNARY_FLOAT, DType, Graph, Opcode, Operation, Rounding, TensorType
+from exhaustive.mpfr import INFINITY, NAN, SIGN
 from exhaustive.oracle import Bits
 
 CHUNK = 1 << 18
@@ -36,10 +37,9 @@ class Subject:
     isa: str
     """Of the cpu engine's instruction sets; empty for other engines."""
 
-    @property
-    def operation(self) -> Operation:
+    def operation(self, size: int = CHUNK) -> Operation:
         opcode, attributes = FUNCTIONS[self.function]
-        return Operation(opcode, (0,), TensorType(DType.FLOAT32, (CHUNK,)), attributes)
+        return Operation(opcode, (0,), TensorType(DType.FLOAT32, (size,)), attributes)
 
     @property
     def name(self) -> str:
@@ -47,16 +47,18 @@ class Subject:
 
 
 class Engine:
-    """One operation on one engine, `CHUNK` arguments a call."""
+    """One operation on one engine, `size` arguments a call."""
 
-    def __init__(self, subject: Subject) -> None:
-        operation = subject.operation
+    def __init__(self, subject: Subject, size: int = CHUNK) -> None:
+        operation = subject.operation(size)
         self._backend = subject.backend
-        self._input = torch.zeros(CHUNK, dtype=torch.int32)
+        # They pass NaN on. Others than the one NaN are malformed, and refused before any engine sees them.
+        self._passes_on = operation.opcode not in UNARY_FLOAT
+        self._input = torch.zeros(size, dtype=torch.int32)
         self._input_bits = self._input.numpy().view(np.uint32)
-        self._output = torch.zeros(CHUNK)
+        self._output = torch.zeros(size)
         self._run = self._runner(operation, subject)
-        self._steps = np.arange(CHUNK, dtype=np.uint32)
+        self._steps = np.arange(size, dtype=np.uint32)
 
     def _runner(self, operation: Operation, subject: Subject) -> Callable[[], None]:
         x, out = self._input.view(torch.float32), self._output
@@ -67,8 +69,11 @@ class Engine:
         return lambda: (out.copy_(evaluate(operation, [x])), None)[1]
 
     def run(self, first: int) -> Bits:
-        """The results' bits for patterns first ... first + CHUNK - 1; overwritten by the next call."""
+        """The results' bits for the patterns from `first` on; overwritten by the next call."""
         np.add(self._steps, np.uint32(first), out=self._input_bits)
+        if self._passes_on and first & INFINITY == INFINITY:
+            bits = self._input_bits
+            bits[(bits & ~np.uint32(SIGN)) > INFINITY] = NAN
         self._run()
         return self._output.numpy().view(np.uint32)
 
@@ -86,7 +91,7 @@ def _graph(operation: Operation) -> Graph:
 
 def llvm_code(subject: Subject) -> str:
     """What the cpu engine makes of the operation, before LLVM sees it."""
-    return str(build(_graph(subject.operation), isa.choose(subject.isa), 1, native.triple(), clocked=False).ir)
+    return str(build(_graph(subject.operation()), isa.choose(subject.isa), 1, native.triple(), clocked=False).ir)
 
 
 def best_isa() -> str:

@@ -92,6 +92,8 @@ def nearest(value: Any) -> int:
     """The bits of the binary32 nearest to a number of MPFR, ties to even."""
     if gmpy2.is_zero(value):
         return SIGN if gmpy2.is_signed(value) else 0
+    if gmpy2.is_infinite(value):
+        return INFINITY | (SIGN if gmpy2.is_signed(value) else 0)
     mantissa, exponent = (int(part) for part in value.as_mantissa_exp())
     sign, m = (SIGN, -mantissa) if mantissa < 0 else (0, mantissa)
     top = m.bit_length() + exponent  # 2^(top - 1) <= m 2^exponent < 2^top

@@ -162,7 +162,7 @@ def _half_width_exponent(field: int) -> int:
     return max(field, 1) - 127 - 23 + 13
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=40)
 def _basis(key: int, terms: int) -> Doubles:
     """[terms, BLOCK]: powers of t, or cos l and sin l for the blocks of one exponent."""
     if key == 0:
