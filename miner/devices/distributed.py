@@ -68,7 +68,7 @@ def keep_to_this_machine(environment: MutableMapping[str, str]) -> None:
 @contextmanager
 def meet_through_file(path: Path, *, rank: int, size: int) -> Iterator[DistributedCommunicator]:
     """The processes of one machine that name the same file, as workers. Gloo picks free ports by itself."""
-    store = dist.FileStore(str(path), size)
+    store = torch._C._distributed_c10d.FileStore(str(path), size)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield DistributedCommunicator()

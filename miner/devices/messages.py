@@ -30,7 +30,7 @@ def write_message(stream: BinaryIO, message: Message) -> None:
     stream.write(header)
     for tensor in message.tensors.values():
         if tensor.numel():
-            stream.write(memoryview(tensor.detach().contiguous().reshape(-1).numpy()).cast("B"))
+            stream.write(tensor.detach().contiguous().reshape(-1).numpy().data.cast("B"))
     stream.flush()
 
 

@@ -49,7 +49,7 @@ class _Packed:
         return torch.cat(self.parts) if len(self.parts) > 1 else self.parts[0].contiguous()
 
     def apart(self, flat: Tensor) -> list[Tensor]:
-        return list(flat.split([part.numel() for part in self.parts]))
+        return list(torch.split(flat, [part.numel() for part in self.parts]))
 
 
 class Round:
@@ -70,12 +70,12 @@ class Round:
         for meeting in meetings:
             _PACK[meeting.kind](self, meeting, [values[node] for node in meeting.operands])
         self.traffic.meetings += 1
-        done = {
-            **{("max", kind): self._reduced(packed, self.communicator.max) for kind, packed in self._maxima.items()},
-            ("sum", None): self._reduced(self._sums, self.communicator.sum),
-            ("scatter", None): self._scatter_sums(),
-            ("gather", None): self._gather(),
-        }
+        done: dict[tuple[str, object], list[list[Tensor]]] = {}
+        for kind, packed in self._maxima.items():
+            done["max", kind] = self._reduced(packed, self.communicator.max)
+        done["sum", None] = self._reduced(self._sums, self.communicator.sum)
+        done["scatter", None] = self._scatter_sums()
+        done["gather", None] = self._gather()
         return [done[kind, detail][at] for kind, detail, at in self._order]
 
     def _noted(self, kind: str, at: int, detail: object = None) -> None:
@@ -178,7 +178,7 @@ class Round:
         parts = [torch.cat([parts[worker] for parts, _ in self._scattered]) for worker in range(size)]
         self.traffic.scattered += sum(part.nbytes for worker, part in enumerate(parts) if worker != rank)
         flat = self.communicator.scatter_sum(parts)
-        mine = flat.split([parts[rank].numel() for parts, _ in self._scattered])
+        mine = torch.split(flat, [parts[rank].numel() for parts, _ in self._scattered])
         return [finish(part) for (_, finish), part in zip(self._scattered, mine, strict=True)]
 
     def _gather(self) -> list[list[Tensor]]:
@@ -189,7 +189,7 @@ class Round:
         self.traffic.gathered += flat.nbytes
         sizes = [self._sizes(worker) for worker in range(self.communicator.size)]
         everything = self.communicator.gather(flat, [sum(of_worker) for of_worker in sizes])
-        by_worker = [list(whole.split(of_worker)) for whole, of_worker in zip(everything, sizes, strict=True)]
+        by_worker = [list(torch.split(whole, of_worker)) for whole, of_worker in zip(everything, sizes, strict=True)]
         results = []
         for at, (x, sharding, meeting) in enumerate(self._gathered):
             # A copy: views of bytes at odd places are not aligned.

@@ -73,8 +73,8 @@ class _Planner:
         """What each stretch's operations, and its exchanges, take from before."""
         needed: list[set[int]] = [set() for _ in range(last + 1)]
         """What each stretch must give: to exchanges, to later stretches, to the caller."""
-        for node in self.outputs:
-            needed[self.at[node]].add(node)
+        for number in self.outputs:
+            needed[self.at[number]].add(number)
         for number, node in enumerate(self.nodes):
             if isinstance(node, Meeting) and number in self.at:
                 for operand in node.operands:
@@ -82,8 +82,8 @@ class _Planner:
         bodies: list[list[int]] = [[] for _ in range(last + 1)]
         for stage in range(last, -1, -1):
             bodies[stage], reads[stage] = self._body(stage, needed[stage])
-            for node in reads[stage]:
-                needed[self.at[node]].add(node)
+            for number in reads[stage]:
+                needed[self.at[number]].add(number)
         return self._assemble(bodies, reads, needed)
 
     def _operands(self, number: int) -> tuple[int, ...]:
