@@ -1,4 +1,8 @@
-"""The stored twenty steps of a small GPT: every engine, instruction set and thread count walks the same states."""
+"""The stored twenty steps of a small GPT: every engine, instruction set and thread count walks the same states.
+
+The definition takes two seconds a step: its first is in its self-test (test_arithmetic_functions.py), the others were
+taken when the vectors were made.
+"""
 
 from __future__ import annotations
 
@@ -58,10 +62,6 @@ def test_the_torch_engine_walks_the_stored_steps() -> None:
     assert walked("torch", steps.COUNT) == STORED["steps"]
 
 
-def test_the_definition_walks_the_stored_steps() -> None:
-    assert walked("reference", 1) == STORED["steps"][:1]
-
-
 def test_the_steps_hold_hard_sizes() -> None:
     types = steps.program().inputs
     assert types["1"].shape == (3, 14)
@@ -85,10 +85,8 @@ def spoiled(opcode: Opcode) -> Callable[..., torch.Tensor]:
 
 
 def test_a_step_that_is_one_bit_off_makes_the_engine_unfit(fresh: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The stored operations are smaller than what is spoiled: only the steps notice.
-    stored = engines.stored_vectors()
-    small = dict(stored, results={})
-    monkeypatch.setattr(engines, "stored_vectors", lambda: small)
+    # As if no stored operation had noticed.
+    monkeypatch.setattr(engines, "self_test_hashes", lambda *a: engines.stored_vectors()["results"])
     monkeypatch.setitem(engines.EVALUATORS, "torch", spoiled(Opcode.DIV))
     with pytest.raises(BackendUnfit, match=r"^torch: training step 0 gives [0-9a-f]{64}, .*another backend$"):
         arithmetic.self_test("torch")
