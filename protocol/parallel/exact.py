@@ -23,11 +23,15 @@ def power_of_two(exponent: Tensor) -> Tensor:
 
 def rounded(total: Tensor, exponent: Tensor) -> Tensor:
     """RN(total 2^exponent), total int64: rounded once, also where total has more bits than float64 holds."""
+    return (_odd(total) * power_of_two(exponent)).to(torch.float32)
+
+
+def _odd(total: Tensor) -> Tensor:
+    """int64 as float64, rounded to odd where it is too long: a second rounding, to 24 bits, then is a correct one."""
     low = total & 0x7FF
-    # Round to odd at 52 bits: the sticky bit makes the second rounding, to 24 bits, a correct one.
     odd = (total - low) | ((low != 0).to(torch.int64) << 11)
     wide = (total >= 1 << 53) | (total <= -(1 << 53))
-    return (torch.where(wide, odd, total).to(torch.float64) * power_of_two(exponent)).to(torch.float32)
+    return torch.where(wide, odd, total).to(torch.float64)
 
 
 # Order
@@ -127,13 +131,15 @@ def sum_products(
 
 def finish_product(total: Tensor, ea: Tensor, eb: Tensor | None, digits: int) -> Tensor:
     """RN(total 2^(ea + eb - 2w)), NaN where a row is not finite; total[..., M, N], ea[..., M], eb[..., N]."""
-    exponent, special = ea.to(torch.int64).unsqueeze(-1), (ea == NOT_FINITE).unsqueeze(-1)
+    w = digit_width(digits)
+    # Powers of two, one after the other: in binary64 nothing rounds, and nothing leaves its range, before the end.
+    result = total.to(torch.float64) if digits <= 2 else _odd(total)
+    result *= _row_scales(ea, w if eb is not None else 2 * w).unsqueeze(-1)
     if eb is not None:
-        exponent = exponent + eb.to(torch.int64).unsqueeze(-2)
-        special = special | (eb == NOT_FINITE).unsqueeze(-2)
-    exponent = exponent - 2 * digit_width(digits)
-    if digits <= 2:
-        result = (total.to(torch.float64) * power_of_two(exponent)).to(torch.float32)
-    else:
-        result = rounded(total, exponent)
-    return result.masked_fill(special, float("nan")) if bool(special.any()) else result
+        result *= _row_scales(eb, w).unsqueeze(-2)
+    return result.to(torch.float32)
+
+
+def _row_scales(e: Tensor, w: int) -> Tensor:
+    """2^(e - w), NaN for a row that is not finite."""
+    return power_of_two(e.to(torch.int64) - w).masked_fill(e == NOT_FINITE, float("nan"))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 
 import torch
 
 from cupel.protocol.parallel import exact
 from cupel.protocol.parallel.communicator import Communicator
 from cupel.protocol.parallel.nodes import Exchange, Meeting
-from cupel.protocol.parallel.sharding import Sharding, join
+from cupel.protocol.parallel.sharding import join
 
 Tensor = torch.Tensor
 SumProducts = Callable[..., Tensor]
 """`exact.sum_products`, or an engine's faster one."""
-Finish = Callable[[Tensor], list[Tensor]]
 
 
 @dataclass(slots=True)
@@ -34,22 +34,16 @@ class Traffic:
         return self.maxima + self.sums + self.scattered + self.gathered
 
 
-@dataclass(slots=True)
-class _Packed:
-    """Parts of one flat buffer and what becomes of each."""
+class _Flat:
+    """Tensors side by side in one of a single dimension: many small ones cost little more than their bytes."""
 
-    parts: list[Tensor] = field(default_factory=list)
-    finishes: list[Finish] = field(default_factory=list)
-
-    def add(self, part: Tensor, finish: Finish) -> None:
-        self.parts.append(part.reshape(-1))
-        self.finishes.append(finish)
-
-    def flat(self) -> Tensor:
-        return torch.cat(self.parts) if len(self.parts) > 1 else self.parts[0].contiguous()
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._shapes = [tensor.shape for tensor in tensors]
+        self.tensor = torch.cat([tensor.reshape(-1) for tensor in tensors])
 
     def apart(self, flat: Tensor) -> list[Tensor]:
-        return list(torch.split(flat, [part.numel() for part in self.parts]))
+        parts = torch.split(flat, [shape.numel() for shape in self._shapes])
+        return [part.reshape(shape) for part, shape in zip(parts, self._shapes, strict=True)]
 
 
 class Round:
@@ -59,168 +53,143 @@ class Round:
         self, communicator: Communicator, traffic: Traffic, sum_products: SumProducts = exact.sum_products
     ) -> None:
         self.communicator, self.traffic, self._sum_products = communicator, traffic, sum_products
-        self._maxima = {torch.int32: _Packed(), torch.int64: _Packed()}
-        self._sums = _Packed()
-        self._scattered: list[tuple[list[Tensor], Finish]] = []
-        self._gathered: list[tuple[Tensor, Sharding, Meeting]] = []
-        self._order: list[tuple[str, object, int]] = []
+        self._results: dict[int, list[Tensor]] = {}
 
     def run(self, meetings: Sequence[Meeting], values: Mapping[int, Tensor]) -> list[list[Tensor]]:
         """The results of each, in order; `values` are what this worker holds, by node."""
-        for meeting in meetings:
-            _PACK[meeting.kind](self, meeting, [values[node] for node in meeting.operands])
         self.traffic.meetings += 1
-        done: dict[tuple[str, object], list[list[Tensor]]] = {}
-        for kind, packed in self._maxima.items():
-            done["max", kind] = self._reduced(packed, self.communicator.max)
-        done["sum", None] = self._reduced(self._sums, self.communicator.sum)
-        done["scatter", None] = self._scatter_sums()
-        done["gather", None] = self._gather()
-        return [done[kind, detail][at] for kind, detail, at in self._order]
+        by_kind: dict[Exchange, list[int]] = {}
+        for at, meeting in enumerate(meetings):
+            by_kind.setdefault(meeting.kind, []).append(at)
+        self._meetings = meetings
+        self._operands = [[values[node] for node in meeting.operands] for meeting in meetings]
 
-    def _noted(self, kind: str, at: int, detail: object = None) -> None:
-        self._order.append((kind, detail, at))
+        def of(*kinds: Exchange) -> list[int]:
+            return [at for kind in kinds for at in by_kind.get(kind, ())]
 
-    # Packing
+        self._extremes(of(Exchange.LARGEST), exact.largest_first, exact.from_largest)
+        self._extremes(of(Exchange.SMALLEST), exact.smallest_first, exact.from_smallest)
+        self._sum_scales(of(Exchange.SUM_SCALES))
+        products = {at: self._partial(at) for at in of(Exchange.PRODUCT, Exchange.MATMUL)}
+        whole = {at: sums for at, sums in products.items() if meetings[at].sharding is None}
+        self._sums(of(Exchange.INTEGER_SUM), of(Exchange.FINISH_SUM), whole)
+        self._scatter({at: sums for at, sums in products.items() if at not in whole})
+        self._gather(of(Exchange.GATHER))
+        return [self._results[at] for at in range(len(meetings))]
 
-    def _take_maximum(self, keys: Tensor, finish: Finish) -> None:
-        packed = self._maxima[keys.dtype]
-        self._noted("max", len(packed.parts), keys.dtype)
-        packed.add(keys, finish)
+    # Maxima
 
-    def largest(self, meeting: Meeting, xs: Sequence[Tensor]) -> None:
-        (x,) = xs
-        self._take_maximum(exact.largest_first(x), lambda keys: [exact.from_largest(keys, x.dtype).reshape(x.shape)])
+    def _max(self, keys: Tensor) -> Tensor:
+        self.traffic.maxima += keys.nbytes
+        return self.communicator.max(keys)
 
-    def smallest(self, meeting: Meeting, xs: Sequence[Tensor]) -> None:
-        (x,) = xs
-        self._take_maximum(exact.smallest_first(x), lambda keys: [exact.from_smallest(keys, x.dtype).reshape(x.shape)])
+    def _extremes(
+        self, those: Sequence[int], keys: Callable[[Tensor], Tensor], back: Callable[[Tensor, torch.dtype], Tensor]
+    ) -> None:
+        for dtype in dict.fromkeys(self._operands[at][0].dtype for at in those):
+            alike = [at for at in those if self._operands[at][0].dtype == dtype]
+            flat = _Flat([self._operands[at][0] for at in alike])
+            reduced = back(self._max(keys(flat.tensor)), dtype)
+            for at, part in zip(alike, flat.apart(reduced), strict=True):
+                self._results[at] = [part]
 
-    def sum_scales(self, meeting: Meeting, xs: Sequence[Tensor]) -> None:
-        highest, lowest = xs
-        keys = torch.stack((exact.largest_first(highest), exact.smallest_first(lowest)))
-
-        def finish(reduced: Tensor) -> list[Tensor]:
-            first, second = reduced.reshape(2, *highest.shape)
-            ends = exact.from_largest(first, highest.dtype), exact.from_smallest(second, lowest.dtype)
-            return list(exact.sum_scales(*ends))
-
-        self._take_maximum(keys, finish)
-
-    def _take_sum(self, x: Tensor, finish: Finish) -> None:
-        self._noted("sum", len(self._sums.parts))
-        self._sums.add(x, finish)
-
-    def integer_sum(self, meeting: Meeting, xs: Sequence[Tensor]) -> None:
-        (x,) = xs
-        self._take_sum(x, lambda total: [total.reshape(x.shape)])
-
-    def finish_sum(self, meeting: Meeting, xs: Sequence[Tensor]) -> None:
-        x, e, special = xs
-        self._take_sum(x, lambda total: [exact.finish_sum(total.reshape(x.shape), e, special)])
-
-    def product(self, meeting: Meeting, xs: Sequence[Tensor]) -> None:
-        ea = xs[0]
-        eb = None if meeting.by_rows else xs[1]
-        quantised = xs[1 if meeting.by_rows else 2 :]
-        self._finish_product(meeting, exact.partial_products(quantised[0::2], quantised[1::2]), ea, eb)
-
-    def matmul(self, meeting: Meeting, xs: Sequence[Tensor]) -> None:
-        ea, eb, a, b = xs
-        a_turned, b_turned = meeting.turned
-        partial = self._sum_products(a, ea, b, eb, meeting.digits, a_turned=a_turned, b_turned=b_turned)
-        self._finish_product(meeting, partial, ea, eb)
-
-    def _finish_product(self, meeting: Meeting, partial: Tensor, ea: Tensor, eb: Tensor | None) -> None:
-        sharding = meeting.sharding
-        if sharding is None:
-
-            def whole(total: Tensor) -> list[Tensor]:
-                return [exact.finish_product(total.reshape(partial.shape), ea, eb, meeting.digits)]
-
-            self._take_sum(partial, whole)
+    def _sum_scales(self, those: Sequence[int]) -> None:
+        if not those:
             return
-        start, size = sharding.piece(self.communicator.rank)
-        ea_here = ea.narrow(0, start, size)
-        # In a single product the first dimension is that of the left rows alone.
-        eb_here = eb if eb is None or partial.dim() == 2 else eb.narrow(0, start, size)
+        highest, lowest = (_Flat([self._operands[at][end] for at in those]) for end in (0, 1))
+        keys = torch.cat((exact.largest_first(highest.tensor), exact.smallest_first(lowest.tensor)))
+        first, second = self._max(keys).chunk(2)
+        float32 = highest.tensor.dtype
+        scales = exact.sum_scales(exact.from_largest(first, float32), exact.from_smallest(second, float32))
+        for at, parts in zip(those, zip(*map(highest.apart, scales), strict=True), strict=True):
+            self._results[at] = list(parts)
 
-        def piece(total: Tensor) -> list[Tensor]:
-            shape = (size, *partial.shape[1:])
-            return [exact.finish_product(total.reshape(shape), ea_here, eb_here, meeting.digits)]
+    # Sums
 
-        parts = [partial[a:b].reshape(-1) for a, b in zip(sharding.cuts[:-1], sharding.cuts[1:], strict=True)]
-        self._noted("scatter", len(self._scattered))
-        self._scattered.append((parts, piece))
+    def _partial(self, at: int) -> Tensor:
+        """This worker's integers of a product."""
+        meeting, xs = self._meetings[at], self._operands[at]
+        if meeting.kind == Exchange.MATMUL:
+            ea, eb, a, b = xs
+            a_turned, b_turned = meeting.turned
+            return self._sum_products(a, ea, b, eb, meeting.digits, a_turned=a_turned, b_turned=b_turned)
+        planes = xs[1 if meeting.by_rows else 2 :]
+        return exact.partial_products(planes[0::2], planes[1::2])
 
-    def gather(self, meeting: Meeting, xs: Sequence[Tensor]) -> None:
-        assert meeting.sharding is not None
-        self._noted("gather", len(self._gathered))
-        self._gathered.append((xs[0], meeting.sharding, meeting))
+    def _finish_product(self, at: int, total: Tensor, start: int, size: int) -> None:
+        """From the sums of `size` positions of the first dimension, from `start`."""
+        meeting, (ea, eb, *_) = self._meetings[at], self._operands[at]
+        ea = ea.narrow(0, start, size)
+        if not meeting.by_rows and total.dim() > 2:
+            # In a single product the first dimension is that of the left rows alone.
+            eb = eb.narrow(0, start, size)
+        self._results[at] = [exact.finish_product(total, ea, None if meeting.by_rows else eb, meeting.digits)]
 
-    # Sending
+    def _sums(self, integers: Sequence[int], floats: Sequence[int], products: Mapping[int, Tensor]) -> None:
+        parts = [*(self._operands[at][0] for at in (*integers, *floats)), *products.values()]
+        if not parts:
+            return
+        flat = _Flat(parts)
+        self.traffic.sums += flat.tensor.nbytes
+        totals = flat.apart(self.communicator.sum(flat.tensor))
+        for at, total in zip(integers, totals, strict=False):
+            self._results[at] = [total]
+        sums = totals[len(integers) : len(integers) + len(floats)]
+        if floats:
+            together = _Flat(sums)
+            e, special = (_Flat([self._operands[at][operand] for at in floats]).tensor for operand in (1, 2))
+            finished = together.apart(exact.finish_sum(together.tensor, e, special))
+            self._results.update((at, [part]) for at, part in zip(floats, finished, strict=True))
+        for at, total in zip(products, totals[len(integers) + len(floats) :], strict=True):
+            self._finish_product(at, total, 0, total.shape[0])
 
-    def _reduced(self, packed: _Packed, reduce: Callable[[Tensor], Tensor]) -> list[list[Tensor]]:
-        if not packed.parts:
-            return []
-        flat = packed.flat()
-        if packed is self._sums:
-            self.traffic.sums += flat.nbytes
-        else:
-            self.traffic.maxima += flat.nbytes
-        parts = packed.apart(reduce(flat))
-        return [finish(part) for finish, part in zip(packed.finishes, parts, strict=True)]
-
-    def _scatter_sums(self) -> list[list[Tensor]]:
-        if not self._scattered:
-            return []
+    def _scatter(self, products: Mapping[int, Tensor]) -> None:
+        if not products:
+            return
         size, rank = self.communicator.size, self.communicator.rank
-        parts = [torch.cat([parts[worker] for parts, _ in self._scattered]) for worker in range(size)]
+        places = {at: [self._piece(at, worker) for worker in range(size)] for at in products}
+        parts = [
+            torch.cat([sums.narrow(0, *places[at][worker]).reshape(-1) for at, sums in products.items()])
+            for worker in range(size)
+        ]
         self.traffic.scattered += sum(part.nbytes for worker, part in enumerate(parts) if worker != rank)
-        flat = self.communicator.scatter_sum(parts)
-        mine = torch.split(flat, [parts[rank].numel() for parts, _ in self._scattered])
-        return [finish(part) for (_, finish), part in zip(self._scattered, mine, strict=True)]
+        mine = self.communicator.scatter_sum(parts)
+        shapes = [(places[at][rank][1], *sums.shape[1:]) for at, sums in products.items()]
+        totals = torch.split(mine, [prod(shape) for shape in shapes])
+        for at, total, shape in zip(products, totals, shapes, strict=True):
+            self._finish_product(at, total.reshape(shape), *places[at][rank])
 
-    def _gather(self) -> list[list[Tensor]]:
-        if not self._gathered:
-            return []
+    def _piece(self, at: int, worker: int) -> tuple[int, int]:
+        sharding = self._meetings[at].sharding
+        assert sharding is not None
+        return sharding.piece(worker)
+
+    # Copies
+
+    def _gather(self, those: Sequence[int]) -> None:
+        if not those:
+            return
         # Bytes, so that every element type goes in one message.
-        flat = torch.cat([_bytes(x) for x, _, _ in self._gathered])
-        self.traffic.gathered += flat.nbytes
-        sizes = [self._sizes(worker) for worker in range(self.communicator.size)]
-        everything = self.communicator.gather(flat, [sum(of_worker) for of_worker in sizes])
-        by_worker = [list(torch.split(whole, of_worker)) for whole, of_worker in zip(everything, sizes, strict=True)]
-        results = []
-        for at, (x, sharding, meeting) in enumerate(self._gathered):
+        given = torch.cat([_bytes(self._operands[at][0]) for at in those])
+        self.traffic.gathered += given.nbytes
+        sizes = [[self._size(at, worker) for at in those] for worker in range(self.communicator.size)]
+        everything = self.communicator.gather(given, [sum(of_worker) for of_worker in sizes])
+        pieces = [torch.split(whole, of_worker) for whole, of_worker in zip(everything, sizes, strict=True)]
+        for position, at in enumerate(those):
+            meeting, dtype = self._meetings[at], self._operands[at][0].dtype
+            assert meeting.sharding is not None
             # A copy: views of bytes at odd places are not aligned.
-            pieces = [pieces[at].clone().view(x.dtype) for pieces in by_worker]
-            results.append([join(pieces, sharding, meeting.whole.shape)])
-        return results
+            alike = [of_worker[position].clone().view(dtype) for of_worker in pieces]
+            self._results[at] = [join(alike, meeting.sharding, meeting.whole.shape)]
 
-    def _sizes(self, worker: int) -> list[int]:
-        """Bytes of each piece that a worker gives."""
-        sizes = []
-        for x, sharding, meeting in self._gathered:
-            elements = 1
-            for size in sharding.local_shape(meeting.whole.shape, worker):
-                elements *= size
-            sizes.append(elements * x.element_size())
-        return sizes
+    def _size(self, at: int, worker: int) -> int:
+        """Bytes of the piece that a worker gives."""
+        meeting = self._meetings[at]
+        assert meeting.sharding is not None
+        return prod(meeting.sharding.local_shape(meeting.whole.shape, worker)) * meeting.whole.dtype.size_bytes
 
 
 def _bytes(x: Tensor) -> Tensor:
     flat = x.contiguous().reshape(-1)
     # A single element may keep any stride, which a view in bytes refuses.
     return (flat.clone(memory_format=torch.contiguous_format) if flat.numel() == 1 else flat).view(torch.uint8)
-
-
-_PACK: dict[Exchange, Callable[[Round, Meeting, Sequence[Tensor]], None]] = {
-    Exchange.LARGEST: Round.largest,
-    Exchange.SMALLEST: Round.smallest,
-    Exchange.SUM_SCALES: Round.sum_scales,
-    Exchange.FINISH_SUM: Round.finish_sum,
-    Exchange.INTEGER_SUM: Round.integer_sum,
-    Exchange.PRODUCT: Round.product,
-    Exchange.MATMUL: Round.matmul,
-    Exchange.GATHER: Round.gather,
-}
