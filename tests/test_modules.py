@@ -40,6 +40,28 @@ class Decoder(nn.Module):
         return logits
 
 
+class Toy(nn.Module):
+    """As little as can be trained: tied weights and two dropouts."""
+
+    def __init__(self, probability: float = 0.0) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.inner = nn.Linear(WIDTH, WIDTH)
+        self.dropout = nn.Dropout(probability)
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(self.inner(self.dropout(self.embedding(tokens))))
+        logits: torch.Tensor = self.head(self.dropout(hidden))
+        return logits
+
+
+def toy(probability: float = 0.0) -> Toy:
+    torch.manual_seed(0)
+    return Toy(probability)
+
+
 def decoder(probability: float = 0.0) -> Decoder:
     torch.manual_seed(0)
     return Decoder(probability)
@@ -63,21 +85,16 @@ def stepped(step: ModuleStep, *batch: Any, state: State | None = None, backend: 
 # A whole step
 
 
-def test_a_step_is_what_pytorch_computes_and_engines_agree() -> None:
-    """Tied weights, two microbatches, clipping and AdamW on PyTorch's own transformer layer."""
+def test_a_step_is_what_pytorch_computes() -> None:
+    """Tied weights, clipping and momentum on PyTorch's own transformer layer."""
     module = decoder()
-    step = make_step(module, next_token_loss, AdamW(learning_rate=0.01), clip_norm=0.5, microbatches=2)
+    step = make_step(module, next_token_loss, SGD(learning_rate=0.1, momentum=0.9), clip_norm=0.5)
     plain = copy.deepcopy(module)
-    decayed = [p for p in plain.parameters() if p.dim() >= 2]
-    others = [p for p in plain.parameters() if p.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95))
+    optimiser = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9)
     state = step.initial_state()
     program = trace(step, (state, TOKENS))
-    for _ in range(3):
-        following, metrics = run(program, (state, TOKENS), backend="cpu")
-        assert bits(following) == bits(run(program, (state, TOKENS), backend="torch")[0])
-        state = following
+    for _ in range(2):
+        state, metrics = run(program, (state, TOKENS), backend="torch")
         optimiser.zero_grad()
         loss = next_token_loss(plain, TOKENS)
         loss.backward()
@@ -85,18 +102,30 @@ def test_a_step_is_what_pytorch_computes_and_engines_agree() -> None:
         optimiser.step()
         torch.testing.assert_close(metrics["loss"], loss.detach(), rtol=2e-3, atol=2e-3)
         torch.testing.assert_close(metrics["grad_norm"], norm, rtol=5e-3, atol=1e-3)
-    assert int(state["step"]) == 3
-    moved = {name: p.detach() - step.initial_state()["weights"][name] for name, p in plain.named_parameters()}
-    for name, expected in moved.items():
-        got = state["weights"][name] - step.initial_state()["weights"][name]
-        assert float((got - expected).norm()) < 0.1 * float(expected.norm()), name
+    assert int(state["step"]) == 2
+    for name, expected in plain.named_parameters():
+        torch.testing.assert_close(state["weights"][name], expected.detach(), rtol=1e-3, atol=2e-4)
+
+
+def test_engines_agree_on_tied_weights_microbatches_clipping_and_dropout() -> None:
+    optimiser = AdamW(learning_rate=0.01)
+    step = make_step(toy(0.2), next_token_loss, optimiser, clip_norm=0.5, microbatches=2, dropout_seed=b"seed")
+    state = step.initial_state()
+    program = trace(step, (state, TOKENS))
+    for _ in range(2):
+        following, metrics = run(program, (state, TOKENS), backend="cpu")
+        other, twin = run(program, (state, TOKENS), backend="torch")
+        assert bits({**following, "metrics": metrics}) == bits({**other, "metrics": twin})
+        plain_loss = step(state, TOKENS)[1]["loss"]
+        torch.testing.assert_close(metrics["loss"], plain_loss, rtol=1e-3, atol=1e-3)
+        state = following
 
 
 def test_an_untraced_step_is_plain_pytorch() -> None:
-    step = make_step(decoder(), next_token_loss, AdamW(learning_rate=0.01))
+    step = make_step(toy(), next_token_loss, AdamW(learning_rate=0.01))
     state = step.initial_state()
     following, metrics = step(state, TOKENS)
-    torch.testing.assert_close(metrics["loss"], next_token_loss(decoder(), TOKENS).detach())
+    torch.testing.assert_close(metrics["loss"], next_token_loss(toy(), TOKENS).detach())
     assert following.keys() == state.keys() == {"weights", "adam_m", "adam_v", "step"}
     assert not torch.equal(following["weights"]["embedding.weight"], state["weights"]["embedding.weight"])
 
@@ -139,8 +168,8 @@ def test_the_gradient_of_a_tied_weight_is_one_exact_sum() -> None:
 
 
 def test_the_order_of_microbatches_changes_no_bit_and_their_mean_is_the_batchs() -> None:
-    step = make_step(decoder(), next_token_loss, PLAIN, microbatches=4)
-    whole, whole_metrics = stepped(make_step(decoder(), next_token_loss, PLAIN), TOKENS)
+    step = make_step(toy(), next_token_loss, PLAIN, microbatches=4)
+    whole, whole_metrics = stepped(make_step(toy(), next_token_loss, PLAIN), TOKENS)
     first, metrics = stepped(step, TOKENS)
     again, turned = stepped(step, TOKENS[torch.tensor([2, 0, 3, 1])])
     assert bits(first) == bits(again)
@@ -159,9 +188,9 @@ def test_a_batch_that_does_not_cut_is_refused() -> None:
 # Dropout
 
 
-def dropped(seed: bytes, step: int, backend: str = "torch", **settings: Any) -> State:
-    made = make_step(decoder(0.3), next_token_loss, PLAIN, dropout_seed=seed, **settings)
-    return stepped(made, TOKENS, state={**made.initial_state(), "step": torch.tensor(step)}, backend=backend)[0]
+def dropped(seed: bytes, step: int) -> State:
+    made = make_step(toy(0.3), next_token_loss, PLAIN, dropout_seed=seed)
+    return stepped(made, TOKENS, state={**made.initial_state(), "step": torch.tensor(step)})[0]
 
 
 def test_dropout_is_decided_by_seed_and_step_and_never_by_pytorchs_generator() -> None:
@@ -169,23 +198,22 @@ def test_dropout_is_decided_by_seed_and_step_and_never_by_pytorchs_generator() -
     before = torch.get_rng_state()
     first = dropped(b"seed", 5)
     torch.manual_seed(2)
-    assert bits(first) == bits(dropped(b"seed", 5, backend="cpu"))
+    assert bits(first) == bits(dropped(b"seed", 5))
     for other in (dropped(b"other", 5), dropped(b"seed", 6)):
         assert bits({**other, "step": first["step"]}) != bits(first)
-    torch.manual_seed(1)
-    made = make_step(decoder(0.3), next_token_loss, PLAIN, dropout_seed=b"seed")
+    made = make_step(toy(0.3), next_token_loss, PLAIN, dropout_seed=b"seed")
     torch.manual_seed(1)
     trace(made, (made.initial_state(), TOKENS))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_every_use_and_every_microbatch_has_masks_of_its_own() -> None:
-    for microbatches in (1, 2):
-        made = make_step(decoder(0.3), next_token_loss, PLAIN, dropout_seed=b"s", microbatches=microbatches)
+    # Of the layer: attention's weights, after attention, inside and after the feed-forward; backward has the same.
+    for module, microbatches in ((decoder(0.3), 1), (toy(0.3), 2)):
+        made = make_step(module, next_token_loss, PLAIN, dropout_seed=b"s", microbatches=microbatches)
         program = trace(made, (made.initial_state(), TOKENS))
         streams = [op.attributes[0] for op in program.operations if op.opcode == Opcode.PHILOX]
-        # attention's weights, after attention, inside and after the feed-forward layer; the backward pass shares them
-        assert streams == list(range(4 * microbatches))
+        assert streams == [0, 1, 2, 3]
 
 
 KEY, STEP = philox_key(b"seed", "test"), torch.tensor(3)
@@ -263,7 +291,7 @@ def test_attention_that_drops_nothing_is_pytorchs() -> None:
 
 
 def test_dropout_without_a_seed_is_refused_and_eval_mode_needs_none() -> None:
-    module = decoder(0.3)
+    module = toy(0.3)
     step = make_step(module, next_token_loss, PLAIN)
     with pytest.raises(UsageError, match=r"drops out \(0.3\) in training mode: give make_step a dropout_seed"):
         trace(step, (step.initial_state(), TOKENS))
@@ -364,13 +392,13 @@ def test_a_mixture_of_nothing_is_refused() -> None:
 
 
 def test_frozen_weights_stay_and_have_no_moments() -> None:
-    module = decoder()
+    module = toy()
     module.embedding.weight.requires_grad_(False)
     step = make_step(module, next_token_loss, AdamW(learning_rate=0.1))
     following, _ = stepped(step, TOKENS)
     assert "embedding.weight" not in following["adam_m"]
     assert torch.equal(following["weights"]["embedding.weight"], module.embedding.weight)
-    assert not torch.equal(following["weights"]["block.linear1.weight"], module.block.linear1.weight)
+    assert not torch.equal(following["weights"]["inner.weight"], module.inner.weight)
 
 
 def test_what_cannot_be_trained_is_named() -> None:

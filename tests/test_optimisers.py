@@ -26,7 +26,7 @@ from cupel.protocol.training.state import State
 
 Weights = dict[str, torch.Tensor]
 SHAPES = {"layers.up": (6, 4), "layers.down": (4, 6), "norm": (4,)}
-STEPS = 4
+STEPS = 3
 
 
 def drawn(seed: int, *names: str) -> Weights:

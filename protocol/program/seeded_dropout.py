@@ -106,7 +106,7 @@ class SeededDropout(TorchFunctionMode):
         if func is F.dropout:
             return self._functional(*args, **kwargs)
         if func in (torch.dropout, torch.dropout_):
-            return self._native(*args, **kwargs, inplace=func is torch.dropout_)
+            return self._native(func is torch.dropout_, *args, **kwargs)
         if func is F.multi_head_attention_forward:
             with self:
                 return _multi_head_attention(*args, **kwargs)
@@ -125,9 +125,9 @@ class SeededDropout(TorchFunctionMode):
     def _functional(
         self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> torch.Tensor:
-        return self._native(input, p, training, inplace)
+        return self._native(inplace, input, p, training)
 
-    def _native(self, input: torch.Tensor, p: float, train: bool, inplace: bool) -> torch.Tensor:
+    def _native(self, inplace: bool, input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
         if not train:
             return input
         dropped = self._drop(input, p)
