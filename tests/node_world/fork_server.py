@@ -24,6 +24,8 @@ import socket
 import sys
 from typing import Any
 
+from cupel.protocol.arithmetic import choose_backend
+
 PRELOADED = ("cupel.cli", "cupel.miner.miner", "cupel.verifier.verifier")
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
@@ -114,6 +116,8 @@ def main() -> None:
     del sys.path[0]
     for module in PRELOADED:
         importlib.import_module(module)
+    # The verdict on the engines is kept for the life of a process; a child has this one's memory.
+    choose_backend("auto")
     tasks = os.listdir("/proc/self/task")
     if len(tasks) != 1:
         raise AssertionError(f"{len(tasks)} threads after importing: a fork would copy one of them")
