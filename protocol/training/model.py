@@ -132,8 +132,9 @@ class GPT(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        # Not drawn at random: on the meta device that would import PyTorch's compiler, a second of every start.
-        self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocabulary, config.width), freeze=False)
+        # Drawing it at random on the meta device would import PyTorch's compiler, a second of every start.
+        drawn_nowhere = torch.empty(config.vocabulary, config.width)
+        self.embedding = nn.Embedding(config.vocabulary, config.width, _weight=drawn_nowhere)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_epsilon)
         self.head = None if config.tied else nn.Linear(config.width, config.vocabulary, bias=False)
