@@ -1,11 +1,12 @@
 """Final losses of one model trained in fp32, in bf16 and exactly with 1, 2 and 3 digits, on Python's own source.
 
-    python benchmarks/losses.py [--steps 500] [--seeds 3] [--threads 1] [--output benchmarks/results/losses.txt]
+    python benchmarks/losses.py [--steps 500] [--seeds 3] [--threads 1] [--log FILE] [--output FILE]
 
 A GPT (width 96, 3 layers, 64 bytes of context) reads the standard library's .py files as bytes. Within a seed all five
 start from the same weights and read the same batches in the same order, with AdamW, clipping and one schedule. fp32 and
 bf16 (autocast) are plain PyTorch with torch.optim.AdamW; the others are the traced Program on the cpu engine. The
-held-out loss of all five is computed by plain PyTorch in fp32, on files that no training batch comes from.
+held-out loss of all five is computed by plain PyTorch in fp32, on files that no training batch comes from. With --log,
+what is finished is kept there, line by line, and not trained again.
 """
 
 from __future__ import annotations
@@ -104,11 +105,19 @@ def held_out_loss(weights: Weights, batch: Batches) -> float:
         return statistics.mean(float(compute_loss(gpt, batch(i))) for i in range(HELD_OUT_BATCHES))
 
 
+def read_log(path: Path) -> dict[tuple[int, str], tuple[float, float]]:
+    """(seed, kind) → (training loss, held-out loss) of what an earlier call with the same options finished."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    parts = [line.replace(":", "").split() for line in lines]
+    return {(int(seed), kind): (float(trained), float(held)) for _, seed, kind, trained, held, *_ in parts}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--log", type=Path)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -116,20 +125,25 @@ def main() -> None:
     train, held_out = read_source()
     training = TrainingConfig(batch=BATCH, learning_rate=3e-3, warmup_steps=50, total_steps=options.steps)
     last = min(50, options.steps)
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+    done = read_log(options.log) if options.log else {}
     genesis = trace_genesis(MODEL)
     for seed in range(options.seeds):
         start = run_genesis(genesis, Seed(bytes([seed]) * 32))
         batch = batches_of(train, seed)
-        for kind in KINDS:
+        for kind in (kind for kind in KINDS if (seed, kind) not in done):
             began = time.perf_counter()
             if kind.startswith("d="):
                 weights, losses = train_exactly(start, training, options.steps, batch, int(kind[2:]), options.threads)
             else:
                 weights, losses = train_plainly(start, training, options.steps, batch, kind == "bf16")
-            found[kind].append((statistics.mean(losses[-last:]), held_out_loss(weights, batches_of(held_out, -1))))
-            spent = time.perf_counter() - began
-            print(f"seed {seed} {kind}: {found[kind][-1][0]:.4f} {found[kind][-1][1]:.4f} ({spent:.0f} s)", flush=True)
+            result = (statistics.mean(losses[-last:]), held_out_loss(weights, batches_of(held_out, -1)))
+            done[seed, kind] = result
+            line = f"seed {seed} {kind}: {result[0]:.4f} {result[1]:.4f} ({time.perf_counter() - began:.0f} s)"
+            print(line, flush=True)
+            if options.log:
+                with options.log.open("a") as log:
+                    log.write(line + "\n")
+    found = {kind: [done[seed, kind] for seed in range(options.seeds)] for kind in KINDS}
 
     lines = [
         f"Final losses in nats a byte after {options.steps} steps, Python's standard library as bytes "
