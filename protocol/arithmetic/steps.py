@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from cupel.protocol.types import Root
 
 PROGRAM = "self_test.program"
-"""A step of a GPT of width 24, 2 layers, 2 heads, hidden size 40, vocabulary 67 on 3 sequences of 13 tokens: no size is
-a multiple of a vector. (state, tokens int32[3, 14]) → (state, {"loss", "grad_norm"})."""
+"""A step of a GPT of width 24, 2 layers, 2 heads, hidden size 40, vocabulary 67 on 3 sequences of 13 tokens, so that
+vectors leave tails. (state, tokens int32[3, 14]) → (state, {"loss", "grad_norm"})."""
 COUNT = 20
 _STATE, _TOKENS = "0.", "1"
 _VOCABULARY = 67
