@@ -24,32 +24,26 @@ class DistributedCommunicator:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self._device = device
 
-    def _there(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor where it can be exchanged; always memory of its own, which exchanges write into."""
-        there = tensor.to(self._device) if self._device is not None else tensor
-        return there.clone() if there is tensor else there.contiguous()
-
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
-        result = self._there(tensor)
+        result = tensor.to(self._device or tensor.device, copy=True)
         dist.all_reduce(result, op=dist.ReduceOp.MAX)
         return result.to(tensor.device)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        result = self._there(tensor)
+        result = tensor.to(self._device or tensor.device, copy=True)
         dist.all_reduce(result, op=dist.ReduceOp.SUM)
         return result.to(tensor.device)
 
-    def scatter_sum(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    def scatter_sum(self, tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
         # Not reduce_scatter: gloo's takes pieces of one size only. Integers add up the same wherever they are added.
-        given = self._there(torch.cat(list(parts)))
-        size = parts[self.rank].numel()
+        given, size = tensor.to(self._device or tensor.device), sizes[self.rank]
         taken = given.new_empty(self.size * size)
-        dist.all_to_all_single(taken, given, [size] * self.size, [part.numel() for part in parts])
-        return taken.view(self.size, size).sum(0).to(parts[0].device)
+        dist.all_to_all_single(taken, given, [size] * self.size, list(sizes))
+        return taken.view(self.size, size).sum(0).to(tensor.device)
 
     def gather(self, tensor: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
         longest = max(sizes)
-        given = self._there(tensor)
+        given = tensor.to(self._device or tensor.device)
         if given.numel() < longest:
             given = torch.cat((given, given.new_empty(longest - given.numel())))
         taken = [given.new_empty(longest) for _ in sizes]

@@ -28,8 +28,9 @@ class Communicator(Protocol):
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Elementwise sum over the workers of an int64[n], wrapping."""
 
-    def scatter_sum(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The sum over the workers of what each gives for this one; parts[i], int64[n_i], is for worker i."""
+    def scatter_sum(self, tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """int64: the sum over the workers of what each gives for this one, wrapping; of `tensor`, sizes[i] elements
+        are for worker i, one worker's after the other's."""
 
     def gather(self, tensor: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
         """Every worker's uint8[sizes[i]], in order."""

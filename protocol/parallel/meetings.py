@@ -149,11 +149,13 @@ class Round:
         size, rank = self.communicator.size, self.communicator.rank
         places = {at: [self._piece(at, worker) for worker in range(size)] for at in products}
         parts = [
-            torch.cat([sums.narrow(0, *places[at][worker]).reshape(-1) for at, sums in products.items()])
-            for worker in range(size)
+            sums.narrow(0, *places[at][worker]).reshape(-1) for worker in range(size) for at, sums in products.items()
         ]
-        self.traffic.scattered += sum(part.nbytes for worker, part in enumerate(parts) if worker != rank)
-        mine = self.communicator.scatter_sum(parts)
+        counts = [part.numel() for part in parts]
+        sizes = [sum(counts[worker * len(products) :][: len(products)]) for worker in range(size)]
+        given = torch.cat(parts)
+        self.traffic.scattered += given.nbytes - given.element_size() * sizes[rank]
+        mine = self.communicator.scatter_sum(given, sizes)
         shapes = [(places[at][rank][1], *sums.shape[1:]) for at, sums in products.items()]
         totals = torch.split(mine, [prod(shape) for shape in shapes])
         for at, total, shape in zip(products, totals, shapes, strict=True):
@@ -178,8 +180,7 @@ class Round:
         for position, at in enumerate(those):
             meeting, dtype = self._meetings[at], self._operands[at][0].dtype
             assert meeting.sharding is not None
-            # A copy: views of bytes at odd places are not aligned.
-            alike = [of_worker[position].clone().view(dtype) for of_worker in pieces]
+            alike = [_elements(of_worker[position], dtype) for of_worker in pieces]
             self._results[at] = [join(alike, meeting.sharding, meeting.whole.shape)]
 
     def _size(self, at: int, worker: int) -> int:
@@ -187,6 +188,11 @@ class Round:
         meeting = self._meetings[at]
         assert meeting.sharding is not None
         return prod(meeting.sharding.local_shape(meeting.whole.shape, worker)) * meeting.whole.dtype.size_bytes
+
+
+def _elements(data: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bytes as elements; moved where they lie at an odd place."""
+    return (data if data.storage_offset() % dtype.itemsize == 0 else data.clone()).view(dtype)
 
 
 def _bytes(x: Tensor) -> Tensor:

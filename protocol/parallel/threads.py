@@ -48,8 +48,8 @@ class ThreadCommunicator:
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return torch.stack(self._exchange(tensor)).sum(0)
 
-    def scatter_sum(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([theirs[self.rank] for theirs in self._exchange(list(parts))]).sum(0)
+    def scatter_sum(self, tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        return torch.stack([torch.split(theirs, list(sizes))[self.rank] for theirs in self._exchange(tensor)]).sum(0)
 
     def gather(self, tensor: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
         return self._exchange(tensor)
