@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 
+import llvmlite.binding as llvm
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_cpu_engine import EVERY_SET, built, check, floats
 
 from cupel.protocol.arithmetic.builder import GraphBuilder, Value
-from cupel.protocol.arithmetic.cpu import compile_graph
+from cupel.protocol.arithmetic.cpu import compile_graph, isa, native, plan
 from cupel.protocol.arithmetic.operations import DType, Opcode
 
 WORST = 1.9999999
@@ -181,6 +185,30 @@ def test_a_softmax_whose_rows_may_be_empty(name: str) -> None:
         return results
 
     check(built([x], build), [x], name)
+
+
+def test_products_kept_apart_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ARM does, on whatever this is."""
+    chosen = dataclasses.replace(isa.choose("portable"), product="split")
+    monkeypatch.setattr(isa, "choose", lambda name: chosen)
+    check_products([(f(5, k, 0), f(17, k, 1), d) for d in TERMS for k in (1, 31, 200, 900) for f in OPERANDS], None)
+
+
+def test_arm_gets_its_own_multiplications() -> None:
+    """Compiled for a processor that is not here: the instructions, not the bits, can be looked at."""
+    a, b = floats(64, 200), floats(200, 64)
+    graph = built([a, b], lambda g, x, y: [g.matmul(x, y, d, s) for d in (1, 2, 3) for s in ("columns", "rows")])
+    triple = "aarch64-unknown-linux-gnu"
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    for features, expected in (("+neon,+dotprod", {"smlal", "sdot"}), ("+neon", {"smlal"})):
+        chosen = isa.neon("cortex-a72", features)
+        machine = llvm.Target.from_triple(triple).create_target_machine(cpu=chosen.cpu, features=features, opt=2)
+        assembly = machine.emit_assembly(native.optimised(plan.build(graph, chosen, 1, triple).ir, machine))
+        found = set(re.findall(r"^\t(smlal|sdot)\b", assembly, re.MULTILINE))
+        assert found == expected
+        # One instruction for each four products in the loop: nothing is widened or added beside it.
+        assert assembly.count("smlal") > 4 * assembly.count("smull")
 
 
 def adamw(g: GraphBuilder, w: Value, m: Value, v: Value, gradient: Value, scale: Value) -> list[Value]:

@@ -29,9 +29,10 @@ class InstructionSet:
     lanes: int
     """int32 lanes of one accumulator register."""
     product: str
-    """How pairs of int16 are multiplied and added: "vpdpwssd", "vpmaddwd" or "plain"."""
-    bytes: bool
-    """Four products of bytes are added in one or two instructions."""
+    """How pairs of int16 are multiplied and added: "vpdpwssd", "vpmaddwd" (AVX2's or SSE2's) or "split", which keeps
+    the two products of a pair apart until the end, as NEON's smlal and plain vectors do best."""
+    bytes: str
+    """How quads of bytes are: "vpdpbusd" or "vpmaddubsw" (signed by unsigned), "sdot" (both signed), "" (never)."""
     masks: bool
     """Masked loads and stores are single instructions."""
     fma: bool
@@ -40,8 +41,9 @@ class InstructionSet:
 
 AVX512VNNI = "avx512vnni"
 AVX2 = "avx2"
+NEON = "neon"
 PORTABLE = "portable"
-NAMES = (AVX512VNNI, AVX2, PORTABLE)
+NAMES = (AVX512VNNI, AVX2, NEON, PORTABLE)
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "fma")
 
 
@@ -54,10 +56,14 @@ def _is_x86() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
+def _is_arm64() -> bool:
+    return platform.machine().lower() in ("aarch64", "arm64")
+
+
 def supported() -> tuple[str, ...]:
     """Names this machine can run, best first."""
     features = _host_features() if _is_x86() else frozenset()
-    names = []
+    names = [NEON] if _is_arm64() else []
     if features.issuperset(_AVX512):
         names.append(AVX512VNNI)
     if features.issuperset(("avx2", "fma")):
@@ -85,7 +91,7 @@ def choose(name: str | None = None) -> InstructionSet:
             rows=8,
             lanes=16,
             product="vpdpwssd",
-            bytes=True,
+            bytes="vpdpbusd",
             masks=True,
             fma=True,
         )
@@ -99,10 +105,12 @@ def choose(name: str | None = None) -> InstructionSet:
             rows=4,
             lanes=8,
             product="vpmaddwd",
-            bytes=True,
+            bytes="vpmaddubsw",
             masks=False,
             fma=True,
         )
+    if name == NEON:
+        return neon(llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
     x86 = _is_x86()
     return InstructionSet(
         name=name,
@@ -112,8 +120,25 @@ def choose(name: str | None = None) -> InstructionSet:
         columns=8,
         rows=4,
         lanes=4,
-        product="plain",
-        bytes=False,
+        product="vpmaddwd" if x86 else "split",
+        bytes="",
         masks=False,
-        fma=platform.machine().lower() in ("aarch64", "arm64"),
+        fma=_is_arm64(),
+    )
+
+
+def neon(cpu: str, features: str) -> InstructionSet:
+    """64-bit ARM. Bytes where the processor has the dot product of ARMv8.2."""
+    return InstructionSet(
+        name=NEON,
+        cpu=cpu,
+        features=features,
+        width=4,
+        columns=8,
+        rows=4,
+        lanes=4,
+        product="split",
+        bytes="sdot" if "+dotprod" in features.split(",") else "",
+        masks=False,
+        fma=True,
     )

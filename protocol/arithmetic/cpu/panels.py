@@ -1,9 +1,9 @@
 """How quantised operands lie in memory, and what a product may take for granted about them.
 
 A panel holds `columns` rows of an operand, 32 bits of terms together: [pair][row][2] of int16, or for one digit
-[quad][row][4] of bytes, signed on the left and 64 too large on the right, as processors multiply them. Whichever
-dimension of an operand is contiguous, nothing is ever transposed in memory. Scales are powers of two, NaN for a row
-that holds a NaN or an infinity, so that NaN reaches exactly the results it should. Groups are pairs or quads.
+[quad][row][4] of bytes, signed on the left and (on x86) 64 too large on the right, as processors multiply them. Groups
+are pairs or quads. Whichever dimension of an operand is contiguous, nothing is ever transposed in memory. Scales are
+powers of two, NaN for a row that holds a NaN or an infinity, so that NaN reaches exactly the results it should.
 
 Beside the planes lie, for every row, its scale in binary64 and in binary32 and (for bytes) what makes up for the 64,
 and for every panel a note: between which groups it is not all zeros, whether its scales are so ordinary that binary32
@@ -59,7 +59,7 @@ class Form:
     @staticmethod
     def of(isa: InstructionSet, digits: int, terms: int, *, left: bool) -> Form:
         if digits == 1 and isa.bytes and terms <= _BYTE_TERMS:
-            return Form(digits=1, together=4, offset=0 if left else OFFSET)
+            return Form(digits=1, together=4, offset=0 if left or isa.bytes == "sdot" else OFFSET)
         return Form(digits=digits)
 
     def __str__(self) -> str:
@@ -136,23 +136,30 @@ def pair_product(f: Function, isa: InstructionSet, sums: Value, a: Value, b: Val
     halves = vector(2 * isa.lanes, "i16")
     x, y = a.bitcast(halves), b.bitcast(halves)
     if isa.product == "vpmaddwd":
-        return sums + f.call(sums.kind, "llvm.x86.avx2.pmadd.wd", [x, y])
-    products = x.cast("sext", "i32") * y.cast("sext", "i32")
-    even = products.shuffle(products, range(0, 2 * isa.lanes, 2))
-    odd = products.shuffle(products, range(1, 2 * isa.lanes, 2))
-    return sums + (even + odd)
+        name = "llvm.x86.sse2.pmadd.wd" if isa.lanes == 4 else "llvm.x86.avx2.pmadd.wd"
+        return sums + f.call(sums.kind, name, [x, y])
+    return sums + pair_sums(x.cast("sext", "i32") * y.cast("sext", "i32"), isa.lanes)
+
+
+def pair_sums(products: Value, lanes: int) -> Value:
+    """Neighbouring lanes added."""
+    even = products.shuffle(products, range(0, 2 * lanes, 2))
+    return even + products.shuffle(products, range(1, 2 * lanes, 2))
 
 
 def quad_product(f: Function, isa: InstructionSet, sums: Value, a: Value, b: Value) -> Value:
-    """sums + a0 b0 + ... + a3 b3 in every lane; a are signed bytes up to 64, b unsigned ones up to 128."""
+    """sums + a0 b0 + ... + a3 b3 in every lane; a are signed bytes up to 64, b unsigned ones up to 128, or signed."""
     kind = sums.kind
-    if isa.product == "vpdpwssd":
+    quarters, halves = vector(4 * isa.lanes, "i8"), vector(2 * isa.lanes, "i16")
+    if isa.bytes == "sdot":
+        name = f"llvm.aarch64.neon.sdot.v{isa.lanes}i32.v{4 * isa.lanes}i8"
+        return f.call(kind, name, [sums, b.bitcast(quarters), a.bitcast(quarters)])
+    if isa.bytes == "vpdpbusd":
         return f.emit(
             kind,
             f'call {kind} asm "vpdpbusd $2, $1, $0", "=v,v,v,0"({kind} {b.name}, {kind} {a.name}, {kind} {sums.name})',
         )
     # A pair is at most 2^14: nothing saturates.
-    quarters, halves = vector(4 * isa.lanes, "i8"), vector(2 * isa.lanes, "i16")
     pairs = f.call(halves, "llvm.x86.avx2.pmadd.ub.sw", [b.bitcast(quarters), a.bitcast(quarters)])
     return sums + f.call(kind, "llvm.x86.avx2.pmadd.wd", [pairs, f.const(halves, 1)])
 
@@ -197,7 +204,7 @@ def note_panel(module: Module, isa: InstructionSet, form: Form) -> str:
                     some.set(some.get() | f.load(kind, source.offset("i32", at), align=4))
             with f.when(f.reduce("or", some.get()).compare("ne", 0)):
                 seen(start, end)
-        if form.together == 4:
+        if form.together == 4 and isa.bytes != "sdot":
             _note_starts(f, isa, packed, starts, groups)
     f.store(first.get(), note.offset("i8", FIRST), align=8)
     f.store(stop.get(), note.offset("i8", STOP), align=8)

@@ -27,6 +27,7 @@ from cupel.protocol.arithmetic.cpu.panels import (
     Scales,
     aligned,
     pair_product,
+    pair_sums,
     quad_product,
 )
 
@@ -85,6 +86,9 @@ class _Product:
     def __init__(self, f: Function, isa: InstructionSet, form: Form, *, long: bool) -> None:
         self.f, self.isa, self.digits, self.long = f, isa, form.digits, long
         self.bytes = form.together == 4
+        self.split = isa.product == "split" and not self.bytes
+        self.held = vector(2 * isa.lanes, "i32") if self.split else vector(isa.lanes, "i32")
+        """A register's sums: of whole pairs, or of each of its two products."""
         self.vectors = isa.columns // isa.lanes
         self.kind = vector(isa.lanes, "i32")
         self.cells = [(r, v) for r in range(isa.rows) for v in range(self.vectors)]
@@ -132,22 +136,33 @@ class _Product:
         f, isa = self.f, self.isa
 
         def start(r: int) -> Value | int:
-            if not self.bytes:
+            if not self.bytes or isa.bytes == "sdot":
                 return 0
             return f.load("i32", self.a_scales.starts.offset("i32", self.row + r), align=4).splat(isa.lanes)
 
-        return [[f.variable(self.kind, first) for _ in range(self.vectors)] for first in map(start, range(isa.rows))]
+        return [[f.variable(self.held, first) for _ in range(self.vectors)] for first in map(start, range(isa.rows))]
 
-    def _step(self, sums: list[list[Variable]], left: Value, right: Value, pair: Value) -> None:
+    def _step(self, sums: list[list[Variable]], left: Value, right: Value, group: Value) -> None:
         f, isa = self.f, self.isa
-        multiply = quad_product if self.bytes else pair_product
-        place = pair * isa.columns
+        place = group * isa.columns
         source, other = left.offset("i32", place), right.offset("i32", place)
         b = [f.load(self.kind, other.offset("i32", v * isa.lanes), align=4) for v in range(self.vectors)]
         for r in range(isa.rows):
             a = f.load("i32", source.offset("i32", r), align=4).splat(isa.lanes)
             for v in range(self.vectors):
-                sums[r][v].set(multiply(f, isa, sums[r][v].get(), a, b[v]))
+                sums[r][v].set(self._multiplied(sums[r][v].get(), a, b[v]))
+
+    def _multiplied(self, sums: Value, a: Value, b: Value) -> Value:
+        if self.bytes:
+            return quad_product(self.f, self.isa, sums, a, b)
+        if not self.split:
+            return pair_product(self.f, self.isa, sums, a, b)
+        halves = vector(2 * self.isa.lanes, "i16")
+        return sums + a.bitcast(halves).cast("sext", "i32") * b.bitcast(halves).cast("sext", "i32")
+
+    def _whole(self, variable: Variable) -> Value:
+        """Sums of whole groups."""
+        return pair_sums(variable.get(), self.isa.lanes) if self.split else variable.get()
 
     def _place(self, tile: Value, r: int, v: int) -> Value:
         return tile.offset("i32", r * self.isa.columns + v * self.isa.lanes)
@@ -160,16 +175,20 @@ class _Product:
 
     def _keep(self, sums: list[list[Variable]], tile: Value) -> None:
         for r, v in self.cells:
-            self.f.store(sums[r][v].get(), self._place(tile, r, v), align=4)
+            self.f.store(self._whole(sums[r][v]), self._place(tile, r, v), align=4)
 
     def _move_up(self, sums: list[list[Variable]], r: int, v: int) -> None:
         # Volatile, or LLVM would keep the upper halves in registers it needs for the sums.
         f = self.f
         place = self._place(self.tiles[1], r, v)
-        value = sums[r][v].get()
+        value = self._whole(sums[r][v])
         above = f.load(self.kind, place, align=4, volatile=True) + (value >> 15)
         f.store(above, place, align=4, volatile=True)
-        sums[r][v].set(value & 32767)
+        rest = value & 32767
+        if self.split:
+            order = [i // 2 if i % 2 == 0 else self.isa.lanes for i in range(2 * self.isa.lanes)]
+            rest = rest.shuffle(f.const(self.kind, 0), order)
+        sums[r][v].set(rest)
 
     def _clear_upper(self) -> None:
         for r, v in self.cells:
@@ -338,7 +357,9 @@ class _Product:
 
         def line(r: int) -> tuple[Value, list[Value]]:
             scale = f.load("float", self.a_scales.floats.offset("float", self.row + r), align=4).splat(isa.lanes)
-            values = [sums[r][v].get().cast("sitofp", "float") * scale * column_scales[v] for v in range(self.vectors)]
+            values = [
+                self._whole(sums[r][v]).cast("sitofp", "float") * scale * column_scales[v] for v in range(self.vectors)
+            ]
             return self.target.offset("float", stride * r), values
 
         whole = self.height.compare("eq", isa.rows) & self.width.compare("eq", isa.columns)

@@ -171,14 +171,6 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
     def outside(item: Map | Reduce) -> list[View]:
         return [a for a in item.args if a.buffer is not None and a.buffer not in group.made]
 
-    if not has_rows:
-        # No row matters: walk as few, long rows as memory allows.
-        seen = [a for i in items for a in outside(i)] + [i.out for i in items if i.out.buffer in stored]
-        loops = views.refine([v.factors() for v in seen])
-        assert loops is not None
-        columns = loops[-1][0] if loops else 1
-        rows = rows * group.columns // columns
-
     keys: dict[object, int] = {}
     listed: list[tuple[View, bool]] = []
 
@@ -220,13 +212,22 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
         if is_row:
             outer_lists.append(view.factors())
             inners.append(0)
-        else:
+        elif has_rows:
             parts = split(view, rows, columns)
             assert parts is not None
             outer_lists.append(parts[0])
             inners.append(parts[1][1])
-    refined = views.refine(outer_lists)
-    assert refined is not None
+    if has_rows:
+        refined = views.refine(outer_lists)
+        assert refined is not None
+    else:
+        # No row matters: walk as few, long rows as memory allows, in the order in which results lie there.
+        first_store = next(store for _, _, store in drafts if store >= 0)
+        loops = views.refine([view.factors() for view, _ in listed])
+        assert loops is not None
+        loops = views.merged_loops(sorted(loops, key=lambda loop: -loop[1][first_store]))
+        columns, inner = loops[-1] if loops else (1, (0,) * len(listed))
+        refined, inners = loops[:-1], list(inner)
     accesses = tuple(
         Access(positions[view.buffer], view.offset, tuple(strides[n] for _, strides in refined), inners[n], view.dtype)
         for n, (view, _) in enumerate(listed)

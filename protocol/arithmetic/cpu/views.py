@@ -212,10 +212,15 @@ def refine(lists: Sequence[Sequence[Factor]]) -> list[tuple[int, tuple[int, ...]
                 stack.append((n // size, stride * size))
         loops.append((size, tuple(strides)))
     loops.reverse()
+    return merged_loops(loops)
+
+
+def merged_loops(loops: Iterable[tuple[int, tuple[int, ...]]]) -> list[tuple[int, tuple[int, ...]]]:
+    """Neighbours that are one loop in every list become one."""
     result: list[tuple[int, tuple[int, ...]]] = []
-    for size, strides_ in loops:
-        if result and all(outer == size * inner for outer, inner in zip(result[-1][1], strides_, strict=True)):
-            result[-1] = (result[-1][0] * size, strides_)
+    for size, strides in loops:
+        if result and all(outer == size * inner for outer, inner in zip(result[-1][1], strides, strict=True)):
+            result[-1] = (result[-1][0] * size, strides)
         else:
-            result.append((size, strides_))
+            result.append((size, strides))
     return result
