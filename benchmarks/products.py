@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 from machine import describe
-from tables import publish, table
+from tables import clock_name, clock_of, publish, table
 
 from cupel.protocol.arithmetic.builder import GraphBuilder
 from cupel.protocol.arithmetic.cpu import CompiledGraph, isa
@@ -107,17 +107,18 @@ def plain(shape: Shape, a: torch.Tensor, b: torch.Tensor) -> Run:
     return lambda: multiply(left, right)
 
 
-def measure(runs: dict[str, Run], seconds: float) -> dict[str, float]:
+def measure(runs: dict[str, Run], seconds: float, threads: int) -> dict[str, float]:
     """Median seconds of each, taken in turn."""
     for run in runs.values():
         run()
+    clock = clock_of(threads)
     times: dict[str, list[float]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = clock()
             run()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -139,7 +140,7 @@ def main() -> None:
         runs["bf16"] = plain(shape, a.bfloat16(), b.bfloat16())
         for digits in (1, 2, 3):
             runs[f"d={digits}"] = exact(shape, a, b, digits, options)
-        times = measure(runs, options.seconds)
+        times = measure(runs, options.seconds, options.threads)
         speeds = [f"{shape.operations / times[name] / 1e9:.0f}" for name in runs]
         ratios = [f"{times['fp32'] / times[name]:.2f}" for name in runs if name != "fp32"]
         rows.append([shape.name, *speeds, *ratios])
@@ -156,7 +157,8 @@ def main() -> None:
         "d=3 x",
     ]
     name = isa.choose(options.isa).name
-    text = f"{describe()}\ntorch {torch.__version__}, {options.threads} thread(s), {name}\n{table(head, rows)}"
+    title = f"torch {torch.__version__}, {options.threads} thread(s), {name}, medians of {clock_name(options.threads)}"
+    text = f"{describe()}\n{title}\n{table(head, rows)}"
     publish("products.txt", text, write=options.write)
 
 

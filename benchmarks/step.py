@@ -30,7 +30,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import torch
 from machine import describe
-from tables import publish, table
+from tables import clock_name, clock_of, publish, table
 from torch import nn
 
 from cupel.protocol.arithmetic.cpu import CompiledGraph, isa
@@ -171,12 +171,12 @@ def compare(options: argparse.Namespace) -> None:
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
-    end = time.perf_counter() + options.seconds
+    clock, end = clock_of(options.threads), time.perf_counter() + options.seconds
     while time.perf_counter() < end or len(times["engine"]) < 5:
         for name, step in steps.items():
-            started = time.perf_counter()
+            started = clock()
             step()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(clock() - started)
     medians = {name: statistics.median(values) * 1e3 for name, values in times.items()}
     best = {name: min(values) * 1e3 for name, values in times.items()}
     if options.json:
@@ -198,14 +198,15 @@ def compare(options: argparse.Namespace) -> None:
     title = (
         f"{options.shape}: d={model.width}, {model.layers} layers, T={model.context}, B={training.batch}, "
         f"SwiGLU {model.hidden}, vocabulary {model.vocabulary}; {len(times['engine'])} rounds, "
-        f"{options.threads} thread(s), {isa.choose(options.isa).name}, torch {torch.__version__}"
+        f"{options.threads} thread(s) ({clock_name(options.threads)}), {isa.choose(options.isa).name}, "
+        f"torch {torch.__version__}"
     )
     arena = f"traced, and compiled or loaded, in {compile_s:.1f} s; arena {compiled.plan.arena_bytes / 1e6:.0f} MB"
     publish("step.txt", f"{describe()}\n{title}\n{table(head, rows)}\n{arena}", write=options.write)
 
 
 def profile(options: argparse.Namespace) -> None:
-    """Best time of each kernel, largest first. A call after every kernel notes the clock."""
+    """Best processor time of each kernel, largest first. A call after every kernel notes the clock."""
     model, training = SHAPES[options.shape]
     state, tokens = example(model, training)
     graph = trace(make_training_step(model, training), (state, tokens)).graph
@@ -214,15 +215,15 @@ def profile(options: argparse.Namespace) -> None:
     last = [0.0]
 
     def note(label: int) -> None:
-        spent = time.perf_counter() - last[0]
+        spent = time.thread_time() - last[0]
         best[label] = min(best.get(label, spent), spent)
-        last[0] = time.perf_counter()
+        last[0] = time.thread_time()
 
     callback = ctypes.CFUNCTYPE(None, ctypes.c_int64)(note)
     llvm.add_symbol("cupel_tick", ctypes.cast(callback, ctypes.c_void_p).value)
     compiled = CompiledGraph(graph, instruction_set=options.isa, clocked=True)
     for _ in range(options.repeats):
-        last[0] = time.perf_counter()
+        last[0] = time.thread_time()
         compiled.run(inputs)
     by_label: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     for index, seconds in best.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,3 +29,12 @@ def publish(name: str, text: str, *, write: bool) -> None:
         path = RESULTS / name
         before = path.read_text() + "\n\n" if path.exists() else ""
         path.write_text(before + text + "\n")
+
+
+def clock_of(threads: int) -> Callable[[], float]:
+    """One thread is timed by the processor time it took, which other programs disturb least; several by the wall."""
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
+def clock_name(threads: int) -> str:
+    return "processor time" if threads == 1 else "wall time"
