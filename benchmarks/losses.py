@@ -126,11 +126,13 @@ def main() -> None:
     training = TrainingConfig(batch=BATCH, learning_rate=3e-3, warmup_steps=50, total_steps=options.steps)
     last = min(50, options.steps)
     done = read_log(options.log) if options.log else {}
-    genesis = trace_genesis(MODEL)
     for seed in range(options.seeds):
-        start = run_genesis(genesis, Seed(bytes([seed]) * 32))
+        missing = [kind for kind in KINDS if (seed, kind) not in done]
+        if not missing:
+            continue
+        start = run_genesis(trace_genesis(MODEL), Seed(bytes([seed]) * 32))
         batch = batches_of(train, seed)
-        for kind in (kind for kind in KINDS if (seed, kind) not in done):
+        for kind in missing:
             began = time.perf_counter()
             if kind.startswith("d="):
                 weights, losses = train_exactly(start, training, options.steps, batch, int(kind[2:]), options.threads)
