@@ -79,13 +79,17 @@ def measure(name: str, subject: Subject, disk: Path | None, threads: int) -> lis
     alone: list[float] = []
     waited: list[float] = []
     worked: list[float] = []
+    computed: list[float] = []
 
     def train(state: State, into: list[float]) -> State:
         for _ in range(subject.measured_steps):
+            before = time.process_time()
             spent, (following, _) = seconds(
                 lambda s: run(program, (unflatten_state(s), tokens), threads=threads), state
             )
             into.append(spent)
+            if into is steps[False]:
+                computed.append(time.process_time() - before)
             state = flatten_state(following)
         return state
 
@@ -125,6 +129,7 @@ def measure(name: str, subject: Subject, disk: Path | None, threads: int) -> lis
     segment_s = plan.segment_steps * step_s
     apart_s = median(alone)
     # What a checkpoint takes from the steps beside it, and the last one, beside which nothing trains.
+    processor_s = plan.segment_steps * median(computed)
     slower_s = max(0.0, (step_beside_s - step_s) * subject.measured_steps)
     added_s = (plan.segments - 1) * (median(waited) + slower_s) + apart_s
     unit_s = plan.segments * segment_s
@@ -134,14 +139,14 @@ def measure(name: str, subject: Subject, disk: Path | None, threads: int) -> lis
     return [
         f"{name}: d={model.width}, {model.layers} layers, T={model.context}, B={subject.training.batch}, "
         f"V={model.vocabulary}; {plan.segments} segments of {plan.segment_steps} steps, {threads} thread(s)",
-        f"  step                               {step_s * 1e3:9.2f} ms",
+        f"  step                               {step_s * 1e3:9.2f} ms, {median(computed) * 1e3:.2f} of processor time",
         f"  state                              {size_bytes / 1e6:9.2f} MB",
         f"  root, file, CIDs, on disk, alone   {apart_s * 1e3:9.2f} ms",
         f"  of it the processor's              {median(worked) * 1e3:9.2f} ms",
         f"  beside the next segment: waited    {median(waited) * 1e3:9.2f} ms, steps slower by {slower_s * 1e3:.2f} ms",
         f"  commitment / unit                  {added_s / (unit_s + added_s):9.2%}",
         f"  one after the other                {apart_s / (segment_s + apart_s):9.2%}",
-        f"  processor time                     {median(worked) / (segment_s + median(worked)):9.2%}",
+        f"  processor time                     {median(worked) / (processor_s + median(worked)):9.2%}",
         f"  verification / training            {verify_s / unit_s:9.2%}  {replayed} of {plan.segments} segments",
     ]
 
