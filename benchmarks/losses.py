@@ -164,8 +164,12 @@ def main() -> None:
         apart = [pair[1] - base[1] for pair, base in zip(found[kind], found["fp32"], strict=True)]
         each = " ".join(f"{difference:+.4f}" for difference in apart)
         lines.append(f"{kind:9}  {trained:8.4f}  {held:8.4f}   {statistics.mean(apart):+.4f}; {each}")
-    spread = statistics.stdev(pair[1] for pair in found["fp32"]) if options.seeds > 1 else 0.0
-    lines += ["", f"for scale: the held-out loss in fp32 differs between seeds by {spread:.4f} (standard deviation)"]
+    if options.seeds > 1:
+        spread = statistics.stdev(held for _, held in found["fp32"])
+        lines += [
+            "",
+            f"for scale: the held-out loss in fp32 differs between seeds by {spread:.4f} (standard deviation)",
+        ]
     text = "\n".join(lines) + "\n"
     print(text)
     if options.output:
