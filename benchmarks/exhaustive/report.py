@@ -45,7 +45,7 @@ def render(runs: list[Progress]) -> str:
         *rows,
         "",
         "by MPFR: the bound left two answers. slow path: arguments that the engine sent to the definition.",
-        "seconds: of one process, engine and oracle; M/s: million arguments a second, the engine alone.",
+        "seconds: by the clock, one process, engine and oracle; M/s: million arguments a second, the engine alone.",
     ]
     return "\n".join([*lines, *wrong]) + "\n"
 
