@@ -512,6 +512,18 @@ class Lowering:
         self.result.items.append(Call(op.opcode.name.lower(), (x,), (out,), (x.elements // length, length)))
         return out
 
+    def _row_order(self, op: Operation, args: Sequence[View]) -> View:
+        """TOPK, SORT: the positions of a row's first elements."""
+        x = self.materialised(args[0])
+        if x.buffer is None:
+            x = self.copy_to(x, self.fresh(x.shape, x.dtype))
+        length = x.shape[-1]
+        out = self.fresh(op.result.shape, op.result.dtype)
+        descending = 1 if op.opcode == Opcode.TOPK else op.attributes[0]
+        numbers = (x.elements // length, length, op.result.shape[-1], descending)
+        self.result.items.append(Call("order", (x,), (out,), numbers))
+        return out
+
     def _quantize(self, op: Operation, args: Sequence[View]) -> View:
         x, e = args
         spread = views.expand(e.with_dims((*e.dims, ((1, 0),))), x.shape)
@@ -740,6 +752,8 @@ _REST: dict[Opcode, _Rule] = {
     Opcode.ARGMAX: Lowering._row_scan,
     Opcode.ARGMIN: Lowering._row_scan,
     Opcode.CUMSUM: Lowering._row_scan,
+    Opcode.TOPK: Lowering._row_order,
+    Opcode.SORT: Lowering._row_order,
     Opcode.GATHER: Lowering._gather,
     Opcode.TAKE: Lowering._take,
     Opcode.INDEX_ADD: Lowering._index_add,

@@ -12,7 +12,7 @@ from math import prod
 
 import torch
 
-from cupel.protocol.arithmetic.cpu import batches, kernels, packing, products, rows
+from cupel.protocol.arithmetic.cpu import batches, kernels, ordering, packing, products, rows
 from cupel.protocol.arithmetic.cpu.grouping import Group, buffers_of, group_items
 from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
@@ -129,6 +129,8 @@ class _Builder:
     def _scratch_of(self, item: Call) -> int:
         if item.name == "product":
             return products.product_scratch(self.isa)
+        if item.name == "order":
+            return item.numbers[1] * ordering.ELEMENT_BYTES
         if item.name == "pack":
             return pack_scratch(self.isa)
         if item.name == "products":
@@ -308,6 +310,12 @@ class _Builder:
             name = kernels.scan(module, isa, item.name, item.reads[0].dtype)
             low, high = self._range(count)
             f.call("void", name, [self._of(item.reads[0]), self._of(item.writes[0]), f.i64(length), low, high])
+        elif item.name == "order":
+            count, length, first, descending = item.numbers
+            name = ordering.first_of_row(module, item.reads[0].dtype, descending=bool(descending))
+            low, high = self._range(count)
+            pointers = [self._of(item.reads[0]), self._of(item.writes[0])]
+            f.call("void", name, [*pointers, f.i64(length), f.i64(first), low, high, self._scratch()])
         elif item.name == "scatter":
             limit, stride = item.numbers
             assert isinstance(item.detail, tuple)
