@@ -13,6 +13,7 @@ Verification counts the steps all drawn verifiers replay together, and what chec
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -164,6 +165,8 @@ def main() -> None:
     for name in options.models:
         for line in measure(name, SUBJECTS[name], options.disk, options.threads):
             print(line, flush=True)
+    waiting = os.getloadavg()[0]
+    print(f"load average at the end {waiting:.1f}: times that pass grow with it, processor time hardly", flush=True)
 
 
 if __name__ == "__main__":
