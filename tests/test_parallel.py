@@ -347,6 +347,10 @@ def test_the_engine_sums_the_integers_that_plain_pytorch_does(instruction_set: s
     ea = torch.where(ea == NOT_FINITE, ea, ea + torch.arange(m, dtype=torch.int32) % 3)
     finite = (ea != NOT_FINITE).unsqueeze(1) & (eb != NOT_FINITE).unsqueeze(0)
     expected = torch.where(finite, exact.sum_products(a, ea, b, eb, digits), 0)
+    # Where nothing averages out, 16 pairs of two digits overflow an int32, and 1,024 of three.
+    x, e = torch.full((2, 4500), 1.9999) * torch.tensor([[1.0], [-1.0]]), torch.ones(2, dtype=torch.int32)
+    same = integers.sum_products(x, e, x, e, digits, instruction_set=instruction_set)
+    assert torch.equal(same, exact.sum_products(x, e, x, e, digits))
     for a_turned, b_turned, threads in ((False, False, 1), (True, True, 1), (True, False, 2), (False, True, 2)):
         got = integers.sum_products(
             a.t().contiguous() if a_turned else a,

@@ -32,6 +32,8 @@ class _Worker:
         opening = self._inbox.get()
         facts = opening.facts
         torch.set_num_threads(facts["threads"])
+        if facts["backend"] == "cuda" and torch.cuda.is_available():
+            torch.cuda.set_device(facts["rank"] % torch.cuda.device_count())
         program = Program.from_bytes(opening.tensors["program"].numpy().tobytes())
         path = Path(facts["meeting"])
         with meet_through_file(path, rank=facts["rank"], size=facts["size"]) as communicator:

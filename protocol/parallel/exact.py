@@ -122,11 +122,22 @@ def quantised(x: Tensor, e: Tensor, digits: int) -> list[Tensor]:
 
 
 def sum_products(
-    a: Tensor, ea: Tensor, b: Tensor, eb: Tensor, digits: int, *, a_turned: bool = False, b_turned: bool = False
+    a: Tensor,
+    ea: Tensor,
+    b: Tensor,
+    eb: Tensor,
+    digits: int,
+    *,
+    a_turned: bool = False,
+    b_turned: bool = False,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """`cpu.integers.sum_products` on plain PyTorch."""
-    a, b = (x.t() if turned else x for x, turned in ((a, a_turned), (b, b_turned)))
-    return partial_products(quantised(a, ea, digits), quantised(b, eb, digits))
+    """`cpu.integers.sum_products` on plain PyTorch, on the operands' device or on another."""
+    left, right = (
+        quantised((x.t() if turned else x).to(device or x.device), e.to(device or e.device), digits)
+        for x, e, turned in ((a, ea, a_turned), (b, eb, b_turned))
+    )
+    return partial_products(left, right).to(a.device)
 
 
 def finish_product(total: Tensor, ea: Tensor, eb: Tensor | None, digits: int) -> Tensor:

@@ -87,6 +87,10 @@ class ParallelGraph:
 
 def _sum_products(backend: str, threads: int) -> SumProducts:
     """This backend's way of adding up the integers of a product."""
+    if backend == "cuda":
+        from cupel.protocol.arithmetic.cuda_backend import find_device
+
+        return functools.partial(exact.sum_products, device=find_device())
     if backend != "cpu":
         return exact.sum_products
     from cupel.protocol.arithmetic.cpu import integers
