@@ -120,6 +120,20 @@ def test_scales_that_binary32_cannot_apply(name: str) -> None:
 
 
 @EVERY_SET
+def test_a_subnormal_result_is_rounded_once(name: str) -> None:
+    """The sum is 2^25 + 2^(j - 1) + 1 units, j the bits that a subnormal result drops: rounded to 24 bits first, it
+    would be a tie, and end lower."""
+    cases: list[Case] = []
+    for scale in range(-84, -75):
+        j = -149 - 2 * scale
+        left = [4096, 4096, 2 ** ((j - 1) // 2), 1]
+        right = [4096, 4096, 2 ** (j - 1 - (j - 1) // 2), 1]
+        a, b = (torch.tensor([q], dtype=torch.float64) * 2.0**scale for q in (left, right))
+        cases.append((a.float(), b.float(), 2))
+    check_products(cases, name)
+
+
+@EVERY_SET
 def test_what_is_not_finite_beside_zeros(name: str) -> None:
     a, b = _below(40, 260, 0), _above(35, 260, 1)
     a[3, 250], a[20, 100], a[33] = math.nan, math.inf, 0.0
