@@ -78,9 +78,9 @@ def sum_products(
     """
     isa = _chosen(instruction_set or os.environ.get("CUPEL_ISA"))
     rows, columns, terms = ea.shape[0], eb.shape[0], a.shape[0 if a_turned else 1]
-    result = torch.zeros((rows, columns), dtype=torch.int64)
-    if not result.numel() or not terms:
-        return result
+    if not rows or not columns or not terms:
+        return torch.zeros((rows, columns), dtype=torch.int64)
+    result = torch.empty((rows, columns), dtype=torch.int64)
     code = _compiled(isa.name, digits)
     pairs = (terms + 1) // 2
     packed = []
