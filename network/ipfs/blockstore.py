@@ -199,7 +199,7 @@ class BlockStore:
 
                 def write(cid: ParsedCid, block: bytes) -> None:
                     path = self._path(cid)
-                    if path in begun or self._is_intact(cid, block):
+                    if path in begun or self._is_intact(path, cid, block):
                         return
                     begun[path] = cid
                     with self._saying_what_is_full():
@@ -362,9 +362,9 @@ class BlockStore:
     def _write(self, cid: ParsedCid, block: bytes) -> bool:
         """Put the bytes in place; False if they already were. The caller syncs the directory."""
         self._check_writable()
-        if self._is_intact(cid, block):
-            return False
         path = self._path(cid)
+        if self._is_intact(path, cid, block):
+            return False
         with self._saying_what_is_full():
             make_folder(path.parent)
             with atomic_file(path, beside=self._temporary, sync_directory=False) as file:
@@ -372,11 +372,11 @@ class BlockStore:
         self._note_written(cid)
         return True
 
-    def _is_intact(self, cid: ParsedCid, block: bytes) -> bool:
-        """Whether this block need not be written. Raises MalformedBlock if it may not be."""
+    def _is_intact(self, path: Path, cid: ParsedCid, block: bytes) -> bool:
+        """Whether this block need not be written to its path. Raises MalformedBlock if it may not be."""
         if len(block) > MAX_BLOCK_BYTES:
             raise MalformedBlock(f"{cid}: {len(block):,} bytes, above the limit of {MAX_BLOCK_BYTES:,} bytes a block")
-        return self._path(cid).exists() and self.get(cid) is not None
+        return path.exists() and self.get(cid) is not None
 
     def _note_written(self, cid: ParsedCid) -> None:
         self._held.add(cid)
