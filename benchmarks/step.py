@@ -4,8 +4,7 @@
     python benchmarks/step.py --shape medium --profile [--repeats 5]
 
 All alternatives compute forward, backward, clipping and AdamW on the same tokens from the same weights; medians are
-compared, because a machine's speed drifts. Peak memory is each alternative's own, in a process of its own: the most it
-held during two steps above what it held before it had weights.
+compared, because a machine's speed drifts. Memory is benchmarks/memory.py's.
 """
 
 from __future__ import annotations
@@ -20,12 +19,9 @@ import argparse
 import ctypes
 import json
 import statistics
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 
 import llvmlite.binding as llvm
 import torch
@@ -118,46 +114,23 @@ def make(name: str, options: argparse.Namespace) -> Step:
     return eager_step(options) if name == "eager" else module_step(options, bf16=name == "bf16")
 
 
-def _resident_mb(field: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(field + ":")[1].split()[0]) / 1024
-
-
-def print_peak(name: str, options: argparse.Namespace) -> None:
-    """In a process of its own: megabytes."""
-    before = _resident_mb("VmRSS")
-    step = make(name, options)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, of tracing say, is forgotten
-    step()
-    step()
-    print(_resident_mb("VmHWM") - before)
-
-
-def measured_peak(name: str, options: argparse.Namespace) -> str:
-    if not Path("/proc/self/clear_refs").exists():
-        return "?"
-    command = [sys.executable, __file__, "--peak", name, "--shape", options.shape, "--threads", str(options.threads)]
-    command += ["--isa", options.isa] if options.isa else []
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return f"{float(result.stdout):.0f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shape", choices=SHAPES, default="demo")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--isa", default=None)
-    parser.add_argument("--seconds", type=float, default=20.0, help="measuring time in all; at least five rounds")
+    parser.add_argument("--seconds", type=float, default=20.0, help="measuring time in all")
+    parser.add_argument("--rounds", type=int, default=5, help="at least so many, however long they take")
+    parser.add_argument(
+        "--beside", nargs="*", choices=[n for n in NAMES if n != "engine"], default=["eager", "fused", "bf16"]
+    )
     parser.add_argument("--repeats", type=int, default=5, help="of a profile")
     parser.add_argument("--profile", action="store_true", help="time every kernel instead")
     parser.add_argument("--write", action="store_true", help="add the table to benchmarks/results/step.txt")
     parser.add_argument("--json", action="store_true", help="a JSON object instead of the table")
-    parser.add_argument("--peak", choices=NAMES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.peak:
-        print_peak(options.peak, options)
-    elif options.profile:
+    if options.profile:
         profile(options)
     else:
         compare(options)
@@ -167,12 +140,12 @@ def compare(options: argparse.Namespace) -> None:
     started = time.perf_counter()
     ours, compiled = engine_step(options)
     compile_s = time.perf_counter() - started
-    steps = {"engine": ours, **{name: make(name, options) for name in NAMES if name != "engine"}}
+    steps = {"engine": ours, **{name: make(name, options) for name in NAMES if name in ("eager", *options.beside)}}
     for step in steps.values():
         step()
     times: dict[str, list[float]] = {name: [] for name in steps}
     clock, end = clock_of(options.threads), time.perf_counter() + options.seconds
-    while time.perf_counter() < end or len(times["engine"]) < 5:
+    while time.perf_counter() < end or len(times["engine"]) < options.rounds:
         for name, step in steps.items():
             started = clock()
             step()
@@ -190,11 +163,11 @@ def compare(options: argparse.Namespace) -> None:
             f"{best[name]:.1f}",
             f"{medians[name] / medians['eager']:.3f}",
             f"{best[name] / best['eager']:.3f}",
-            measured_peak(name, options),
         ]
         for name, label in NAMES.items()
+        if name in steps
     ]
-    head = ["step", "median ms", "best ms", "x eager fp32", "of best", "peak MB"]
+    head = ["step", "median ms", "best ms", "x eager fp32", "of best"]
     title = (
         f"{options.shape}: d={model.width}, {model.layers} layers, T={model.context}, B={training.batch}, "
         f"SwiGLU {model.hidden}, vocabulary {model.vocabulary}; {len(times['engine'])} rounds, "
