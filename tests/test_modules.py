@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from cupel.protocol.arithmetic.operations import Opcode
 from cupel.protocol.errors import UnsupportedOperation, UsageError
@@ -300,6 +301,31 @@ def test_dropout_without_a_seed_is_refused_and_eval_mode_needs_none() -> None:
     module.train()
     with pytest.raises(UnsupportedOperation, match=r"dropout give make_step a dropout_seed"):
         trace(lambda tokens: module(tokens), (TOKENS,))
+
+
+def test_checkpointing_repeats_a_part_unless_it_drops() -> None:
+    class Part(nn.Module):
+        def __init__(self, probability: float) -> None:
+            super().__init__()
+            self.inner, self.probability = nn.Linear(4, 4), probability
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            def part(x: torch.Tensor) -> torch.Tensor:
+                return F.dropout(self.inner(x), self.probability).tanh()
+
+            result: torch.Tensor = checkpoint(part, x, use_reentrant=False)
+            return result
+
+    def loss(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return module(x).square().mean()
+
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(9))
+    kept = make_step(Part(0.0), loss, PLAIN)
+    following, _ = stepped(kept, x)
+    torch.testing.assert_close(following["weights"], kept(kept.initial_state(), x)[0]["weights"], rtol=1e-3, atol=1e-3)
+    drops = make_step(Part(0.5), loss, PLAIN, dropout_seed=b"seed")
+    with pytest.raises(UnsupportedOperation, match=r"under torch\.utils\.checkpoint did something else"):
+        trace(drops, (drops.initial_state(), x))
 
 
 def test_evaluating_drops_nothing_and_leaves_the_module_as_it_was() -> None:

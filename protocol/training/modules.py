@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.utils.checkpoint import CheckpointError
 
-from cupel.protocol.errors import UsageError
+from cupel.protocol.errors import UnsupportedOperation, UsageError
 from cupel.protocol.program import SeededDropout, philox_key
 from cupel.protocol.program.structure import flatten, unflatten
 from cupel.protocol.training.optimisers import Moments, Optimiser
@@ -143,7 +144,13 @@ class ModuleStep:
             with dropping:
                 loss = self._compute_loss(leaves, part)
             losses.append(loss.detach())
-            found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+            try:
+                found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+            except CheckpointError as error:
+                raise UnsupportedOperation(
+                    "a part under torch.utils.checkpoint did something else when repeated, as dropout does, whose "
+                    "masks are drawn once: leave checkpointing out there, microbatches save memory as well"
+                ) from error
             for name in self._trained:
                 uses[name] += [use for use in (next(found) for _ in leaves[name]) if use is not None]
         if unused := [name for name, found_uses in uses.items() if not found_uses]:
