@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from cupel.protocol import merkle
 from cupel.protocol.arithmetic import cases, torch_backend
@@ -34,7 +35,10 @@ from cupel.protocol.parallel import (
     split,
 )
 from cupel.protocol.program import Program, run, trace
+from cupel.protocol.program.structure import flatten
 from cupel.protocol.training.model import ModelConfig
+from cupel.protocol.training.modules import make_step
+from cupel.protocol.training.optimisers import Grouped, Lion, Muon, hidden_matrices
 from cupel.protocol.training.state import NamedState, example_state, flatten_state, unflatten_state
 from cupel.protocol.training.step import TrainingConfig, make_training_step
 
@@ -364,3 +368,45 @@ def test_the_engine_sums_the_integers_that_plain_pytorch_does(instruction_set: s
             instruction_set=instruction_set,
         )
         assert torch.equal(torch.where(finite, got, 0), expected), (a_turned, b_turned)
+
+
+class Dropping(nn.Module):
+    """An embedding, a hidden layer behind dropout, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(40, 16)
+        self.hidden, self.head = nn.Linear(16, 24), nn.Linear(24, 40)
+        self.dropout = nn.Dropout(0.2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.dropout(torch.tanh(self.hidden(self.embedding(tokens)))))
+        return logits
+
+
+def loss_of(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    logits = model(tokens[:, :-1].long())
+    return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].long().flatten())
+
+
+def test_any_module_and_optimiser_trains_on_workers() -> None:
+    """Muon multiplies a matrix's moments by themselves, dropout counts elements of the batch, microbatches cut it."""
+    optimiser = Grouped(((hidden_matrices, Muon(learning_rate=1e-2)),), otherwise=Lion(learning_rate=1e-3))
+    step = make_step(Dropping(), loss_of, optimiser, dropout_seed=b"seed", microbatches=2)
+    tokens = torch.randint(0, 40, (6, 7), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    state = step.initial_state()
+    program = trace(step, (state, tokens))
+    given_ = dict(zip(program.input_names, flatten((state, tokens), "arguments")[1], strict=True))
+    start = {name.removeprefix("0."): tensor for name, tensor in given_.items() if name.startswith("0.")}
+    expected = dict(
+        zip(program.output_names, flatten(run(program, (state, tokens), "torch"), "result")[1], strict=True)
+    )
+
+    def work(communicator: ThreadCommunicator) -> NamedState:
+        mine = ParallelStep(program, communicator, backend="torch")
+        pieces = mine.layout.split_state(start, communicator.rank)
+        return mine.run(pieces, mine.layout.split_tokens(tokens, communicator.rank))[0]
+
+    trained = make_layout(program, 3).join_state(run_threads(3, work))
+    for name, tensor in trained.items():
+        assert torch.equal(bits(tensor), bits(expected[f"0.{name}"])), name
