@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -145,6 +146,43 @@ def test_a_block_has_its_name_only_after_its_bytes_are_on_disk_and_a_file_is_the
     for unfinished, (at, target) in named.items():
         assert synced[unfinished] < at, "named before its bytes were on disk"
         assert synced[target.parent] > at, "its name is not on disk"
+
+
+def fail_to_sync_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def failing(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not tell a descriptor's file")
+@pytest.mark.parametrize("is_opened_anew", [False, True])
+def test_whoever_relies_on_a_block_whose_name_was_never_synced_syncs_it(
+    store: BlockStore, monkeypatch: pytest.MonkeyPatch, is_opened_anew: bool
+) -> None:
+    with monkeypatch.context() as failing:
+        fail_to_sync_folders(failing)
+        with pytest.raises(StorageFailed):
+            store.add_bytes(DATA)
+        with pytest.raises(StorageFailed):
+            store.put(b"alone")
+    there = {path_of(store, str(cid)).parent for cid in store}
+    assert len(list(store)) == 6, "the bytes are there, and their names, until the power fails"
+    if is_opened_anew:
+        store.close()
+        store = BlockStore(store.directory)
+    seen = watch_the_disk(monkeypatch)
+    store.put(b"alone")
+    assert ("synced", path_of(store, cid_of(b"alone")).parent) in seen
+    store.add_bytes(DATA)
+    assert {path for what, path in seen if what == "synced"} >= {store.directory / "blocks", *there}
+    seen.clear()
+    store.add_bytes(DATA)
+    assert not seen, "what is on disk is not synced again"
 
 
 def test_a_disk_that_fails_to_sync_leaves_no_block_and_nothing_unfinished(

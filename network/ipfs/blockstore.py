@@ -27,10 +27,9 @@ from cupel.network.ipfs.dagpb import FileNode
 from cupel.network.ipfs.disk import (
     FileBatch,
     SharedUse,
+    UnsyncedNames,
     atomic_file,
-    make_folder,
     storage_failed,
-    sync_directory_names,
 )
 from cupel.network.ipfs.pins import PinFile
 from cupel.network.ipfs.unixfs import MAX_FILE_BYTES, Walk, build_file, chunks_of, chunks_of_file, walk_file
@@ -81,6 +80,7 @@ class BlockStore:
         self._reserve = self.directory / "reserve"
         self._pins_lock = threading.Lock()
         self._use = SharedUse()
+        self._unsynced = UnsyncedNames()
         self._lock_file: IO[str] | None = None
         self.damaged: set[Cid] = set()
         """Names under which damaged bytes were found since this object was made."""
@@ -107,16 +107,14 @@ class BlockStore:
     def put(self, block: bytes, codec: Codec = Codec.RAW) -> Cid:
         """Store one block and return its name. It is on disk when this returns."""
         cid = ParsedCid.of(block, codec)
-        if self._write(cid, block):
-            sync_directory_names(self._path(cid).parent)
+        self._write(cid, block)
         return cid.text
 
     def put_checked(self, cid: CidLike, block: bytes) -> None:
         """Store a block that came from elsewhere. Raises MalformedBlock if it is not what `cid` names."""
         parsed = parse_cid(cid)
         check_block(parsed, block)
-        if self._write(parsed, block):
-            sync_directory_names(self._path(parsed).parent)
+        self._write(parsed, block)
 
     def get(self, cid: CidLike) -> bytes | None:
         """The block, or None if it is absent. A damaged one is reported in the log and counts as absent."""
@@ -195,7 +193,7 @@ class BlockStore:
         begun: dict[Path, ParsedCid] = {}
 
         with self.no_collection():
-            with FileBatch(self._temporary) as batch:
+            with FileBatch(self._temporary, self._unsynced) as batch:
 
                 def write(cid: ParsedCid, block: bytes) -> None:
                     path = self._path(cid)
@@ -359,18 +357,20 @@ class BlockStore:
                     with suppress(MalformedInput):
                         yield parse_cid(entry.name), entry
 
-    def _write(self, cid: ParsedCid, block: bytes) -> bool:
-        """Put the bytes in place; False if they already were. The caller syncs the directory."""
+    def _write(self, cid: ParsedCid, block: bytes) -> None:
+        """Put the bytes in place, or see that they and their name are there, on disk."""
         self._check_writable()
         path = self._path(cid)
-        if self._is_intact(path, cid, block):
-            return False
+        intact = self._is_intact(path, cid, block)
         with self._saying_what_is_full():
-            make_folder(path.parent)
-            with atomic_file(path, beside=self._temporary, sync_directory=False) as file:
-                file.write(block)
-        self._note_written(cid)
-        return True
+            if not intact:
+                self._unsynced.make_folder(path.parent)
+                self._unsynced.note(path.parent)
+                with atomic_file(path, beside=self._temporary, sync_directory=False) as file:
+                    file.write(block)
+            self._unsynced.sync_noted(path.parent, self._blocks, self.directory)
+        if not intact:
+            self._note_written(cid)
 
     def _is_intact(self, path: Path, cid: ParsedCid, block: bytes) -> bool:
         """Whether this block need not be written to its path. Raises MalformedBlock if it may not be."""
@@ -438,4 +438,7 @@ class BlockStore:
             ) from None
         for left_over in self._temporary.iterdir():  # of a writer that died
             left_over.unlink()
+        # Nor did it say which names it had not synced.
+        for folder in (self.directory, self._blocks, *(one for one in self._blocks.iterdir() if one.is_dir())):
+            self._unsynced.note(folder)
         return lock

@@ -58,13 +58,6 @@ def storage_failed(folder: Path, error: OSError) -> StorageFailed:
     )
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder whose parent is there, and put its name on disk; nothing if it is there."""
-    if not folder.is_dir():
-        folder.mkdir(exist_ok=True)
-        sync_directory_names(folder.parent)
-
-
 def sync_directory_names(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:
@@ -73,31 +66,71 @@ def sync_directory_names(directory: Path) -> None:
         os.close(descriptor)
 
 
+class UnsyncedNames:
+    """Folders that may hold names which are not on disk yet, whoever put them there and whatever became of that.
+
+    A file that stands in such a folder is not safe: who finds it there and relies on it syncs the folder as well.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._folders: dict[Path, int] = {}
+        self._notes = 0
+
+    def note(self, folder: Path) -> None:
+        """To be called before the name is there, so that nobody can see it and miss this."""
+        with self._lock:
+            self._notes += 1
+            self._folders[folder] = self._notes
+
+    def list(self) -> dict[Path, int]:
+        with self._lock:
+            return dict(self._folders)
+
+    def sync(self, folder: Path, noted: int) -> None:
+        """Put its names on disk; what was noted since stays noted. Raises OSError."""
+        with suppress(FileNotFoundError):
+            sync_directory_names(folder)
+        with self._lock:
+            if self._folders.get(folder) == noted:
+                del self._folders[folder]
+
+    def sync_noted(self, *folders: Path) -> None:
+        """Those of these folders that need it."""
+        noted = self.list()
+        for folder in folders:
+            if folder in noted:
+                self.sync(folder, noted[folder])
+
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder whose parent is there; nothing if it is there. Raises OSError."""
+        if not folder.is_dir():
+            self.note(folder.parent)
+            folder.mkdir(exist_ok=True)
+
+
 class FileBatch:
     """Files that appear at their paths whole and on disk, as one of `atomic_file`, but wait for the disk together.
 
-    A file gets its name only after its bytes are on disk, and when `finish` returns all bytes and names are. A disk
+    A file gets its name only after its bytes are on disk, and when `finish` returns all bytes and names are, those of
+    earlier batches that failed or of others that are under way included. A disk
     takes many small files in little more time than one, so the syncs overlap, each other and whatever the caller does
     in between. Left without `finish`, files that have no name yet are removed.
 
     Raises  OSError
     """
 
-    def __init__(self, beside: Path) -> None:
-        """beside: folder of the same file system for unfinished files."""
-        self._beside = beside
+    def __init__(self, beside: Path, unsynced: UnsyncedNames) -> None:
+        """beside: folder of the same file system for unfinished files; `unsynced` is shared by all its batches."""
+        self._beside, self._unsynced = beside, unsynced
         self._waiting: list[_Unfinished] = []
-        self._made_in: set[Path] = set()
-        """Folders that hold new folders."""
         self._pool = ThreadPoolExecutor(_SYNCS_AT_ONCE, thread_name_prefix="cupel-sync")
         self.placed: list[Path] = []
         """Files that have their names."""
 
     def write(self, path: Path, data: bytes) -> None:
         """Begin one file. Its folder is made if only that is missing."""
-        if not path.parent.is_dir():
-            path.parent.mkdir(exist_ok=True)
-            self._made_in.add(path.parent.parent)
+        self._unsynced.make_folder(path.parent)
         descriptor, unfinished = tempfile.mkstemp(dir=self._beside, prefix=".unfinished-")
         file = os.fdopen(descriptor, "wb", buffering=0)
         one = _Unfinished(path, Path(unfinished), file)
@@ -111,14 +144,14 @@ class FileBatch:
     def finish(self) -> None:
         """Return once everything is on disk."""
         self._place()
-        folders = {path.parent for path in self.placed} | self._made_in
-        _wait_for([self._pool.submit(sync_directory_names, folder) for folder in folders])
+        _wait_for([self._pool.submit(self._unsynced.sync, *one) for one in self._unsynced.list().items()])
 
     def _place(self) -> None:
         _wait_for([one.synced for one in self._waiting if one.synced is not None])
         for one in self._waiting:
             one.file.close()
         while self._waiting:
+            self._unsynced.note(self._waiting[-1].path.parent)
             os.replace(self._waiting[-1].unfinished, self._waiting[-1].path)
             self.placed.append(self._waiting.pop().path)
 
