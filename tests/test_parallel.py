@@ -18,8 +18,17 @@ from cupel.protocol.arithmetic.builder import GraphBuilder, Value
 from cupel.protocol.arithmetic.cases import Words, tensor_of
 from cupel.protocol.arithmetic.cpu import integers
 from cupel.protocol.arithmetic.cpu import isa as instruction_sets
-from cupel.protocol.arithmetic.engines import run_graph
-from cupel.protocol.arithmetic.operations import NOT_FINITE, DType, Graph, Opcode, Operation, TensorType
+from cupel.protocol.arithmetic.engines import Backend, run_graph
+from cupel.protocol.arithmetic.operations import (
+    NOT_FINITE,
+    ZERO_ROW,
+    DType,
+    Graph,
+    Opcode,
+    Operation,
+    TensorType,
+    planes,
+)
 from cupel.protocol.errors import MalformedProgram, MalformedTensor, UsageError
 from cupel.protocol.parallel import (
     ParallelGraph,
@@ -65,9 +74,10 @@ def check_cut(
     wanted: dict[int, Sharding] | None = None,
     names: Sequence[str] = (),
     backend: str = "torch",
+    definition: Backend = "torch",
 ) -> list[ParallelGraph]:
-    """The graph cut over `size` workers gives what it gives on one."""
-    expected = run_graph(graph, inputs, "torch")
+    """The graph cut over `size` workers gives what `definition` gives on one."""
+    expected = run_graph(graph, inputs, definition)
     outputs = wanted or {}
 
     def work(communicator: ThreadCommunicator) -> tuple[ParallelGraph, list[torch.Tensor]]:
@@ -318,6 +328,52 @@ def test_a_linear_layer_cut_along_what_it_contracts_gives_the_same_bits(digits: 
     assert workers[0].traffic.scattered > 0
     assert gathered < 9 * 45 * 4  # the result alone: neither operand was ever whole anywhere
     check_cut(graph, [a, b.t().contiguous()], 4, {1: cut[1]})
+
+
+EXPONENTS = ((-3, 1), (3, 3), (-500, 5), (1000, -1000), (100_000, -100_000), (NOT_FINITE, 2), (ZERO_ROW, 150))
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_a_product_by_exponents_that_nobody_computed_cut_along_what_it_contracts(digits: int, backend: str) -> None:
+    """A Program may name any exponents, below the operands' own too, and take planes from anywhere."""
+    m, k, n, count = 4, 16, 3, planes(digits)
+    builder, int16 = GraphBuilder(), DType.INT16
+    a, b = builder.input(TensorType(F32, (m, k))), builder.input(TensorType(F32, (n, k)))
+    ea, eb = builder.input(TensorType(DType.INT32, (m,))), builder.input(TensorType(DType.INT32, (n,)))
+    given_ = [builder.input(TensorType(int16, (rows, k))) for _ in range(count) for rows in (m, n)]
+    made = [
+        builder.apply(Opcode.QUANTIZE, [x, e], TensorType(int16, x.shape), (digits, plane))
+        for plane in range(count)
+        for x, e in ((a, ea), (b, eb))
+    ]
+    own = builder.apply(Opcode.EXPONENT, [a], TensorType(DType.INT32, (m,)))
+    result = TensorType(F32, (m, n))
+    graph = builder.build(
+        [
+            builder.apply(Opcode.DOT, [ea, eb, *made], result, (digits,)),
+            builder.apply(Opcode.DOT, [ea, eb, *given_], result, (digits,)),
+            builder.apply(Opcode.DOT, [own, eb, *made], result, (digits,)),
+            builder.apply(Opcode.DOT_ROWS, [ea, *made], result, (digits,)),
+        ]
+    )
+    words = Words(digits)
+    integers_ = [torch.tensor([words.below(1 << 16) - (1 << 15) for _ in range(t.type.elements)]) for t in given_]
+    drawn = [x.to(torch.int16).reshape(t.shape) for x, t in zip(integers_, given_, strict=True)]
+    for e, f in EXPONENTS:
+        floats = [tensor_of(words.ordinary(rows * k), F32, (rows, k)) for rows in (m, n)]
+        floats[0][0, 0] = float("inf") if e == f else 1.5
+        inputs = [*floats, torch.full((m,), e).to(torch.int32), torch.full((n,), f).to(torch.int32), *drawn]
+        cut = {i: evenly(1, t.shape, 2) for i, t in enumerate(inputs) if t.dim() == 2}
+        check_cut(
+            graph,
+            inputs,
+            2,
+            cut,
+            names=[f"{what}, {e}, {f}" for what in range(4)],
+            backend=backend,
+            definition="reference",
+        )
 
 
 def test_what_does_not_fit_is_said(step: Program) -> None:

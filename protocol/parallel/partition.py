@@ -368,8 +368,10 @@ class Partitioner:
     def _product_of_pieces(self, op: Operation, sides: Sequence[Sequence[int]]) -> Value | None:
         """Each worker multiplies over its own terms; integer sums are added, and rounded once."""
         digits = op.attributes[0]
-        if digits == 3 and not all(self._is_plane(v, i) for side in sides for i, v in enumerate(side)):
-            return None  # planes that QUANTIZE never makes: their sums need more than 64 bits
+        if not self._are_quantised(op, sides):
+            # A Program may feed a product anything: exponents far apart, terms that are not finite beside a finite
+            # exponent, planes whose sums need more than 64 bits. Engines know what to do then, of the whole.
+            return None
         bare = [[self._unpadded(v) for v in side] for side in sides]
         if len({self._values[v].shape[-1] for side in bare for v in side}) == 1:
             sides = bare
@@ -391,22 +393,16 @@ class Partitioner:
     def _matmul_of_pieces(
         self, op: Operation, sides: Sequence[Sequence[int]], sharding: Sharding, after: Sharding | None
     ) -> Meeting | None:
-        """The same from the floats behind the planes, if these are plain quantisations: engines do both at once."""
+        """The same from the floats behind the planes: engines quantise and multiply at once."""
         digits = op.attributes[0]
         if op.opcode != Opcode.DOT or len(op.result.shape) != 2:
             return None
         floats, turned = [], []
-        for side, exponent in zip(sides, op.operands, strict=False):
-            made = [self._producer(v) for v in side]
-            x = made[0].operands[0] if made[0] is not None and made[0].operands else -1
-            for plane, q in enumerate(made):
-                if q is None or (q.opcode, q.operands, q.attributes) != (
-                    Opcode.QUANTIZE,
-                    (x, exponent),
-                    (digits, plane),
-                ):
-                    return None
-            value = self._to(self._values[x], sharding)
+        for side in sides:
+            made = self._producer(side[0])
+            if made is None or made.opcode != Opcode.QUANTIZE:
+                return None  # padded by more than zeros behind its terms
+            value = self._to(self._values[made.operands[0]], sharding)
             node = self.nodes.nodes[value.node]
             is_turned = isinstance(node, Operation) and node.opcode == Opcode.PERMUTE and node.attributes == (1, 0)
             floats.append(node.operands[0] if isinstance(node, Operation) and is_turned else value.node)
@@ -423,14 +419,43 @@ class Partitioner:
         source = op.operands[0]
         return source if op.result.shape[:-1] == self.graph.type_of(source).shape[:-1] else at
 
-    def _is_plane(self, at: int, plane: int) -> bool:
-        """Whether a value is this plane of a three-digit operand, however turned."""
+    def _are_quantised(self, op: Operation, sides: Sequence[Sequence[int]]) -> bool:
+        """Whether planes are quantisations of floats, and each exponent the EXPONENT of the floats it belongs to.
+
+        Then q is within 2^w, exponents are float32's (or a row's of zeros, or not finite), and a row that is not
+        finite says so. The right side of DOT_ROWS has no exponent in the product, so any will do there.
+        """
+        digits = op.attributes[0]
+        if op.opcode == Opcode.DOT:
+            return all(
+                self._is_own(side, e, Opcode.EXPONENT, Opcode.QUANTIZE, digits)
+                for side, e in zip(sides, op.operands, strict=False)
+            )
+        return self._is_own(sides[0], op.operands[0], Opcode.EXPONENT_SCALED, Opcode.QUANTIZE_SCALED, digits) and all(
+            self._is_plane(v, digits, i) for i, v in enumerate(sides[1])
+        )
+
+    def _is_own(self, side: Sequence[int], e: int, exponent: Opcode, quantise: Opcode, digits: int) -> bool:
+        """Whether `e` is `exponent` of some operands, and the planes are these quantised by it."""
+        scale = self._producer(e)
+        if scale is None or scale.opcode != exponent:
+            return False
+        for plane, at in enumerate(side):
+            q = self._producer(self._unpadded(at))
+            wanted = (quantise, (*scale.operands, e), (digits, plane))
+            if q is None or (q.opcode, q.operands, q.attributes) != wanted:
+                return False
+        return True
+
+    def _is_plane(self, at: int, digits: int, plane: int) -> bool:
+        """Whether a value is this plane of floats quantised by some exponent, however turned."""
         op = self._producer(at)
         while op is not None and op.opcode in (Opcode.PAD, Opcode.PERMUTE, Opcode.RESHAPE):
             if op.opcode == Opcode.PAD and op.attributes[0]:
                 return False
             op = self._producer(op.operands[0])
-        return op is not None and op.opcode in (Opcode.QUANTIZE, Opcode.QUANTIZE_SCALED) and op.attributes == (3, plane)
+        quantised = op is not None and op.opcode in (Opcode.QUANTIZE, Opcode.QUANTIZE_SCALED)
+        return quantised and op is not None and op.attributes == (digits, plane)
 
 
 def _check(type_: TensorType, sharding: Sharding, size: int) -> None:
