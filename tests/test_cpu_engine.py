@@ -362,6 +362,13 @@ def test_empty_tensors() -> None:
     check(built([x], build), [x])
 
 
+def test_what_only_an_empty_result_looks_at_is_left_out() -> None:
+    b = GraphBuilder()
+    x = b.input(TensorType(DType.FLOAT32, (3, 4)))
+    graph = b.build([b.apply(Opcode.SLICE, [b.unary(Opcode.NEG, x)], TensorType(DType.FLOAT32, (3, 0)), (1, 0, 1))])
+    assert compile_graph(graph).run([torch.zeros(3, 4)])[0].shape == (3, 0)
+
+
 def test_every_nan_that_leaves_is_the_one_nan() -> None:
     x = torch.tensor([math.inf, -1.0, math.nan, 0.0, 2.0])
 

@@ -260,7 +260,7 @@ class Lowering:
         needed = set(self.graph.outputs)
         for at in range(len(self.graph.operations) - 1, -1, -1):
             value, op = self.first + at, self.graph.operations[at]
-            if value not in needed:
+            if value not in needed or op.result.elements == 0:  # what has no elements needs nothing
                 continue
             sources: tuple[int, ...] | None = None
             if op.opcode == Opcode.DOT:
