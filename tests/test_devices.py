@@ -100,6 +100,13 @@ def test_processes_commit_to_what_one_does_and_a_dead_one_costs_its_step_alone(
     assert answer_of(third) == expected[2]
 
 
+def test_processes_of_the_compiled_engine_commit_to_what_one_does(program: Program, start: NamedState) -> None:
+    """By its own sums of a product's integers, which no other engine uses."""
+    with WorkerGroup(program, size=2, backend="cpu") as compiled:
+        answer = answer_of(train_segment(compiled.step, start, load, 0, STEPS))
+    assert answer == answers_of_one(program, start, 1)[0]
+
+
 def test_a_number_of_workers_that_makes_no_sense_is_refused(program: Program, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="0 workers; take 1 to"):
         WorkerGroup(program, size=0, backend="torch")

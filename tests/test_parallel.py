@@ -125,6 +125,9 @@ def test_every_operation_cut_anywhere(seed: int) -> None:
     check_cut(together.graph, together.inputs, size, cut, wanted, together.names)
 
 
+ANY_EXPONENTS = (-1000, ZERO_ROW, -20, -3, 1, 3, 6, 40, 1000, NOT_FINITE)
+
+
 class AnyGraph:
     """A graph of a few dozen operations taken at random, over operands of every kind."""
 
@@ -136,6 +139,9 @@ class AnyGraph:
         for shape in ((4, 6), (2, 3, 4), (6,), (4, 1, 6), (12, 4)):
             self.values.append(self.enter(self.floats(shape)))
         self.index = self.enter(torch.tensor([self.words.below(8) - 1 for _ in range(12)]))
+        exponents = torch.tensor([self.rng.choice(ANY_EXPONENTS) for _ in range(16)], dtype=torch.int32)
+        integers_ = [self.words.below(1 << 16) - (1 << 15) for _ in range(96)]
+        self.exponents, self.integers = self.enter(exponents), self.enter(torch.tensor(integers_, dtype=torch.int16))
         for _ in range(30):
             value = self.grown()
             if value is not None and value.type.elements <= 600:
@@ -214,25 +220,57 @@ class AnyGraph:
         b, rng = self.builder, self.rng
         alike = [y for y in self.values if len(y.shape) > 1 and y.shape[-1] == x.shape[-1]]
         digits, scale = rng.choice((1, 2, 2, 3)), rng.choice(("columns", "columns", "rows"))
+        if rng.random() < 0.25:
+            return self.unproved(self.matrix(x), self.matrix(rng.choice(alike)), digits, scale)
         if rng.random() < 0.5:
             return b.matmul(self.matrix(x), b.transpose(self.matrix(rng.choice(alike)), 0, 1), digits, scale)
         if rng.random() < 0.5:
             return b.matmul(b.transpose(self.matrix(x), 0, 1), self.matrix(x), digits, scale)
         return b.matmul(x, b.transpose(x, -1, -2), digits, scale)
 
+    def unproved(self, x: Value, y: Value, digits: int, scale: str) -> Value:
+        """A product by exponents or of planes that nobody computed, where these are not too many."""
+        b, rng = self.builder, self.rng
+        sides = []
+        for value in (x, y):
+            rows, terms = value.shape
+            exponent = TensorType(DType.INT32, (rows,))
+            given_ = rows <= 16 and rng.random() < 0.6
+            e = b.slice(self.exponents, 0, 0, rows) if given_ else b.apply(Opcode.EXPONENT, [value], exponent)
+            int16 = TensorType(DType.INT16, value.shape)
+            made = [b.apply(Opcode.QUANTIZE, [value, e], int16, (digits, plane)) for plane in range(planes(digits))]
+            if rows * terms <= 96 and rng.random() < 0.3:
+                made[0] = b.reshape(b.slice(self.integers, 0, 0, rows * terms), (rows, terms))
+            sides.append((e, made))
+        (ea, left), (eb, right) = sides
+        pairs = [plane for both in zip(left, right, strict=True) for plane in both]
+        result = TensorType(F32, (x.shape[0], y.shape[0]))
+        if scale == "columns":
+            return b.apply(Opcode.DOT, [ea, eb, *pairs], result, (digits,))
+        return b.apply(Opcode.DOT_ROWS, [ea, *pairs], result, (digits,))
+
 
 def _equal_but(x: Sequence[int], y: Sequence[int], dim: int) -> bool:
     return all(a == b for d, (a, b) in enumerate(zip(x, y, strict=True)) if d != dim)
 
 
-@given(seed=st.integers(0, 1 << 32), size=st.sampled_from((2, 2, 3, 4)))
-@settings(max_examples=60, deadline=None)
-def test_any_graph_cut_anywhere(seed: int, size: int) -> None:
+def check_any_graph(seed: int, size: int, backend: str) -> None:
     made = AnyGraph(seed)
     rng = random.Random(seed)
     cut = any_cuts(rng, made.graph.inputs, size)
     wanted = any_cuts(rng, [made.graph.type_of(v) for v in made.graph.outputs], size)
-    check_cut(made.graph, made.inputs, size, cut, wanted)
+    check_cut(made.graph, made.inputs, size, cut, wanted, backend=backend, definition="reference")
+
+
+@given(seed=st.integers(0, 1 << 32), size=st.sampled_from((2, 2, 3, 4)))
+@settings(max_examples=60, deadline=None)
+def test_any_graph_cut_anywhere(seed: int, size: int) -> None:
+    check_any_graph(seed, size, "torch")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_graph_cut_anywhere_and_compiled(seed: int) -> None:
+    check_any_graph(seed, 2, "cpu")
 
 
 # Training steps
@@ -271,13 +309,15 @@ def train_on_one(step: Program, state: NamedState) -> tuple[NamedState, dict[str
     return state, metrics
 
 
-@pytest.mark.parametrize("size", [1, 2, 4, 7])
-def test_workers_train_to_the_roots_of_one(step: Program, start: NamedState, size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "backend"), [(1, "torch"), (2, "torch"), (4, "torch"), (7, "torch"), (2, "cpu"), (5, "cpu")]
+)
+def test_workers_train_to_the_roots_of_one(step: Program, start: NamedState, size: int, backend: str) -> None:
     """Of seven workers three have no sequence of the batch of four."""
     expected, metrics = train_on_one(step, start)
 
     def work(communicator: ThreadCommunicator) -> tuple[NamedState, dict[str, torch.Tensor]]:
-        mine = ParallelStep(step, communicator, backend="torch")
+        mine = ParallelStep(step, communicator, backend=backend)
         state = mine.layout.split_state(start, communicator.rank)
         for index in range(STEPS):
             state, told = mine.run(state, mine.layout.split_tokens(tokens_of(index), communicator.rank))
