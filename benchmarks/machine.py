@@ -23,7 +23,18 @@ def describe() -> str:
         import os
 
         cores = os.cpu_count() or 1
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    ).stdout.strip()
-    return f"{model}{flags}, {cores} cores, Python {platform.python_version()}, commit {commit or 'unknown'}"
+    return f"{model}{flags}, {cores} cores, Python {platform.python_version()}, commit {find_commit()}"
+
+
+def find_commit() -> str:
+    """The commit that is measured, "-dirty" if anything but results differs from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD") or "unknown"
+    changed = git(
+        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results", ":!docs", ":!*.md"
+    )
+    return f"{commit}-dirty" if changed else commit
