@@ -10,6 +10,7 @@ from cupel.chain.run_values import Answer as OpenedAnswer
 from cupel.chain.run_values import Opened, Phase, Status, UnitView
 from cupel.miner.checkpoints import Checkpoint, CheckpointWriter
 from cupel.miner.devices import WorkerGroup
+from cupel.miner.devices.fitness import check_workers
 from cupel.miner.faults import check_chain, perturb
 from cupel.miner.settings import MinerSettings
 from cupel.miner.work import KIND, UnitWork
@@ -50,6 +51,9 @@ class Miner(Participant):
         """The end state that is being hashed and stored, and the unit it belongs to."""
         self._workers: WorkerGroup | None = None
         if settings.nproc > 1:
+            check_workers(
+                size=settings.nproc, backend=session.backend, threads=settings.threads, check=session.check_stop
+            )
             self._workers = WorkerGroup(
                 session.run.programs.step,
                 size=settings.nproc,

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from cupel.miner.devices import WorkerGroup
+from cupel.miner.devices.fitness import check_step, check_workers
 from cupel.miner.settings import MAX_WORKERS, MinerSettings
 from cupel.node.settings import WrongSetting
-from cupel.protocol.errors import UsageError, WorkersFailed
+from cupel.protocol.arithmetic.steps import program as stored_step
+from cupel.protocol.errors import BackendUnfit, UsageError, WorkersFailed
 from cupel.protocol.program import Program, run, trace
 from cupel.protocol.training.genesis import run_genesis, trace_genesis
 from cupel.protocol.training.model import ModelConfig
@@ -100,11 +102,26 @@ def test_processes_commit_to_what_one_does_and_a_dead_one_costs_its_step_alone(
     assert answer_of(third) == expected[2]
 
 
-def test_processes_of_the_compiled_engine_commit_to_what_one_does(program: Program, start: NamedState) -> None:
+def test_processes_of_the_compiled_engine_pass_the_self_test() -> None:
     """By its own sums of a product's integers, which no other engine uses."""
-    with WorkerGroup(program, size=2, backend="cpu") as compiled:
-        answer = answer_of(train_segment(compiled.step, start, load, 0, STEPS))
-    assert answer == answers_of_one(program, start, 1)[0]
+    check_workers(size=2, backend="cpu", threads=1)
+
+
+def test_workers_whose_bits_are_others_are_not_fit() -> None:
+    steps_done = []
+
+    def step(state: State, tokens: torch.Tensor) -> Stepped:
+        following, metrics = run(stored_step(), (unflatten_state(state), tokens), "torch")
+        flat = flatten_state(following)
+        steps_done.append(flat)
+        if len(steps_done) == 2:
+            name = next(name for name in flat if name.startswith("adam_v."))
+            flat[name].view(torch.int32).view(-1)[-1] ^= 1
+        return Stepped(flat, metrics["loss"], metrics["grad_norm"])
+
+    with pytest.raises(BackendUnfit, match=r"cpu, 2 workers: training step 1 gives .* must train without --nproc"):
+        check_step(step, "cpu, 2 workers")
+    assert len(steps_done) == 2
 
 
 def test_a_number_of_workers_that_makes_no_sense_is_refused(program: Program, tmp_path: Path) -> None:
