@@ -51,8 +51,13 @@ class Miner(Participant):
         """The end state that is being hashed and stored, and the unit it belongs to."""
         self._workers: WorkerGroup | None = None
         if settings.nproc > 1:
+            folder = settings.data / "workers"
             check_workers(
-                size=settings.nproc, backend=session.backend, threads=settings.threads, check=session.check_stop
+                size=settings.nproc,
+                backend=session.backend,
+                threads=settings.threads,
+                check=session.check_stop,
+                folder=folder,
             )
             self._workers = WorkerGroup(
                 session.run.programs.step,
@@ -60,6 +65,7 @@ class Miner(Participant):
                 backend=session.backend,
                 threads=settings.threads,
                 check=session.check_stop,
+                folder=folder,
             )
             self.step = session.step(self._workers.step)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,10 +43,14 @@ def start() -> NamedState:
 
 
 @pytest.fixture(scope="module")
-def group(program: Program) -> Iterator[WorkerGroup]:
+def group(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerGroup]:
     """Two workers for a batch of three, so that one has more to do."""
-    with WorkerGroup(program, size=2, backend="torch") as running:
+    folder = tmp_path_factory.mktemp("miner") / "workers"
+    folder.mkdir()
+    (folder / "meeting").write_bytes(b"left by a miner that was killed")
+    with WorkerGroup(program, size=2, backend="torch", folder=folder) as running:
         yield running
+    assert not folder.exists()
 
 
 def load(step: int) -> torch.Tensor:
@@ -100,6 +105,29 @@ def test_processes_commit_to_what_one_does_and_a_dead_one_costs_its_step_alone(
     assert group.process_ids == []
     third = train_segment(group.step, dict(second.state), load, 2, STEPS)
     assert answer_of(third) == expected[2]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="stops processes by signals")
+def test_workers_that_hang_are_killed_and_one_that_cannot_read_ends(
+    program: Program, start: NamedState, group: WorkerGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for ever, and what asks a whole group of processes to end does not end a worker."""
+    first = group.step(start, load(0))
+    os.kill(group.process_ids[0], signal.SIGTERM)
+    second = group.step(first.state, load(1))
+    for pid in group.process_ids:
+        os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(group, "_patience_s", 0.1)
+    with pytest.raises(WorkersFailed, match="worker processes 0, 1 of 2: no answer for 0 s, killed; its step is done"):
+        group.step(second.state, load(2))
+    assert group.process_ids == []
+
+    garbage = (7).to_bytes(8, "little") + b"no json"
+    ended = subprocess.run(
+        [sys.executable, "-m", "cupel.miner.devices.worker"], input=garbage, capture_output=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert b"worker process: JSONDecodeError" in ended.stderr
 
 
 def test_processes_of_the_compiled_engine_pass_the_self_test() -> None:

@@ -78,6 +78,8 @@ def meet_through_torchrun() -> Iterator[DistributedCommunicator]:
     device = torch.device("cuda", local) if has_gpus else None
     if device is not None:
         torch.cuda.set_device(device)
+    if workers_here == int(os.environ.get("WORLD_SIZE", "1")):
+        keep_to_this_machine(os.environ)
     dist.init_process_group("nccl" if has_gpus else "gloo", timeout=_PATIENCE)
     try:
         yield DistributedCommunicator(device)

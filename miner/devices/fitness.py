@@ -6,6 +6,7 @@ An engine's own self-test says nothing of what workers compute beside their grap
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -21,12 +22,15 @@ _STEPS = 3
 _STATE, _TOKENS = "0.", "1"
 
 
-def check_workers(*, size: int, backend: str, threads: int, check: Callable[[], None] = lambda: None) -> None:
-    """Train the self-test's first steps on worker processes as a miner would start them.
+def check_workers(
+    *, size: int, backend: str, threads: int, check: Callable[[], None] = lambda: None, folder: Path | None = None
+) -> None:
+    """Train the self-test's first steps on worker processes started as a miner's, with the same arguments.
 
     Raises  BackendUnfit: their bits are not the stored ones; WorkersFailed: one of them ended
     """
-    with WorkerGroup(steps.program(), size=size, backend=backend, threads=threads, check=check) as group:
+    program = steps.program()
+    with WorkerGroup(program, size=size, backend=backend, threads=threads, check=check, folder=folder) as group:
         check_step(group.step, f"{backend}, {size} workers")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +26,9 @@ from cupel.protocol.training.unit import State, Stepped
 _LOOK_S = 0.5
 """How often a waiting miner looks whether it is asked to end."""
 _ENDING_S = 5.0
+PATIENCE_S = 1800.0
+"""How long a miner waits for its workers' answers. Longer than they wait for each other, so that one of them says what
+is wrong, and than any step takes that is worth sharing on one machine."""
 
 
 class WorkerGroup:
@@ -40,18 +45,22 @@ class WorkerGroup:
         backend: str,
         threads: int = 1,
         check: Callable[[], None] = lambda: None,
+        folder: Path | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """
         program  a training step, as `RunPrograms.step`
         threads  of each worker
         check    called while waiting; may raise, which ends the workers
+        folder   where workers find each other, this group's alone: emptied first, gone after; else a temporary one
         Raises   as `make_layout`
         """
         self.layout: Layout = make_layout(program, size)
         self._program, self._backend, self._threads, self._check = program, backend, threads, check
         self._workers: list[_Process] = []
         self._inbox: queue.SimpleQueue[tuple[int, Message | None]] = queue.SimpleQueue()
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._wanted_folder, self._patience_s = folder, patience_s
+        self._folder: Path | None = None
         self._latest: GroupState | None = None
 
     @property
@@ -100,7 +109,7 @@ class WorkerGroup:
             self._latest.expire()
             self._latest = None
         if self._folder is not None:
-            self._folder.cleanup()
+            shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
     def __enter__(self) -> WorkerGroup:
@@ -113,7 +122,7 @@ class WorkerGroup:
 
     def _start(self) -> None:
         self._inbox = queue.SimpleQueue()
-        self._folder = tempfile.TemporaryDirectory(prefix="cupel-workers-")
+        self._folder = self._make_folder()
         program = torch.frombuffer(bytearray(self._program.to_bytes()), dtype=torch.uint8)
         size = self.layout.size
         for rank in range(size):
@@ -122,12 +131,20 @@ class WorkerGroup:
             facts = {
                 "rank": rank,
                 "size": size,
-                "meeting": str(Path(self._folder.name) / "meeting"),
+                "meeting": str(self._folder / "meeting"),
                 "backend": self._backend,
                 "threads": self._threads,
             }
             worker.tell(Message("open", facts, {"program": program}))
         self._answers()
+
+    def _make_folder(self) -> Path:
+        if self._wanted_folder is None:
+            return Path(tempfile.mkdtemp(prefix="cupel-workers-"))
+        # A miner that was killed left its own.
+        shutil.rmtree(self._wanted_folder, ignore_errors=True)
+        self._wanted_folder.mkdir(parents=True, mode=0o700)
+        return self._wanted_folder
 
     def _give(self, state: State) -> None:
         if self._latest is not None:
@@ -139,11 +156,14 @@ class WorkerGroup:
     def _answers(self) -> list[Message]:
         """One answer of each worker, in order."""
         answers: dict[int, Message] = {}
+        deadline = time.monotonic() + self._patience_s
         while len(answers) < len(self._workers):
             try:
                 rank, answer = self._inbox.get(timeout=_LOOK_S)
             except queue.Empty:
                 self._check()
+                if time.monotonic() > deadline:
+                    raise self._stuck([r for r in range(len(self._workers)) if r not in answers]) from None
                 continue
             if answer is None or answer.what == "failed":
                 raise self._failure(rank, answer)
@@ -163,12 +183,23 @@ class WorkerGroup:
         silent = [r for r, said in failures.items() if said is None]
         blamed = silent[0] if silent else rank
         said = failures[blamed]
-        if said is not None:
-            reason = str(said.facts["reason"])
-        else:
-            code = self._workers[blamed].process.wait(_ENDING_S)
-            reason = f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
+        reason = self._how_it_ended(self._workers[blamed].process) if said is None else str(said.facts["reason"])
         return WorkersFailed(f"worker process {blamed} of {self.layout.size}: {reason}; its step is done again")
+
+    def _how_it_ended(self, process: subprocess.Popen[bytes]) -> str:
+        try:
+            code = process.wait(_ENDING_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return "stopped talking without ending, and was killed"
+        return f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
+
+    def _stuck(self, those: Sequence[int]) -> WorkersFailed:
+        """None of `those` answers: they would not end by themselves either."""
+        for rank in those:
+            self._workers[rank].process.kill()
+        which = f"worker process{'es' if len(those) > 1 else ''} {', '.join(map(str, those))} of {self.layout.size}"
+        return WorkersFailed(f"{which}: no answer for {self._patience_s:.0f} s, killed; its step is done again")
 
 
 class GroupState(Mapping[str, torch.Tensor]):
@@ -231,6 +262,9 @@ class _Process:
                 while True:
                     inbox.put((rank, read_message(out)))
             except (EOFError, OSError, ValueError):
+                return
+            finally:
+                # Whatever ended it: nobody must wait for this worker any more.
                 inbox.put((rank, None))
 
         self._listener = threading.Thread(target=listen, name=f"cupel-worker-{rank}", daemon=True)

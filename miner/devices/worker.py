@@ -60,8 +60,9 @@ class _Worker:
 
 
 def main() -> None:
-    # A Ctrl-C is meant for the miner, which finishes what it is at.
+    # What asks a whole group of processes to end is meant for the miner, which finishes what it is at.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Whatever a library prints must not come between the messages.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -74,6 +75,10 @@ def main() -> None:
         except (EOFError, OSError):
             # The miner is gone, or wants no more; a step under way is of no use to anybody.
             os._exit(0)
+        except BaseException as failure:
+            # Without this thread nobody would notice that the miner is gone.
+            print(f"worker process: {type(failure).__name__}: {failure}", file=sys.stderr, flush=True)
+            os._exit(1)
 
     threading.Thread(target=listen, name="cupel-miner", daemon=True).start()
     try:
