@@ -9,6 +9,7 @@ size. Bars are ratios within one process, never times of two runs.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,9 @@ def read(name: str) -> list[Measurement]:
         cut = [lines[at - 1][a:b].strip() for a, b in spans]
         rows = {}
         for row in lines[at + 1 :]:
-            if not row.strip() or not row[: spans[0][1]].strip() or len(row) < spans[-2][1]:
-                break
+            gaps = [row[left:right] for (_, left), (right, _) in itertools.pairwise(spans)]
+            if not row.strip() or any(gap.strip() for gap in gaps):
+                break  # a remark below the table
             cells = [row[a:b].strip() for a, b in spans]
             rows[cells[0]] = dict(zip(cut[1:], cells[1:], strict=True))
         above = []
