@@ -111,7 +111,8 @@ def measure(
         f"## {options.model}: {model.width} wide, {model.layers} layers, {training.batch} x {model.context} tokens",
         "",
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} thread a process, commit {commit}:",
-        f"`python benchmarks/devices.py --model {options.model} --workers {options.workers} --repeats {options.repeats}`",  # noqa: E501
+        f"`python benchmarks/devices.py --model {options.model} --workers {options.workers} "
+        f"--repeats {options.repeats}`",
         "",
         "| | one process | " + f"{options.workers} workers |",
         "|---|---|---|",

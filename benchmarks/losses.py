@@ -42,9 +42,9 @@ def read_source() -> tuple[torch.Tensor, torch.Tensor]:
     """(training bytes, held-out bytes): every tenth module of the standard library's top level is held out."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     texts = [path.read_bytes() for path in files]
-    train = b"".join(text for i, text in enumerate(texts) if i % 10)
-    held_out = b"".join(text for i, text in enumerate(texts) if not i % 10)
-    return tuple(torch.frombuffer(bytearray(text), dtype=torch.uint8) for text in (train, held_out))  # type: ignore[return-value]
+    train = bytearray(b"".join(text for i, text in enumerate(texts) if i % 10))
+    held_out = bytearray(b"".join(text for i, text in enumerate(texts) if not i % 10))
+    return torch.frombuffer(train, dtype=torch.uint8), torch.frombuffer(held_out, dtype=torch.uint8)
 
 
 def batches_of(text: torch.Tensor, seed: int) -> Batches:

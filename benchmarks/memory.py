@@ -95,7 +95,7 @@ def measure(way: str, name: str, threads: int) -> int:
         optimiser = torch.optim.AdamW(weights.values(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
 
         def run_in_place() -> None:
-            compute_loss(gpt, weights, tokens).backward()  # type: ignore[no-untyped-call]
+            compute_loss(gpt, weights, tokens).backward()  # type: ignore[no-untyped-call]  # torch's
             torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
             optimiser.step()
             optimiser.zero_grad()

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from tables import RESULTS
 
 FOLDER = Path(__file__).parent.parent / "docs" / "images"
@@ -92,13 +94,13 @@ def draw_steps(path: Path) -> None:
     _finish(figure, axes, list(newest.values())[-1], path, legend=False)
 
 
-def _new_figure(height: float):  # type: ignore[no-untyped-def]  # matplotlib's own types
+def _new_figure(height: float) -> tuple[Figure, Axes]:
     from matplotlib import pyplot
 
     return pyplot.subplots(figsize=(8, height), layout="constrained")
 
 
-def _finish(figure, axes, measured: Measurement, path: Path, *, legend: bool = True) -> None:  # type: ignore[no-untyped-def]  # the same
+def _finish(figure: Figure, axes: Axes, measured: Measurement, path: Path, *, legend: bool = True) -> None:
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(y=0.01)

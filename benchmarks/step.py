@@ -29,11 +29,11 @@ from machine import describe
 from tables import clock_name, clock_of, publish, table
 from torch import nn
 
+from cupel.diagnosis.engine import example
 from cupel.protocol.arithmetic.cpu import CompiledGraph, isa
 from cupel.protocol.program import trace
 from cupel.protocol.program.structure import flatten
 from cupel.protocol.training.model import GPT, ModelConfig, compute_loss
-from cupel.protocol.training.state import State, example_state
 from cupel.protocol.training.step import TrainingConfig, make_training_step
 
 
@@ -53,17 +53,6 @@ NAMES = {
     "bf16": "bf16 autocast, fused AdamW",
 }
 Step = Callable[[], object]
-
-
-def example(model: ModelConfig, training: TrainingConfig) -> tuple[State, torch.Tensor]:
-    """Weights of a size a model starts with, and random tokens."""
-    generator = torch.Generator().manual_seed(0)
-    state = example_state(model)
-    for name, weight in state["weights"].items():
-        noise = torch.randn(weight.shape, generator=generator)
-        state["weights"][name] = noise * 0.05 if weight.dim() > 1 else torch.ones(weight.shape)
-    shape = (training.batch, model.context + 1)
-    return state, torch.randint(0, model.vocabulary, shape, generator=generator, dtype=torch.int32)
 
 
 def engine_step(options: argparse.Namespace) -> tuple[Step, CompiledGraph]:

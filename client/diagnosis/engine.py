@@ -158,14 +158,15 @@ def compare_product(backend: Backend, size: int = PRODUCT_SIZE) -> Comparison:
 def compare_step(backend: Backend) -> Comparison:
     """One training step of the demo's GPT: forward, backward, clipping, AdamW."""
     model, training = ModelConfig.demo(), TrainingConfig.demo()
-    state, tokens = _example(model, training)
+    state, tokens = example(model, training)
     step = make_training_step(model, training)
     program = trace(step, (state, tokens))
     what = f"training step of a small GPT (d={model.width}, {model.layers} layers)"
     return compare(what, lambda: run(program, (state, tokens), backend), lambda: step(state, tokens))
 
 
-def _example(model: ModelConfig, training: TrainingConfig) -> tuple[State, torch.Tensor]:
+def example(model: ModelConfig, training: TrainingConfig) -> tuple[State, torch.Tensor]:
+    """Weights of a size a model starts with, and random tokens."""
     generator = torch.Generator().manual_seed(0)
     state = example_state(model)
     for name, weight in state["weights"].items():

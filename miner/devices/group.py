@@ -254,8 +254,9 @@ class _Process:
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self._in: BinaryIO = self.process.stdin  # type: ignore[assignment]
-        out: BinaryIO = self.process.stdout  # type: ignore[assignment]
+        # Popen's types say less than what its pipes are: buffered binary files.
+        self._in: BinaryIO = self.process.stdin  # type: ignore[assignment]  # as above
+        out: BinaryIO = self.process.stdout  # type: ignore[assignment]  # as above
 
         def listen() -> None:
             try:

@@ -51,7 +51,7 @@ def _read(stream: BinaryIO, size: int) -> bytearray:
     data = bytearray(size)
     view, done = memoryview(data), 0
     while done < size:
-        count = stream.readinto(view[done:])  # type: ignore[attr-defined]
+        count = stream.readinto(view[done:])  # type: ignore[attr-defined]  # BinaryIO lacks it
         if not count:
             raise EOFError
         done += count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import library
 
 from cupel.protocol.arithmetic.builder import GraphBuilder
 from cupel.protocol.arithmetic.engines import run_graph
@@ -12,7 +13,7 @@ from cupel.protocol.arithmetic.operations import TensorType
 from cupel.protocol.errors import UsageError
 
 
-@torch.library.custom_op("cupel::matmul", mutates_args=())
+@library.custom_op("cupel::matmul", mutates_args=())
 def _matmul(a: torch.Tensor, b: torch.Tensor, digits: int, scale: str) -> torch.Tensor:
     builder = GraphBuilder()
     left, right = builder.input(TensorType.of(a)), builder.input(TensorType.of(b))

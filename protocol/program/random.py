@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import library
 
 from cupel.protocol import sampling
 from cupel.protocol.arithmetic import torch_backend
@@ -25,7 +26,7 @@ def philox_key(seed: bytes, domain: str, unit: bytes = b"") -> torch.Tensor:
     return torch.tensor(key - (key >> 63 << 64), dtype=torch.int64)
 
 
-@torch.library.custom_op("cupel::random_bits", mutates_args=())
+@library.custom_op("cupel::random_bits", mutates_args=())
 def _random_bits(key: torch.Tensor, step: torch.Tensor, shape: Sequence[int], stream: int) -> torch.Tensor:
     result = TensorType(DType.INT64, tuple(shape))
     return torch_backend.evaluate(Operation(Opcode.PHILOX, (0, 1), result, (stream,)), [key, step])
@@ -36,7 +37,7 @@ def _(key: torch.Tensor, step: torch.Tensor, shape: Sequence[int], stream: int) 
     return torch.empty(tuple(shape), dtype=torch.int64, device=key.device)
 
 
-@torch.library.custom_op("cupel::multiply_high", mutates_args=())
+@library.custom_op("cupel::multiply_high", mutates_args=())
 def _multiply_high(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch_backend.evaluate(Operation(Opcode.MULHI, (0, 1), TensorType.of(x)), [x.contiguous(), y.contiguous()])
 

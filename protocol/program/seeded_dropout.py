@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import library
 from torch.overrides import TorchFunctionMode
 
 from cupel.protocol.arithmetic.builder import GraphBuilder, Value
@@ -37,7 +38,7 @@ def build_dropout(builder: GraphBuilder, x: Value, key: Value, step: Value, prob
     return builder.select(kept, larger, builder.scalar(0.0, DType.FLOAT32))
 
 
-@torch.library.custom_op("cupel::dropout", mutates_args=())
+@library.custom_op("cupel::dropout", mutates_args=())
 def _dropout(x: torch.Tensor, key: torch.Tensor, step: torch.Tensor, probability: float, stream: int) -> torch.Tensor:
     builder = GraphBuilder()
     values = [builder.input(TensorType.of(tensor)) for tensor in (x, key, step)]
