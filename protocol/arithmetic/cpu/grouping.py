@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from cupel.protocol.arithmetic.cpu import views
-from cupel.protocol.arithmetic.cpu.lowering import Call, Item, Map, Python, Reduce
+from cupel.protocol.arithmetic.cpu.items import Call, Item, Map, Python, Reduce
 from cupel.protocol.arithmetic.cpu.views import Buffer, Factor, View
 
 _ITEMS_A_GROUP = 48

@@ -12,11 +12,12 @@ from math import prod
 
 import torch
 
-from cupel.protocol.arithmetic.cpu import batches, kernels, ordering, packing, products, rows
+from cupel.protocol.arithmetic.cpu import batches, kernels, ordering, packing, products, row_plans, rows
 from cupel.protocol.arithmetic.cpu.grouping import Group, buffers_of, group_items
 from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
-from cupel.protocol.arithmetic.cpu.lowering import Call, Lowering, Matrix, Python
+from cupel.protocol.arithmetic.cpu.items import Call, Matrix, Python
+from cupel.protocol.arithmetic.cpu.lowering import Lowering
 from cupel.protocol.arithmetic.cpu.panels import Form, pack_scratch
 from cupel.protocol.arithmetic.cpu.views import Buffer, View
 from cupel.protocol.arithmetic.operations import DType, Graph
@@ -80,8 +81,8 @@ class _Builder:
         self.graph, self.isa, self.threads, self.constants = graph, isa, threads, list(constants)
         self.groups, self.clocked = groups, clocked
         self.module = Module()
-        self.names: dict[rows.Spec, str] = {}
-        self.row_kernels: dict[int, rows.RowKernel] = {}
+        self.names: dict[row_plans.Spec, str] = {}
+        self.row_kernels: dict[int, row_plans.RowKernel] = {}
         self.scratch_bytes = 0
         self.labels: list[str] = []
 
@@ -95,7 +96,7 @@ class _Builder:
                 def is_needed(buffer: Buffer, at: int = at) -> bool:
                     return buffer.place[0] == "output" or any(u != at for u in uses.get(buffer, ()))
 
-                kernel = rows.plan_rows(group, is_needed, self.isa)
+                kernel = row_plans.plan_rows(group, is_needed, self.isa)
                 self.row_kernels[at] = kernel
                 self.scratch_bytes = max(self.scratch_bytes, kernel.scratch_bytes)
             for item in group.items:

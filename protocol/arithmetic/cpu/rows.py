@@ -1,268 +1,13 @@
-"""Row kernels: one native function for a group of fused maps and reductions.
-
-A kernel walks rows; each row is passed over in stages. Stage s computes what depends on row results of stage s - 1: a
-softmax is (0) maximum, (1) exponentials, (2) quantised sum, (3) quotient. Values needed again by a later stage wait in
-a row-long scratch buffer, which stays in the first cache. Emission sees only a `Spec`, so equal groups (the layers
-of a model) share one function.
-"""
+"""Row kernels emitted: one native function for each `Spec` that row_plans.py makes of a group."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from cupel.protocol.arithmetic.cpu import elementwise as ew
-from cupel.protocol.arithmetic.cpu import kernels, views
-from cupel.protocol.arithmetic.cpu.grouping import Group, split
-from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value, Variable, vector
+from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value, vector
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
-from cupel.protocol.arithmetic.cpu.lowering import Map, Reduce
-from cupel.protocol.arithmetic.cpu.views import Buffer, View
-from cupel.protocol.arithmetic.operations import NOT_FINITE, DType
-
-_SCRATCH_COLUMNS = 4096
-"""Longer rows keep values between stages in memory of their own."""
-_MAGIC_BITS = 0x4338000000000000
-_SOFTMAX_SCALE = 2.0 ** (kernels.SUM_BITS - 1)
-"""2^(30 - e) where the largest term is 1."""
-_EXACT_TERMS = 1 << 22
-"""Sums of more terms can pass 2^53."""
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """Memory as the kernel walks it; strides are elements, one a loop, then within a row."""
-
-    pointer: int
-    offset: int
-    strides: tuple[int, ...]
-    inner: int
-    dtype: DType
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One item of the group, everything by number."""
-
-    name: str
-    attributes: tuple[int, ...]
-    args: tuple[tuple[str, object], ...]
-    """("step", i), ("access", i) or ("number", text of the number)."""
-    dtypes: tuple[DType, ...]
-    result: DType
-    is_row: bool
-    is_reduce: bool
-    store: int
-    """Access written, or -1."""
-    level: int
-    """Stage at which it is computed; for a reduction, at which it starts; for a row result, at which it is known."""
-    kept: bool
-    """Waits in scratch for a later stage."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """All that decides a row kernel's code."""
-
-    loops: tuple[int, ...]
-    columns: int
-    accesses: tuple[Access, ...]
-    steps: tuple[Step, ...]
-    pointers: int
-
-
-@dataclass(slots=True)
-class RowKernel:
-    """A kernel and what to call it with."""
-
-    spec: Spec
-    buffers: list[Buffer]
-    scratch_bytes: int
-    units: int
-    """Length of the range threads share: the outermost loop, or the columns of a single row."""
-    align: int
-    """Ranges start at multiples of it; 0 if the range cannot be cut."""
-
-
-def softmax_peak(item: Map | Reduce, made: dict[Buffer, Map | Reduce]) -> Buffer | None:
-    """For a sum of exp(x - max x) along the rows of one group, the buffer of what is subtracted.
-
-    The largest term is exp(0) = 1, or NaN where the maximum is not finite: the quantum is known without looking. The
-    subtrahend may be a number where the maximum is -inf (a row that a mask leaves empty): then all terms are 0.
-    """
-
-    def producer(view: View, name: str) -> Map | Reduce | None:
-        found = None if view.buffer is None else made.get(view.buffer)
-        return found if found is not None and found.name == name else None
-
-    if not isinstance(item, Reduce) or item.name != "sum":
-        return None
-    exp = producer(item.args[0], "exp")
-    sub = None if exp is None or exp.is_row else producer(exp.args[0], "sub")
-    if sub is None or sub.is_row:
-        return None
-    subtracted = sub.args[1]
-    instead = producer(subtracted, "select")
-    empty = None if instead is None or not instead.is_row else producer(instead.args[0], "eq")
-    if instead is None or empty is None:
-        peak = producer(subtracted, "max")
-    else:
-        number, bound = instead.args[1].number, empty.args[1].number
-        peak = producer(instead.args[2], "max")
-        if (
-            number is None
-            or not math.isfinite(number)
-            or bound != -math.inf
-            or empty.args[0].key() != instead.args[2].key()
-        ):
-            return None
-    if not isinstance(peak, Reduce):
-        return None
-    x, y = sub.args[0], peak.args[0]
-    same = x.buffer is y.buffer and x.offset == y.offset and x.factors() == y.factors()
-    return subtracted.buffer if same and x.buffer is not None else None
-
-
-def known_after(item_name: str, dtype: DType) -> int:
-    """Stages from a reduction's start until its result: an order-free sum first needs its largest term."""
-    return 2 if item_name == "sum" and dtype == DType.FLOAT32 else 1
-
-
-def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: InstructionSet) -> RowKernel:
-    """Decide loops, stages and stores. `is_needed` tells buffers that outlive the group."""
-    items = [i for i in group.items if isinstance(i, Map | Reduce)]
-    has_rows = any(i.is_row for i in items)
-    level: dict[Buffer, int] = {}
-    known: dict[Buffer, int] = {}
-    peaks = {id(i): softmax_peak(i, group.made) for i in items}
-    names = {id(i): "softmax_sum" if peaks[id(i)] is not None else i.name for i in items}
-    for item in items:
-        start = 0
-        for a in item.args:
-            if a.buffer in group.made:
-                assert a.buffer is not None
-                start = max(start, known[a.buffer] if group.made[a.buffer].is_row else level[a.buffer])
-        out = item.out.buffer
-        assert out is not None
-        level[out] = start
-        if isinstance(item, Reduce):
-            known[out] = start + known_after(names[id(item)], item.args[0].dtype)
-        elif item.is_row:
-            known[out] = start
-    last_use: dict[Buffer, int] = {}
-    for item in items:
-        for a in item.args:
-            if a.buffer in group.made and a.buffer is not None and not group.made[a.buffer].is_row:
-                at = level[item.out.buffer] if item.out.buffer else 0
-                if isinstance(item, Reduce):
-                    at += known_after(names[id(item)], a.dtype) - 1
-                last_use[a.buffer] = max(last_use.get(a.buffer, 0), at)
-
-    rows, columns = group.rows, group.columns
-    stored: set[Buffer] = set()
-    for item in items:
-        out = item.out.buffer
-        assert out is not None
-        waits = not item.is_row and last_use.get(out, -1) > level[out]
-        if is_needed(out) or (waits and columns > _SCRATCH_COLUMNS):
-            stored.add(out)
-
-    def outside(item: Map | Reduce) -> list[View]:
-        return [a for a in item.args if a.buffer is not None and a.buffer not in group.made]
-
-    keys: dict[object, int] = {}
-    listed: list[tuple[View, bool]] = []
-
-    def access(view: View, is_row: bool) -> int:
-        key = (view.key(), is_row)
-        if key not in keys:
-            keys[key] = len(listed)
-            listed.append((view, is_row))
-        return keys[key]
-
-    numbered = {i.out.buffer: n for n, i in enumerate(items)}
-    drafts = []
-    for item in items:
-        row_like = item.is_row and isinstance(item, Map)
-        args: list[tuple[str, object]] = []
-        for a in item.args:
-            if a.buffer is None:
-                assert a.number is not None
-                exact = a.number if a.dtype == DType.FLOAT32 else int(a.number)
-                args.append(("number", repr(exact)))
-            elif a.buffer in group.made:
-                args.append(("step", numbered[a.buffer]))
-            else:
-                args.append(("access", access(a, row_like)))
-        if peaks[id(item)] is not None:
-            args.append(("step", numbered[peaks[id(item)]]))
-        store = access(item.out, item.is_row) if item.out.buffer in stored else -1
-        drafts.append((item, tuple(args), store))
-
-    buffers: list[Buffer] = []
-    positions: dict[Buffer, int] = {}
-    outer_lists = []
-    inners = []
-    for view, is_row in listed:
-        assert view.buffer is not None
-        if view.buffer not in positions:
-            positions[view.buffer] = len(buffers)
-            buffers.append(view.buffer)
-        if is_row:
-            outer_lists.append(view.factors())
-            inners.append(0)
-        elif has_rows:
-            parts = split(view, rows, columns)
-            assert parts is not None
-            outer_lists.append(parts[0])
-            inners.append(parts[1][1])
-    if has_rows:
-        refined = views.refine(outer_lists)
-        assert refined is not None
-    else:
-        # No row matters: walk as few, long rows as memory allows, in the order in which results lie there.
-        first_store = next(store for _, _, store in drafts if store >= 0)
-        loops = views.refine([view.factors() for view, _ in listed])
-        assert loops is not None
-        loops = views.merged_loops(sorted(loops, key=lambda loop: -loop[1][first_store]))
-        columns, inner = loops[-1] if loops else (1, (0,) * len(listed))
-        refined, inners = loops[:-1], list(inner)
-    accesses = tuple(
-        Access(positions[view.buffer], view.offset, tuple(strides[n] for _, strides in refined), inners[n], view.dtype)
-        for n, (view, _) in enumerate(listed)
-        if view.buffer is not None
-    )
-    steps = []
-    for item, arguments, store in drafts:
-        out = item.out.buffer
-        assert out is not None
-        waits = not item.is_row and last_use.get(out, -1) > level[out]
-        steps.append(
-            Step(
-                name=names[id(item)],
-                attributes=item.attributes,
-                args=arguments,
-                dtypes=tuple(a.dtype for a in item.args),
-                result=item.out.dtype,
-                is_row=item.is_row,
-                is_reduce=isinstance(item, Reduce),
-                store=store,
-                level=level[out] if isinstance(item, Reduce) or not item.is_row else known[out],
-                kept=waits and store < 0,
-            )
-        )
-    loops_sizes = tuple(n for n, _ in refined)
-    spec = Spec(loops_sizes, columns, accesses, tuple(steps), len(buffers))
-    kept = sum(1 for s in steps if s.kept)
-    scratch = kept * (columns + 2 * isa.width) * 8
-    if loops_sizes:
-        units, align = loops_sizes[0], 1
-    elif has_rows:
-        units, align = 1, 0
-    else:
-        units, align = columns, 64
-    return RowKernel(spec, buffers, scratch, units, align)
+from cupel.protocol.arithmetic.cpu.reductions import Reductions
+from cupel.protocol.arithmetic.cpu.row_plans import Spec, Step, is_float_sum, known_after
+from cupel.protocol.arithmetic.operations import DType
 
 
 def emit(module: Module, isa: InstructionSet, spec: Spec, name: str) -> None:
@@ -282,9 +27,7 @@ class _Emitter:
         self.bases: list[Value] = []
         self.row_loads: dict[int, Value] = {}
         self.kept: dict[int, Value] = {}
-        self.partial: dict[tuple[int, str, int], Variable] = {}
-        """Accumulators by (step, role, lanes)."""
-        self.scales: dict[int, tuple[Value, Value]] = {}
+        self.reductions = Reductions(f, isa, spec)
 
     def _find_dirty(self) -> list[bool]:
         dirty: list[bool] = []
@@ -337,7 +80,8 @@ class _Emitter:
             if place is not None:
                 pointer = pointer.offset(element, place)
             self.bases.append(pointer.offset(element, access.offset))
-        self.row_values, self.row_loads, self.kept, self.partial, self.scales = {}, {}, {}, {}, {}
+        self.row_values, self.row_loads, self.kept = {}, {}, {}
+        self.reductions = Reductions(self.f, self.isa, spec)
         offset = 0
         for n, step in enumerate(spec.steps):
             if step.kept:
@@ -353,22 +97,19 @@ class _Emitter:
             self._row_results(stage)
             self._columns(stage, cut)
 
-    def _is_float_sum(self, step: Step) -> bool:
-        return step.is_reduce and step.name == "sum" and step.dtypes[0] == DType.FLOAT32
-
     def _columns(self, stage: int, cut: Value | None) -> None:
         spec, f = self.spec, self.f
         maps = [n for n, s in enumerate(spec.steps) if not s.is_row and s.level == stage]
         first = [n for n, s in enumerate(spec.steps) if s.is_reduce and s.level == stage]
-        second = [n for n, s in enumerate(spec.steps) if self._is_float_sum(s) and s.level == stage - 1]
+        second = [n for n, s in enumerate(spec.steps) if is_float_sum(s) and s.level == stage - 1]
         if not (maps or first or second):
             return
         passes = self._passes()
         for lanes, _, _, _ in passes:
             for n in first:
-                self._start_reduction(n, lanes)
+                self.reductions.start(n, lanes)
             for n in second:
-                self._variable(n, "total", lanes, "i64", 0)
+                self.reductions.start_again(n, lanes)
         if cut is not None:
             self._cut_columns(maps)
             return
@@ -578,97 +319,12 @@ class _Emitter:
                 f.store(held, self.kept[n].offset(element, column), align=step.result.size_bytes)
         for n in first:
             x = self._argument(spec.steps[n], 0, lanes, column, mask, cache)
-            self._accumulate(n, lanes, x, mask)
+            self.reductions.accumulate(n, lanes, x, mask, dirty=self._is_dirty(spec.steps[n], 0))
         for n in second:
             x = self._argument(spec.steps[n], 0, lanes, column, mask, cache)
-            if mask is not None:
-                x = mask.select(x, 0.0)
-            scale, _ = self.scales[n]
-            bits = kernels.quantised_bits(f, self.isa, x, scale.splat(lanes) if lanes else scale)
-            total = self.partial[n, "total", lanes]
-            total.set(total.get() + bits)
+            self.reductions.accumulate_again(n, lanes, x, mask)
 
     # Reductions
-
-    def _variable(self, n: int, role: str, lanes: int, element: str, start: int) -> None:
-        self.partial[n, role, lanes] = self.f.variable(vector(lanes, element), start)
-
-    def _start_reduction(self, n: int, lanes: int) -> None:
-        step = self.spec.steps[n]
-        dtype = step.dtypes[0]
-        if self._is_float_sum(step):
-            self._variable(n, "negative", lanes, "i32", 0)
-            self._variable(n, "positive", lanes, "i32", ew.LOWEST)
-        elif step.name in ("sum", "softmax_sum"):
-            self._variable(n, "total", lanes, "i64", 0)
-        elif step.name == "exponent":
-            self._variable(n, "largest", lanes, "i32", 0)
-        else:
-            self._variable(n, "extreme", lanes, self._key_element(dtype), self._worst(step.name, dtype))
-
-    @staticmethod
-    def _key_element(dtype: DType) -> str:
-        return {DType.FLOAT32: "i32", DType.BOOL: "i8"}.get(dtype, ew.ELEMENT[dtype])
-
-    @staticmethod
-    def _worst(name: str, dtype: DType) -> int:
-        bits = 32 if dtype == DType.FLOAT32 else 8 * dtype.size_bytes
-        if dtype in ew.UNSIGNED:
-            return 0 if name == "max" else (1 << bits) - 1
-        return -(1 << (bits - 1)) if name == "max" else (1 << (bits - 1)) - 1
-
-    def _combine(self, name: str, dtype: DType) -> str:
-        return ("u" if dtype in ew.UNSIGNED else "s") + name
-
-    def _accumulate(self, n: int, lanes: int, x: Value, mask: Value | None) -> None:
-        f, step = self.f, self.spec.steps[n]
-        dtype = step.dtypes[0]
-
-        def update(role: str, op: str, value: Value, neutral: int) -> None:
-            variable = self.partial[n, role, lanes]
-            if mask is not None:
-                value = mask.select(value, neutral)
-            variable.set(variable.get() + value if op == "add" else f.intrinsic(op, variable.get(), value))
-
-        if self._is_float_sum(step):
-            # Largest of either sign, in two instructions: unsigned order puts negative numbers above all others.
-            bits = x.as_bits()
-            if mask is not None:
-                bits = mask.select(bits, 0)
-            for role, op in (("negative", "umax"), ("positive", "smax")):
-                variable = self.partial[n, role, lanes]
-                variable.set(f.intrinsic(op, variable.get(), bits))
-        elif step.name == "softmax_sum":
-            if mask is not None:
-                x = mask.select(x, 0.0)
-            scale = f.const(vector(lanes, "double"), _SOFTMAX_SCALE)
-            total = self.partial[n, "total", lanes]
-            total.set(total.get() + kernels.quantised_bits(f, self.isa, x, scale))
-        elif step.name == "sum":
-            update("total", "add", x.cast("zext" if dtype in ew.UNSIGNED else "sext", "i64"), 0)
-        elif step.name == "exponent":
-            update("largest", "umax", x.as_bits() & ew.MAGNITUDE, 0)
-        else:
-            if dtype == DType.FLOAT32:
-                if self._is_dirty(step, 0):
-                    x = ew.canonical(x)
-                x = ew.order_key(x, nan_first_of_lowest=step.name == "min")
-            elif dtype == DType.BOOL:
-                x = x.cast("zext", "i8")
-            update("extreme", self._combine(step.name, dtype), x, self._worst(step.name, dtype))
-
-    def _total(self, n: int, role: str, op: str) -> Value:
-        """Over all lanes and passes."""
-        f = self.f
-        parts = [
-            f.reduce(op, variable.get()) if lanes else variable.get()
-            for (which, name, lanes), variable in self.partial.items()
-            if which == n and name == role
-        ]
-        result = parts[0]
-        for part in parts[1:]:
-            result = result + part if op == "add" else f.intrinsic(op, result, part)
-        return result
 
     def _row_results(self, stage: int) -> None:
         """Finish reductions whose last pass is over, prepare the second pass of sums, compute what rows share."""
@@ -676,9 +332,9 @@ class _Emitter:
         for n, step in enumerate(spec.steps):
             if step.is_reduce:
                 if step.level + known_after(step.name, step.dtypes[0]) == stage:
-                    self._set_row(n, self._finish(n))
-                elif self._is_float_sum(step) and step.level == stage - 1:
-                    self._prepare_sum(n)
+                    self._set_row(n, self.reductions.finish(n, self.row_values))
+                elif is_float_sum(step) and step.level == stage - 1:
+                    self.reductions.prepare(n)
             elif step.is_row and step.level == stage:
                 cache: dict[object, Value] = {}
                 zero = self.f.i64(0)
@@ -689,35 +345,3 @@ class _Emitter:
         self.row_values[n] = value
         if step.store >= 0:
             self._write(step.store, 0, None, None, value, self.dirty[n])
-
-    def _prepare_sum(self, n: int) -> None:
-        f = self.f
-        largest, signed = self._total(n, "negative", "umax"), self._total(n, "positive", "smax")
-        exponent, special = kernels.sum_parameters(f, largest, signed)
-        self.scales[n] = (kernels.sum_scale(f, exponent), special)
-
-    def _finish(self, n: int) -> Value:
-        f, step = self.f, self.spec.steps[n]
-        dtype = step.dtypes[0]
-        if self._is_float_sum(step) or step.name == "softmax_sum":
-            columns = self.spec.columns
-            width = self.isa.width
-            counted = -(-columns // width) * width if self.isa.masks else columns
-            total = self._total(n, "total", "add") - (counted * _MAGIC_BITS) % (1 << 64)
-            if step.name == "softmax_sum":
-                peak = self.row_values[int(str(step.args[1][1]))].as_bits() & ew.MAGNITUDE
-                special = peak.compare("uge", ew.INFINITY_BITS).select(f.const("i32", ew.NAN_BITS), f.const("i32", 0))
-                scale = f.const("double", _SOFTMAX_SCALE)
-            else:
-                scale, special = self.scales[n]
-            return kernels.sum_result(f, total, scale, special, large=columns > _EXACT_TERMS)
-        if step.name == "sum":
-            return self._total(n, "total", "add")
-        if step.name == "exponent":
-            magnitude = self._total(n, "largest", "umax")
-            finite = magnitude.compare("ult", ew.INFINITY_BITS)
-            return finite.select(ew.exponent_of(f, magnitude), NOT_FINITE)
-        key = self._total(n, "extreme", self._combine(step.name, dtype))
-        if dtype == DType.FLOAT32:
-            return ew.from_order_key(key, nan_first_of_lowest=step.name == "min")
-        return key.cast("trunc", "i1") if dtype == DType.BOOL else key

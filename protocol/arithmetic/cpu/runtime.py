@@ -12,7 +12,7 @@ import torch
 
 from cupel.protocol.arithmetic.cpu import cache, native
 from cupel.protocol.arithmetic.cpu import isa as instruction_sets
-from cupel.protocol.arithmetic.cpu.lowering import evaluate
+from cupel.protocol.arithmetic.cpu.building import evaluate
 from cupel.protocol.arithmetic.cpu.plan import PythonStep, Slice, build, table_slot
 from cupel.protocol.arithmetic.operations import Graph, TensorType
 from cupel.protocol.errors import MalformedTensor, UsageError
