@@ -28,7 +28,16 @@ from cupel.protocol.arithmetic.operations import (
     Rounding,
     TensorType,
     check_operation,
-    digit_width,
+)
+from cupel.protocol.arithmetic.roundings import (
+    exponents,
+    from_keys,
+    order_keys,
+    plane_of,
+    power_of_two,
+    quantized,
+    rounded,
+    rounded_product,
 )
 
 Tensor = torch.Tensor
@@ -75,61 +84,14 @@ def _canonical(x: Tensor) -> Tensor:
     return x
 
 
-def _power_of_two(exponent: Tensor) -> Tensor:
-    """2^exponent in float64, built from bits; far exponents are clamped to where every result is already settled."""
-    return (exponent.to(torch.int64).clamp(-900, 900) + 1023 << 52).view(torch.float64)
-
-
 def _zero(x: Tensor) -> Tensor:
     """The integer 0 where x is."""
     return x.new_zeros((), dtype=torch.int64)
 
 
-def _rounded(total: Tensor, exponent: Tensor) -> Tensor:
-    """RN(total 2^exponent), total int64: one rounding, also where total has more bits than float64 holds."""
-    return (_in_float64(total) * _power_of_two(exponent)).to(torch.float32)
-
-
-def _in_float64(total: Tensor) -> Tensor:
-    """An int64 as a float64 that rounds to the same binary32."""
-    low = total & 0x7FF
-    # Round to odd at 52 bits: the sticky bit keeps the second rounding, to 24 bits, a correct one.
-    odd = (total - low) | ((low != 0).to(torch.int64) << 11)
-    wide = (total >= 1 << 53) | (total <= -(1 << 53))
-    return torch.where(wide, odd, total).to(torch.float64)
-
-
 def _largest(x: Tensor) -> Tensor:
     """max |x| over the last dimension, NaN where there is one."""
     return x.abs().amax(-1) if x.shape[-1] else x.new_zeros(x.shape[:-1])
-
-
-def _exponents(largest: Tensor) -> Tensor:
-    """int64 e with 2^(e - 1) <= largest < 2^e, ZERO_ROW or NOT_FINITE."""
-    finite = torch.isfinite(largest)
-    e = torch.frexp(torch.where(finite, largest, 0.0).to(torch.float64)).exponent.to(torch.int64)
-    return torch.where(finite, torch.where(largest == 0, ZERO_ROW, e), NOT_FINITE)
-
-
-def _order_keys(x: Tensor, *, descending: bool) -> Tensor:
-    """Integers that sort as the values do, NaN first, +0 above -0."""
-    if x.dtype == torch.bool:
-        return x.to(torch.uint8)
-    if x.dtype != torch.float32:
-        return x
-    bits = x.contiguous().view(torch.int32)
-    keys = bits ^ (bits >> 31 & 0x7FFFFFFF)
-    return keys if descending else keys.masked_fill(torch.isnan(x), _FIRST_KEY)
-
-
-_FIRST_KEY = -(1 << 31)
-
-
-def _from_keys(keys: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype != torch.float32:
-        return keys.to(dtype)
-    bits = keys ^ (keys >> 31 & 0x7FFFFFFF)
-    return torch.where(keys == _FIRST_KEY, 0x7FC00000, bits).view(torch.float32)
 
 
 # Shapes and copies
@@ -192,7 +154,7 @@ def _cast(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     if x.dtype == torch.float32:
         return _float_to_integer(x, Rounding(op.attributes[0]), target)
     if target == torch.float32:
-        return _rounded(x, _zero(x)) if x.dtype == torch.int64 else x.double().float()
+        return rounded(x, _zero(x)) if x.dtype == torch.int64 else x.double().float()
     return x.to(target)
 
 
@@ -250,8 +212,8 @@ def _remainder(op: Operation, xs: Sequence[Tensor]) -> Tensor:
 
 def _extreme(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     highest = op.opcode == Opcode.MAXIMUM
-    x, y = (_order_keys(t, descending=highest) for t in xs)
-    return _from_keys(torch.maximum(x, y) if highest else torch.minimum(x, y), xs[0].dtype)
+    x, y = (order_keys(t, descending=highest) for t in xs)
+    return from_keys(torch.maximum(x, y) if highest else torch.minimum(x, y), xs[0].dtype)
 
 
 def _negate(op: Operation, xs: Sequence[Tensor]) -> Tensor:
@@ -347,13 +309,13 @@ def _sum(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     x = xs[0]
     if not x.is_floating_point():
         return x.sum(-1, dtype=torch.int64)
-    e = _exponents(_largest(x))
-    quantised = torch.round(x.to(torch.float64) * _power_of_two(reference.SUM_BITS - e).unsqueeze(-1))
+    e = exponents(_largest(x))
+    quantised = torch.round(x.to(torch.float64) * power_of_two(reference.SUM_BITS - e).unsqueeze(-1))
     finite = e != NOT_FINITE
     if is_worth_asking(x) and finite.all():
-        return _rounded(quantised.to(torch.int64).sum(-1), e - reference.SUM_BITS)
+        return rounded(quantised.to(torch.int64).sum(-1), e - reference.SUM_BITS)
     total = torch.where(finite.unsqueeze(-1), quantised, 0.0).to(torch.int64).sum(-1)
-    result = _rounded(total, e - reference.SUM_BITS)
+    result = rounded(total, e - reference.SUM_BITS)
     nan, up, down = torch.isnan(x).any(-1), (x == float("inf")).any(-1), (x == -float("inf")).any(-1)
     return _with_special(result, nan, up, down)
 
@@ -366,9 +328,9 @@ def _with_special(result: Tensor, nan: Tensor, up: Tensor, down: Tensor) -> Tens
 
 def _reduce_extreme(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     highest = op.opcode in (Opcode.MAX, Opcode.ARGMAX)
-    keys = _order_keys(xs[0], descending=highest)
+    keys = order_keys(xs[0], descending=highest)
     if op.opcode in (Opcode.MAX, Opcode.MIN):
-        return _from_keys(keys.amax(-1) if highest else keys.amin(-1), xs[0].dtype)
+        return from_keys(keys.amax(-1) if highest else keys.amin(-1), xs[0].dtype)
     extreme = keys.amax(-1, keepdim=True) if highest else keys.amin(-1, keepdim=True)
     # The first true wins by definition here, which argmax over the keys themselves does not promise.
     places = torch.arange(keys.shape[-1], device=keys.device).expand(keys.shape)
@@ -384,7 +346,7 @@ def _sort(op: Operation, xs: Sequence[Tensor]) -> Tensor:
 
 
 def _sorted(x: Tensor, *, descending: bool) -> Tensor:
-    return torch.sort(_order_keys(x, descending=descending), dim=-1, descending=descending, stable=True).indices
+    return torch.sort(order_keys(x, descending=descending), dim=-1, descending=descending, stable=True).indices
 
 
 def _cumulative_sum(op: Operation, xs: Sequence[Tensor]) -> Tensor:
@@ -431,11 +393,11 @@ def _grouped_sum(old: Tensor, place: Tensor, source: Tensor) -> Tensor:
     old_finite = old if finite else torch.where(torch.isfinite(old), old, 0.0)
     source_finite = source if finite else torch.where(torch.isfinite(source), source, 0.0)
     cells = place.unsqueeze(-1).expand_as(source)
-    e = _exponents(old_finite.abs().scatter_reduce_(0, cells, source_finite.abs(), "amax"))
-    scale = _power_of_two(reference.SUM_BITS - e)
+    e = exponents(old_finite.abs().scatter_reduce_(0, cells, source_finite.abs(), "amax"))
+    scale = power_of_two(reference.SUM_BITS - e)
     total = torch.round(old_finite.to(torch.float64) * scale).to(torch.int64)
     total.index_add_(0, place, torch.round(source_finite.to(torch.float64) * scale[place]).to(torch.int64))
-    result = _rounded(total, e - reference.SUM_BITS)
+    result = rounded(total, e - reference.SUM_BITS)
     if finite:
         return result
 
@@ -461,7 +423,7 @@ def _scatter(op: Operation, xs: Sequence[Tensor]) -> Tensor:
 
 
 def _exponent(op: Operation, xs: Sequence[Tensor]) -> Tensor:
-    return _exponents(_largest(xs[0])).to(torch.int32)
+    return exponents(_largest(xs[0])).to(torch.int32)
 
 
 def _quantize(op: Operation, xs: Sequence[Tensor]) -> Tensor:
@@ -474,9 +436,9 @@ def _exponent_scaled(op: Operation, xs: Sequence[Tensor]) -> Tensor:
     if x.shape[-1] == 0:
         return torch.full(op.result.shape, ZERO_ROW, dtype=torch.int32, device=x.device)
     special = ~torch.isfinite(x) | ((g == NOT_FINITE) & (x != 0))
-    scale = torch.where(g <= ZERO_ROW, 0.0, _power_of_two(g.clamp(ZERO_ROW, 128)))
+    scale = torch.where(g <= ZERO_ROW, 0.0, power_of_two(g.clamp(ZERO_ROW, 128)))
     largest = (torch.where(special, 0.0, x).to(torch.float64) * scale).abs().amax(-1)
-    return torch.where(special.any(-1), NOT_FINITE, _exponents(largest)).to(torch.int32)
+    return torch.where(special.any(-1), NOT_FINITE, exponents(largest)).to(torch.int32)
 
 
 def _quantize_scaled(op: Operation, xs: Sequence[Tensor]) -> Tensor:
@@ -487,16 +449,10 @@ def _quantize_scaled(op: Operation, xs: Sequence[Tensor]) -> Tensor:
 
 def _plane(x: Tensor, g: Tensor, e: Tensor, attributes: Sequence[int]) -> Tensor:
     digits, plane = attributes
-    w = digit_width(digits)
-    shift = g + w - e.to(torch.int64)
-    q = torch.round(x.to(torch.float64) * _power_of_two(shift)).clamp(-(2.0**w), 2.0**w)
+    q = quantized(x, g - e.to(torch.int64), digits)
     if not is_worth_asking(x) or not torch.isfinite(x).all() or (e == NOT_FINITE).any():
         q = torch.where(torch.isfinite(x) & (e != NOT_FINITE), q, 0.0)
-    if digits <= 2:
-        return q.to(torch.int16)
-    whole = q.to(torch.int32)
-    high = whole + 512 >> 10
-    return (high if plane == 0 else whole - (high << 10)).to(torch.int16)
+    return plane_of(q, digits, plane)
 
 
 def _dot(op: Operation, xs: Sequence[Tensor]) -> Tensor:
@@ -521,16 +477,7 @@ def dot(op: Operation, xs: Sequence[Tensor], compute_sums: Sums, *, are_exponent
     sums = compute_sums(quantised[0::2], quantised[1::2], digits)
     if sums is None:
         return reference.evaluate(op, [x.cpu() for x in xs]).to(special.device)
-    wide = sums if digits <= 2 else _in_float64(sums)
-    rows, width = ea.to(torch.int64).unsqueeze(-1), digit_width(digits)
-    if eb is None:
-        scaled = wide * _power_of_two(rows - 2 * width)
-    elif are_exponents_known:
-        # Exact in between: at most 63 bits times powers from 2^-169 to 2^122.
-        scaled = wide * _power_of_two(rows - width) * _power_of_two(eb.to(torch.int64).unsqueeze(-2) - width)
-    else:
-        scaled = wide * _power_of_two(rows + eb.to(torch.int64).unsqueeze(-2) - 2 * width)
-    result = scaled.to(torch.float32)
+    result = rounded_product(sums, ea, eb, digits, are_exponents_known=are_exponents_known)
     if is_worth_asking(special) and not special.any():
         return result
     return result.masked_fill(special, float("nan"))

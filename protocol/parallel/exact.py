@@ -1,4 +1,7 @@
-"""What workers compute beside their graphs, on plain PyTorch: integers that add up exactly, and the one rounding."""
+"""What workers compute beside their graphs, on plain PyTorch: integers that add up exactly, and the one rounding.
+
+The roundings are arithmetic/roundings.py's, as the torch engine's are.
+"""
 
 from __future__ import annotations
 
@@ -6,60 +9,46 @@ from collections.abc import Sequence
 
 import torch
 
-from cupel.protocol.arithmetic.operations import NOT_FINITE, ZERO_ROW, digit_width
+from cupel.protocol.arithmetic.operations import NOT_FINITE, planes
 from cupel.protocol.arithmetic.reference import SUM_BITS
+from cupel.protocol.arithmetic.roundings import (
+    exponents,
+    from_keys,
+    order_keys,
+    plane_of,
+    power_of_two,
+    quantized,
+    rounded,
+    rounded_product,
+)
+from cupel.protocol.arithmetic.torch_backend import float64_sums, three_digit_sums
 
 Tensor = torch.Tensor
-
-_EXACT_TERMS = 1 << 12
-"""Terms of a three-digit product, each at most (2^20 + 2^9)^2, that sum exactly in float64."""
-_FIRST_KEY = -(1 << 31)
-
-
-def power_of_two(exponent: Tensor) -> Tensor:
-    """2^exponent in float64, from bits; far exponents are clamped to where every result is settled."""
-    return (exponent.to(torch.int64).clamp(-900, 900) + 1023 << 52).view(torch.float64)
-
-
-def rounded(total: Tensor, exponent: Tensor) -> Tensor:
-    """RN(total 2^exponent), total int64: rounded once, also where total has more bits than float64 holds."""
-    return (_odd(total) * power_of_two(exponent)).to(torch.float32)
-
-
-def _odd(total: Tensor) -> Tensor:
-    """int64 as float64, rounded to odd where it is too long: a second rounding, to 24 bits, then is a correct one."""
-    low = total & 0x7FF
-    odd = (total - low) | ((low != 0).to(torch.int64) << 11)
-    wide = (total >= 1 << 53) | (total <= -(1 << 53))
-    return torch.where(wide, odd, total).to(torch.float64)
-
 
 # Order
 
 
 def largest_first(x: Tensor) -> Tensor:
     """Integers whose maximum is MAX's choice: NaN first, +0 above -0."""
-    if x.dtype != torch.float32:
-        return x if x.dtype == torch.int64 else x.to(torch.int32)
-    bits = x.contiguous().view(torch.int32)
-    return bits ^ (bits >> 31 & 0x7FFFFFFF)
+    return _exchanged(order_keys(x, descending=True))
 
 
 def smallest_first(x: Tensor) -> Tensor:
     """Integers whose maximum is MIN's choice."""
-    keys = largest_first(x)
-    return ~(keys.masked_fill(torch.isnan(x), _FIRST_KEY) if x.dtype == torch.float32 else keys)
+    return ~_exchanged(order_keys(x, descending=False))
+
+
+def _exchanged(keys: Tensor) -> Tensor:
+    """In a type that workers exchange."""
+    return keys if keys.dtype == torch.int64 else keys.to(torch.int32)
 
 
 def from_largest(keys: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype != torch.float32:
-        return keys.to(dtype)
-    return (keys ^ (keys >> 31 & 0x7FFFFFFF)).view(torch.float32)
+    return from_keys(keys, dtype)
 
 
 def from_smallest(keys: Tensor, dtype: torch.dtype) -> Tensor:
-    result = from_largest(~keys, dtype)
-    return torch.where(~keys == _FIRST_KEY, float("nan"), result) if dtype == torch.float32 else result
+    return from_keys(~keys, dtype)
 
 
 # Sums
@@ -76,8 +65,7 @@ def sum_scales(highest: Tensor, lowest: Tensor) -> tuple[Tensor, Tensor, Tensor,
     special = torch.where(down, torch.where(special == 0, lowest, float("nan")), special)
     special = special.masked_fill(torch.isnan(highest), float("nan"))
     finite = special == 0
-    largest = torch.where(finite, torch.maximum(highest.abs(), lowest.abs()), 0.0).to(torch.float64)
-    e = torch.where(largest == 0, ZERO_ROW, torch.frexp(largest).exponent.to(torch.int64))
+    e = exponents(torch.where(finite, torch.maximum(highest.abs(), lowest.abs()), 0.0))
     shift = SUM_BITS - e
     half = shift >> 1
     first, second = (torch.where(finite, power_of_two(part), 0.0).to(torch.float32) for part in (half, shift - half))
@@ -97,28 +85,15 @@ def partial_products(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
 
     Two planes are those of three digits, q = 1024 plane0 + plane1, |q| <= 2^20 + 2^9.
     """
-    if len(left) == 1:
-        # |q| <= 2^15 and at most 2^22 terms: every partial sum is an integer within 2^52, exact in any order.
-        a, b = left[0].to(torch.float64), right[0].to(torch.float64)
-        return torch.matmul(a, b.transpose(-1, -2)).to(torch.int64)
-    a, b = (p[0].to(torch.float64) * 1024 + p[1].to(torch.float64) for p in (left, right))
-    total = torch.zeros((*a.shape[:-1], b.shape[-2]), dtype=torch.int64, device=a.device)
-    for start in range(0, a.shape[-1], _EXACT_TERMS):
-        stop = start + _EXACT_TERMS
-        total += torch.matmul(a[..., start:stop], b[..., start:stop].transpose(-1, -2)).to(torch.int64)
-    return total
+    sums = float64_sums(left[0], right[0]) if len(left) == 1 else three_digit_sums(left, right)
+    return sums.to(torch.int64)
 
 
 def quantised(x: Tensor, e: Tensor, digits: int) -> list[Tensor]:
     """The planes of QUANTIZE(x[M, K], e[M]); zeros where e is NOT_FINITE."""
-    w = digit_width(digits)
-    finite = (e != NOT_FINITE).unsqueeze(-1)
-    scale = power_of_two(w - e.to(torch.int64)).unsqueeze(-1)
-    q = torch.round(torch.where(finite, x, 0.0).to(torch.float64) * scale).clamp(-(2.0**w), 2.0**w).to(torch.int32)
-    if digits <= 2:
-        return [q.to(torch.int16)]
-    high = q + 512 >> 10
-    return [high.to(torch.int16), (q - (high << 10)).to(torch.int16)]
+    finite = torch.where((e != NOT_FINITE).unsqueeze(-1), x, 0.0)
+    q = quantized(finite, -e.to(torch.int64).unsqueeze(-1), digits)
+    return [plane_of(q, digits, plane) for plane in range(planes(digits))]
 
 
 def sum_products(
@@ -141,16 +116,12 @@ def sum_products(
 
 
 def finish_product(total: Tensor, ea: Tensor, eb: Tensor | None, digits: int) -> Tensor:
-    """RN(total 2^(ea + eb - 2w)), NaN where a row is not finite; total[..., M, N], ea[..., M], eb[..., N]."""
-    w = digit_width(digits)
-    # Powers of two, one after the other: in binary64 nothing rounds, and nothing leaves its range, before the end.
-    result = total.to(torch.float64) if digits <= 2 else _odd(total)
-    result *= _row_scales(ea, w if eb is not None else 2 * w).unsqueeze(-1)
-    if eb is not None:
-        result *= _row_scales(eb, w).unsqueeze(-2)
-    return result.to(torch.float32)
+    """RN(total 2^(ea + eb - 2w)), NaN where a row is not finite; total[..., M, N], ea[..., M], eb[..., N].
 
-
-def _row_scales(e: Tensor, w: int) -> Tensor:
-    """2^(e - w), NaN for a row that is not finite."""
-    return power_of_two(e.to(torch.int64) - w).masked_fill(e == NOT_FINITE, float("nan"))
+    The exponents are EXPONENT's: a product of others is not multiplied in pieces.
+    """
+    result = rounded_product(total, ea, eb, digits, are_exponents_known=True)
+    for special in (ea == NOT_FINITE).unsqueeze(-1), None if eb is None else (eb == NOT_FINITE).unsqueeze(-2):
+        if special is not None and special.any():
+            result.masked_fill_(special, float("nan"))
+    return result
