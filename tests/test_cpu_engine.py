@@ -6,6 +6,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -466,6 +467,20 @@ def test_results_are_fresh_unless_memory_is_given() -> None:
     kept = torch.empty(5, 6)
     assert compiled.run([x], out=[kept])[0] is kept
     check_equal([kept], [first])
+
+
+def test_callers_in_several_threads_get_their_own_results() -> None:
+    """Native code runs without Python's lock: unguarded, calls overwrite each other's intermediates."""
+    graph = built([floats(300, 70)], lambda g, v: g.matmul(g.unary(Opcode.EXP, v), g.transpose(v, 0, 1), 2))
+    compiled = compile_graph(graph)
+    inputs = [floats(300, 70, seed=seed) for seed in range(3)]
+    expected = [compiled.run([x])[0] for x in inputs]
+
+    def repeat(at: int) -> bool:
+        return all(torch.equal(compiled.run([inputs[at]])[0], expected[at]) for _ in range(25))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(repeat, range(3)))
 
 
 def test_strided_inputs_are_read_as_they_look() -> None:

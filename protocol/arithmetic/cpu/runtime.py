@@ -35,7 +35,8 @@ class _Expected:
 
 
 class CompiledGraph:
-    """A graph as machine code. One caller at a time; every call gives the same bits, whatever the thread count."""
+    """A graph as machine code. Callers in several threads wait for each other, because intermediates lie in one memory;
+    every call gives the same bits, whatever the thread count."""
 
     def __init__(
         self, graph: Graph, *, threads: int = 1, instruction_set: str | None = None, clocked: bool = False
@@ -72,11 +73,8 @@ class CompiledGraph:
 
         Raises  MalformedTensor: an input or a member of `out` has another type or shape than the graph says
         """
-        assert self._busy.acquire(blocking=False), "a CompiledGraph serves one caller at a time"
-        try:
+        with self._busy:
             return self._run(inputs, out)
-        finally:
-            self._busy.release()
 
     def _run(self, inputs: Sequence[torch.Tensor], out: Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
         held = self._checked("input", inputs, self._input_types)
