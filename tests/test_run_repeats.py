@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from network_world import RoundResult, World, open_world
 
-ROUNDS = 3
+ROUNDS = 2
 SEATS = {"min_miners": 2, "min_verifiers": 2, "verifiers_per_unit": 2, "segments": 2}
 MINERS, VERIFIERS = ("miner-1", "miner-2"), ("verifier-1", "verifier-2")
 
 
 def play(folder: Path, chain: str) -> list[RoundResult]:
-    """Three rounds of two miners and two verifiers."""
+    """Two rounds of two miners and two verifiers."""
     with open_world(folder, [*MINERS, *VERIFIERS], chain=chain, **SEATS) as world:
         for name in MINERS:
             world.start_node("miner", name)

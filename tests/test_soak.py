@@ -18,7 +18,7 @@ def test_a_network_under_faults_loses_nothing_and_ends_with_the_model_of_a_calm_
     output = tmp_path / "soak.txt"
     done = subprocess.run(
         [
-            sys.executable, "-m", "soak", "--rounds", "2", "--faults", "15", "--pause", "0.6", "--limit", "800",
+            sys.executable, "-m", "soak", "--rounds", "1", "--faults", "10", "--pause", "0.6", "--limit", "800",
             "--folder", str(tmp_path / "soak"), "--output", str(output),
         ],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
