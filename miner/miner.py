@@ -10,6 +10,7 @@ from cupel.chain.run_values import Answer as OpenedAnswer
 from cupel.chain.run_values import Opened, Phase, Status, UnitView
 from cupel.miner.checkpoints import Checkpoint, CheckpointWriter
 from cupel.miner.devices import WorkerGroup
+from cupel.miner.devices.fallback import with_fallback
 from cupel.miner.devices.fitness import check_workers
 from cupel.miner.faults import check_chain, perturb
 from cupel.miner.settings import MinerSettings
@@ -67,7 +68,11 @@ class Miner(Participant):
                 check=session.check_stop,
                 folder=folder,
             )
-            self.step = session.step(self._workers.step)
+            alone = partial(session.run.programs.run_step, backend=session.backend, threads=settings.threads)
+            self.step = session.step(with_fallback(self._workers, alone, self._note_fallback))
+
+    def _note_fallback(self) -> None:
+        self.log.error("workers keep failing: training in one process until the miner is started again")
 
     def close(self) -> None:
         """Keep what is in the making, and end the worker processes, if there are any."""

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cupel.miner.devices import WorkerGroup
+from cupel.miner.devices.fallback import MOST_FAILURES, with_fallback
 from cupel.miner.devices.fitness import check_step, check_workers
 from cupel.miner.settings import MAX_WORKERS, MinerSettings
 from cupel.node.settings import WrongSetting
@@ -26,9 +27,11 @@ from cupel.protocol.training.step import TrainingConfig, make_training_step
 from cupel.protocol.training.unit import Answer, State, Stepped, answer_of, train_segment
 from cupel.protocol.types import Seed
 
-MODEL = ModelConfig(vocabulary=40, width=16, layers=1, heads=2, hidden=24, context=6)
+MODEL = ModelConfig(vocabulary=2000, width=16, layers=1, heads=2, hidden=24, context=6)
 TRAINING = TrainingConfig(batch=3, learning_rate=1e-2, warmup_steps=2, total_steps=20)
 STEPS = 2
+PIPE_BYTES = 1 << 16
+"""What a pipe holds before whoever writes has to wait."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ def group(program: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("miner") / "workers"
     folder.mkdir()
     (folder / "meeting").write_bytes(b"left by a miner that was killed")
-    with WorkerGroup(program, size=2, backend="torch", folder=folder) as running:
+    with WorkerGroup(program, size=2, backend="torch", folder=folder, silence_s=10.0) as running:
         yield running
     assert not folder.exists()
 
@@ -108,18 +111,17 @@ def test_processes_commit_to_what_one_does_and_a_dead_one_costs_its_step_alone(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="stops processes by signals")
-def test_workers_that_hang_are_killed_and_one_that_cannot_read_ends(
+def test_a_stopped_worker_holds_nobody_up_and_one_that_cannot_read_ends(
     program: Program, start: NamedState, group: WorkerGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing waits for ever, and what asks a whole group of processes to end does not end a worker."""
-    first = group.step(start, load(0))
-    os.kill(group.process_ids[0], signal.SIGTERM)
-    second = group.step(first.state, load(1))
-    for pid in group.process_ids:
-        os.kill(pid, signal.SIGSTOP)
-    monkeypatch.setattr(group, "_patience_s", 0.1)
-    with pytest.raises(WorkersFailed, match="worker processes 0, 1 of 2: no answer for 0 s, killed; its step is done"):
-        group.step(second.state, load(2))
+    """Not the miner that tells it more than its pipe takes, and not for longer than it may give no sign of life."""
+    group.step(start, load(0))
+    os.kill(group.process_ids[0], signal.SIGTERM)  # what asks a whole group of processes to end is not for a worker
+    os.kill(group.process_ids[1], signal.SIGSTOP)
+    assert sum(t.nbytes for t in group.layout.split_state(start, 1).values()) > 2 * PIPE_BYTES
+    monkeypatch.setattr(group, "_silence_s", 2.0)
+    with pytest.raises(WorkersFailed, match="worker process 1 of 2: no sign of life for 2 s, killed; its step is done"):
+        group.step(dict(start), load(0))
     assert group.process_ids == []
 
     garbage = (7).to_bytes(8, "little") + b"no json"
@@ -128,6 +130,26 @@ def test_workers_that_hang_are_killed_and_one_that_cannot_read_ends(
     )
     assert ended.returncode == 1
     assert b"worker process: JSONDecodeError" in ended.stderr
+
+
+def test_a_machine_whose_workers_keep_failing_trains_in_one_process(
+    program: Program, start: NamedState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alone(state: State, tokens: torch.Tensor) -> Stepped:
+        following, metrics = run(program, (unflatten_state(state), tokens), "torch")
+        return Stepped(flatten_state(following), metrics["loss"], metrics["grad_norm"])
+
+    expected, notes = answers_of_one(program, start, 1), []
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with WorkerGroup(program, size=2, backend="torch") as failing:
+        step = with_fallback(failing, alone, lambda: notes.append(failing.failures))
+        for _ in range(MOST_FAILURES):
+            assert not notes
+            with pytest.raises(WorkersFailed, match="ended with code 1"):
+                train_segment(step, start, load, 0, STEPS)
+        assert answer_of(train_segment(step, start, load, 0, STEPS)) == expected[0]
+        assert answer_of(train_segment(step, start, load, 0, STEPS)) == expected[0]
+    assert notes == [MOST_FAILURES]
 
 
 def test_processes_of_the_compiled_engine_pass_the_self_test() -> None:

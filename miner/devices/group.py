@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import shutil
 import subprocess
-import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
-from cupel.miner.devices.distributed import keep_to_this_machine
-from cupel.miner.devices.messages import Message, read_message, write_message
+from cupel.miner.devices.messages import Message
+from cupel.miner.devices.process import ENDING_S, WorkerProcess
 from cupel.protocol.errors import WorkersFailed
 from cupel.protocol.parallel import Layout, make_layout
 from cupel.protocol.program import Program
@@ -25,10 +21,14 @@ from cupel.protocol.training.unit import State, Stepped
 
 _LOOK_S = 0.5
 """How often a waiting miner looks whether it is asked to end."""
-_ENDING_S = 5.0
 PATIENCE_S = 1800.0
 """How long a miner waits for its workers' answers. Longer than they wait for each other, so that one of them says what
 is wrong, and than any step takes that is worth sharing on one machine."""
+SILENCE_S = 120.0
+"""How long a worker may give no sign of life, computing or not: one that is stopped, or whose machine is stuck, gives
+none."""
+_SIGNS = 20
+"""Signs of life a worker gives in that time."""
 
 
 class WorkerGroup:
@@ -47,6 +47,7 @@ class WorkerGroup:
         check: Callable[[], None] = lambda: None,
         folder: Path | None = None,
         patience_s: float = PATIENCE_S,
+        silence_s: float = SILENCE_S,
     ) -> None:
         """
         program  a training step, as `RunPrograms.step`
@@ -57,11 +58,13 @@ class WorkerGroup:
         """
         self.layout: Layout = make_layout(program, size)
         self._program, self._backend, self._threads, self._check = program, backend, threads, check
-        self._workers: list[_Process] = []
+        self._workers: list[WorkerProcess] = []
         self._inbox: queue.SimpleQueue[tuple[int, Message | None]] = queue.SimpleQueue()
-        self._wanted_folder, self._patience_s = folder, patience_s
+        self._wanted_folder, self._patience_s, self._silence_s = folder, patience_s, silence_s
         self._folder: Path | None = None
         self._latest: GroupState | None = None
+        self.failures = 0
+        """How often workers failed since a state was last collected from them."""
 
     @property
     def process_ids(self) -> list[int]:
@@ -82,8 +85,8 @@ class WorkerGroup:
             for worker in self._workers:
                 worker.tell(Message("step", {}, {"tokens": self.layout.split_tokens(tokens, worker.rank)}))
             metrics = self._answers()[0].tensors
-        except BaseException:
-            self.close()
+        except BaseException as failure:
+            self._end_after(failure)
             raise
         self._latest = GroupState(self)
         return Stepped(self._latest, metrics["loss"], metrics["grad_norm"])
@@ -93,10 +96,16 @@ class WorkerGroup:
         try:
             for worker in self._workers:
                 worker.tell(Message("fetch"))
-            return self.layout.join_state([answer.tensors for answer in self._answers()])
-        except BaseException:
-            self.close()
+            pieces = [answer.tensors for answer in self._answers()]
+        except BaseException as failure:
+            self._end_after(failure)
             raise
+        self.failures = 0
+        return self.layout.join_state(pieces)
+
+    def _end_after(self, failure: BaseException) -> None:
+        self.failures += isinstance(failure, WorkersFailed)
+        self.close()
 
     def close(self) -> None:
         """End the workers. A later step starts new ones."""
@@ -126,7 +135,7 @@ class WorkerGroup:
         program = torch.frombuffer(bytearray(self._program.to_bytes()), dtype=torch.uint8)
         size = self.layout.size
         for rank in range(size):
-            worker = _Process(rank, self._inbox)
+            worker = WorkerProcess(rank, self._inbox)
             self._workers.append(worker)
             facts = {
                 "rank": rank,
@@ -134,6 +143,7 @@ class WorkerGroup:
                 "meeting": str(self._folder / "meeting"),
                 "backend": self._backend,
                 "threads": self._threads,
+                "sign_s": self._silence_s / _SIGNS,
             }
             worker.tell(Message("open", facts, {"program": program}))
         self._answers()
@@ -156,14 +166,21 @@ class WorkerGroup:
     def _answers(self) -> list[Message]:
         """One answer of each worker, in order."""
         answers: dict[int, Message] = {}
+        # Looks, not the clock: a miner that was itself stopped for a while has heard nothing in that time.
+        silent = [0] * len(self._workers)
         deadline = time.monotonic() + self._patience_s
         while len(answers) < len(self._workers):
             try:
                 rank, answer = self._inbox.get(timeout=_LOOK_S)
             except queue.Empty:
                 self._check()
+                missing = [rank for rank in range(len(self._workers)) if rank not in answers]
                 if time.monotonic() > deadline:
-                    raise self._stuck([r for r in range(len(self._workers)) if r not in answers]) from None
+                    raise self._stuck(missing, f"no answer for {self._patience_s:.0f} s") from None
+                for rank, worker in enumerate(self._workers):
+                    silent[rank] = 0 if worker.has_spoken() else silent[rank] + 1
+                if dead := [rank for rank in range(len(silent)) if silent[rank] * _LOOK_S > self._silence_s]:
+                    raise self._stuck(dead, f"no sign of life for {self._silence_s:.0f} s") from None
                 continue
             if answer is None or answer.what == "failed":
                 raise self._failure(rank, answer)
@@ -188,18 +205,18 @@ class WorkerGroup:
 
     def _how_it_ended(self, process: subprocess.Popen[bytes]) -> str:
         try:
-            code = process.wait(_ENDING_S)
+            code = process.wait(ENDING_S)
         except subprocess.TimeoutExpired:
             process.kill()
             return "stopped talking without ending, and was killed"
         return f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
 
-    def _stuck(self, those: Sequence[int]) -> WorkersFailed:
-        """None of `those` answers: they would not end by themselves either."""
+    def _stuck(self, those: Sequence[int], how: str) -> WorkersFailed:
+        """None of `those` would end by itself."""
         for rank in those:
             self._workers[rank].process.kill()
         which = f"worker process{'es' if len(those) > 1 else ''} {', '.join(map(str, those))} of {self.layout.size}"
-        return WorkersFailed(f"{which}: no answer for {self._patience_s:.0f} s, killed; its step is done again")
+        return WorkersFailed(f"{which}: {how}, killed; its step is done again")
 
 
 class GroupState(Mapping[str, torch.Tensor]):
@@ -237,59 +254,3 @@ class GroupState(Mapping[str, torch.Tensor]):
     def expire(self) -> None:
         """The workers go on; what was collected stays."""
         self._group = None
-
-
-class _Process:
-    """One worker process and the thread that listens to it."""
-
-    def __init__(self, rank: int, inbox: queue.SimpleQueue[tuple[int, Message | None]]) -> None:
-        self.rank = rank
-        environment = dict(os.environ)
-        keep_to_this_machine(environment)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cupel.miner.devices.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        # Popen's types say less than what its pipes are: buffered binary files.
-        self._in: BinaryIO = self.process.stdin  # type: ignore[assignment]  # as above
-        out: BinaryIO = self.process.stdout  # type: ignore[assignment]  # as above
-
-        def listen() -> None:
-            try:
-                while True:
-                    inbox.put((rank, read_message(out)))
-            except (EOFError, OSError, ValueError):
-                return
-            finally:
-                # Whatever ended it: nobody must wait for this worker any more.
-                inbox.put((rank, None))
-
-        self._listener = threading.Thread(target=listen, name=f"cupel-worker-{rank}", daemon=True)
-        self._listener.start()
-
-    def tell(self, message: Message) -> None:
-        try:
-            write_message(self._in, message)
-        except OSError:
-            # It is gone: its listener notices, and whoever waits for the answer hears of it.
-            return
-
-    def end(self) -> None:
-        try:
-            self._in.close()
-        except OSError:
-            return
-
-    def wait(self) -> None:
-        try:
-            self.process.wait(_ENDING_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._listener.join(_ENDING_S)
-        if self.process.stdout is not None:
-            self.process.stdout.close()

@@ -11,6 +11,9 @@ import torch
 
 from cupel.protocol.arithmetic.operations import DType, TensorType
 
+ALIVE = "alive"
+"""What a worker says from time to time, whatever it is at."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Message:

@@ -10,13 +10,14 @@ import queue
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
 from cupel.miner.devices.distributed import meet_through_file
-from cupel.miner.devices.messages import Message, read_message, write_message
+from cupel.miner.devices.messages import ALIVE, Message, read_message, write_message
 from cupel.protocol.parallel import Communicator, ParallelStep
 from cupel.protocol.program import Program
 
@@ -25,12 +26,14 @@ class _Worker:
     """Answers the miner, one message at a time."""
 
     def __init__(self, inbox: queue.SimpleQueue[Message], out: BinaryIO) -> None:
-        self._inbox, self._out = inbox, out
+        self._inbox, self._out, self._speaking = inbox, out, threading.Lock()
         self._state: dict[str, torch.Tensor] = {}
 
     def run(self) -> None:
         opening = self._inbox.get()
         facts = opening.facts
+        signs = threading.Thread(target=self._show_life, args=(facts["sign_s"],), name="cupel-signs", daemon=True)
+        signs.start()
         torch.set_num_threads(facts["threads"])
         if facts["backend"] == "cuda" and torch.cuda.is_available():
             torch.cuda.set_device(facts["rank"] % torch.cuda.device_count())
@@ -42,8 +45,21 @@ class _Worker:
             while True:
                 self._answer(self._inbox.get(), step, communicator)
 
+    def _show_life(self, every_s: float) -> None:
+        """Beside the computation: a thread of a stopped process does not run."""
+        try:
+            while True:
+                self.say(Message(ALIVE))
+                time.sleep(every_s)
+        except OSError:
+            return  # the miner is gone, which whoever reads notices
+
+    def say(self, message: Message) -> None:
+        with self._speaking:
+            write_message(self._out, message)
+
     def _say(self, what: str, tensors: dict[str, torch.Tensor] | None = None) -> None:
-        write_message(self._out, Message(what, {}, tensors or {}))
+        self.say(Message(what, {}, tensors or {}))
 
     def _answer(self, message: Message, step: ParallelStep, communicator: Communicator) -> None:
         if message.what == "state":
@@ -81,11 +97,12 @@ def main() -> None:
             os._exit(1)
 
     threading.Thread(target=listen, name="cupel-miner", daemon=True).start()
+    worker = _Worker(inbox, out)
     try:
-        _Worker(inbox, out).run()
+        worker.run()
     except BaseException as failure:
         try:
-            write_message(out, Message("failed", {"reason": f"{type(failure).__name__}: {failure}"}))
+            worker.say(Message("failed", {"reason": f"{type(failure).__name__}: {failure}"}))
         finally:
             # Neither the thread that listens nor the others' connections are waited for.
             os._exit(1)
