@@ -201,6 +201,18 @@ def test_products_kept_apart_until_the_end(monkeypatch: pytest.MonkeyPatch) -> N
     check_products([(f(5, k, 0), f(17, k, 1), d) for d in TERMS for k in (1, 31, 900) for f in OPERANDS[:4]], None)
 
 
+@EVERY_SET
+def test_products_whose_pairs_are_crossed_and_those_that_are_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way this processor does not take by itself."""
+    usual = isa.choose(name)
+    chosen = dataclasses.replace(usual, crossed=not usual.crossed)
+    monkeypatch.setattr(isa, "choose", lambda name: chosen)
+    lengths = {2: (1, 3, 29, 63, 65, 130, 1023, 1091), 3: (1, 65, 897, 1793)}
+    cases = [(f(3, k, 0), f(17, k, 1), d) for d, terms in lengths.items() for k in terms for f in (_worst, _wrapping)]
+    cases += [(a(37, 200, 0), b(34, 200, 1), d) for d in lengths for a, b in zip(OPERANDS, OPERANDS[::-1], strict=True)]
+    check_products(cases, name)
+
+
 def test_arm_gets_its_own_multiplications() -> None:
     """Compiled for a processor that is not here: the instructions, not the bits, can be looked at."""
     a, b = floats(64, 200), floats(200, 64)

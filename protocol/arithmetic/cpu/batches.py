@@ -41,8 +41,8 @@ class Batch:
         sizes = {
             "a": left.plane_bytes(self.rows, self.terms, panel) * left.planes,
             "b": right.plane_bytes(self.columns, self.terms, panel) * right.planes,
-            "a_scales": scale_bytes(self.rows, panel),
-            "b_scales": scale_bytes(self.columns, panel),
+            "a_scales": scale_bytes(left, self.rows, self.terms, panel),
+            "b_scales": scale_bytes(right, self.columns, self.terms, panel),
             "weights": self.terms * 8 if self.by_rows else 0,
             "pack": pack_scratch(isa, self.terms if self.by_rows else 0),
             "product": product_scratch(isa),

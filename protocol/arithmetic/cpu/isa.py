@@ -31,6 +31,8 @@ class InstructionSet:
     product: str
     """How pairs of int16 are multiplied and added: "vpdpwssd", "vpmaddwd" (AVX2's or SSE2's) or "split", which keeps
     the two products of a pair apart until the end, as NEON's smlal and plain vectors do best."""
+    crossed: bool
+    """Additions of int16 are so much cheaper than multiplications that Winograd's inner product pays (products.py)."""
     bytes: str
     """How quads of bytes are: "vpdpbusd" or "vpmaddubsw" (signed by unsigned), "sdot" (both signed), "" (never)."""
     masks: bool
@@ -91,6 +93,8 @@ def choose(name: str | None = None) -> InstructionSet:
             rows=8,
             lanes=16,
             product="vpdpwssd",
+            # Zen multiplies in two of its four vector units and adds in all. Others add where they multiply.
+            crossed=llvm.get_host_cpu_name().startswith("znver"),
             bytes="vpdpbusd",
             masks=True,
             fma=True,
@@ -105,6 +109,7 @@ def choose(name: str | None = None) -> InstructionSet:
             rows=4,
             lanes=8,
             product="vpmaddwd",
+            crossed=False,
             bytes="vpmaddubsw",
             masks=False,
             fma=True,
@@ -121,6 +126,7 @@ def choose(name: str | None = None) -> InstructionSet:
         rows=4,
         lanes=4,
         product="vpmaddwd" if x86 else "split",
+        crossed=False,
         bytes="",
         masks=False,
         fma=_is_arm64(),
@@ -138,6 +144,7 @@ def neon(cpu: str, features: str) -> InstructionSet:
         rows=4,
         lanes=4,
         product="split",
+        crossed=False,
         bytes="sdot" if "+dotprod" in features.split(",") else "",
         masks=False,
         fma=True,

@@ -85,7 +85,7 @@ def _packed(low: Building, matrix: Matrix, form: Form) -> Packed:
     key = ("pack", matrix.view.key(), matrix.unit_terms, form)
     if key not in low.packs:
         panel = low.isa.columns
-        words = scale_bytes(matrix.rows, panel) // 8
+        words = scale_bytes(form, matrix.rows, matrix.terms, panel) // 8
         size = form.plane_bytes(matrix.rows, matrix.terms, panel) * form.planes
         quantised = View((((size // 2, 1),),), DType.INT16, low.buffer(size // 2, DType.INT16))
         scales = View((((words, 1),),), DType.INT64, low.buffer(words, DType.INT64))

@@ -76,6 +76,7 @@ class _Notes:
             scales.floats.offset("float", panel * n),
             scales.starts.offset("i32", panel * n),
             scales.note(panel),
+            scales.cross(panel),
             self.scratch,
         ]
         f.call("void", note_panel(f.module, self.isa, self.form), [*pointers, self.groups, self.plane_size])
@@ -144,7 +145,9 @@ def pack_rows_contiguous(module: Module, isa: InstructionSet, form: Form) -> str
     n = isa.columns
     quantiser = _Quantiser(f, form)
     groups = form.groups(terms)
-    notes = _Notes(f, isa, form, packed, plane_size, groups, Scales.of(f, all_scales, rows, isa.columns), scratch)
+    notes = _Notes(
+        f, isa, form, packed, plane_size, groups, Scales.of(f, form, all_scales, rows, groups, isa.columns), scratch
+    )
     scales, scratch = notes.scales.doubles, scratch.offset("i8", squares_bytes(isa))
     with f.loop(low, high) as panel:
         first_row = panel * n
@@ -297,7 +300,9 @@ def pack_terms_contiguous(module: Module, isa: InstructionSet, form: Form) -> st
     n, lanes, span = isa.columns, isa.lanes, form.together * isa.lanes
     quantiser = _Quantiser(f, form)
     groups = form.groups(terms)
-    notes = _Notes(f, isa, form, packed, plane_size, groups, Scales.of(f, all_scales, rows, isa.columns), scratch)
+    notes = _Notes(
+        f, isa, form, packed, plane_size, groups, Scales.of(f, form, all_scales, rows, groups, isa.columns), scratch
+    )
     scales, scratch = notes.scales.doubles, scratch.offset("i8", squares_bytes(isa))
     firsts, seconds = scratch, scratch.offset("float", n)
     with f.loop(low, high) as panel:
@@ -332,7 +337,9 @@ def pack_weighted(module: Module, isa: InstructionSet, form: Form) -> str:
     n, lanes, span = isa.columns, isa.lanes, form.together * isa.lanes
     quantiser = _Quantiser(f, form)
     groups = form.groups(terms)
-    notes = _Notes(f, isa, form, packed, plane_size, groups, Scales.of(f, all_scales, rows, isa.columns), scratch)
+    notes = _Notes(
+        f, isa, form, packed, plane_size, groups, Scales.of(f, form, all_scales, rows, groups, isa.columns), scratch
+    )
     scales, scratch = notes.scales.doubles, scratch.offset("i8", squares_bytes(isa))
 
     def weighted(count: int, pointer: Value, k: Value, mask: Value | None) -> Value:
@@ -393,7 +400,9 @@ def pack_by_term(module: Module, isa: InstructionSet, form: Form) -> str:
     n, lanes = isa.columns, isa.lanes
     quantiser = _Quantiser(f, form)
     groups = form.groups(terms)
-    notes = _Notes(f, isa, form, packed, plane_size, groups, Scales.of(f, all_scales, rows, isa.columns), scratch)
+    notes = _Notes(
+        f, isa, form, packed, plane_size, groups, Scales.of(f, form, all_scales, rows, groups, isa.columns), scratch
+    )
     scales, scratch = notes.scales.doubles, scratch.offset("i8", squares_bytes(isa))
     panels = (rows + (n - 1)).binary("sdiv", n)
     with f.loop(0, terms) as k:

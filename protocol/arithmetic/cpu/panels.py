@@ -10,6 +10,9 @@ and for every panel a note: between which groups it is not all zeros, whether it
 can apply them, and, for two digits, the largest sum of squares of a row over stretches of pairs. By Cauchy and Schwarz
 no sum of products over a stretch is larger than the root of the product of both operands' sums of squares: where that
 is below 2^31 an int32 holds it.
+
+Where a product crosses its pairs (products.py) there are also, for every row, the sums of each other pair times the
+one after it, modulo 2^32, from the first granule to each: [plane][granule][row].
 """
 
 from __future__ import annotations
@@ -55,12 +58,14 @@ class Form:
     """Terms in 32 bits."""
     offset: int = 0
     """Added to every integer."""
+    crossed: bool = False
+    """Sums of crossed pairs lie beside the panels."""
 
     @staticmethod
     def of(isa: InstructionSet, digits: int, terms: int, *, left: bool) -> Form:
         if digits == 1 and isa.bytes and terms <= _BYTE_TERMS:
             return Form(digits=1, together=4, offset=0 if left or isa.bytes == "sdot" else OFFSET)
-        return Form(digits=digits)
+        return Form(digits=digits, crossed=isa.crossed and digits > 1)
 
     def __str__(self) -> str:
         return self.name
@@ -89,10 +94,17 @@ class Form:
         return -(-rows // panel) * panel * -(-terms // self.together) * 4
 
 
-def scale_bytes(rows: int, panel: int) -> int:
-    """Scales in both precisions, what makes up for offsets, and the notes."""
+def scale_bytes(form: Form, rows: int, terms: int, panel: int) -> int:
+    """Scales in both precisions, what makes up for offsets, the notes, and sums of crossed pairs."""
     panels = -(-rows // panel)
-    return panels * (panel * 16 + NOTE_BYTES)
+    granules = -(-terms // (form.together * GRANULE))
+    crosses = form.planes * (granules + 1) * panel * 4 if form.crossed else 0
+    return panels * (panel * 16 + NOTE_BYTES + crosses)
+
+
+def granule_after(group: Value) -> Value:
+    """The first granule that starts at the group or after it."""
+    return (group + (GRANULE - 1)).lshr(GRANULE.bit_length() - 1)
 
 
 def pack_scratch(isa: InstructionSet, terms: int = 0) -> int:
@@ -113,16 +125,25 @@ class Scales:
     starts: Value
     """i32: where the sums of bytes begin, -64 times the row's sum."""
     notes: Value
+    crosses: Value
+    crosses_a_panel: Value
+    """i32 elements."""
 
     @staticmethod
-    def of(f: Function, start: Value, rows: Value, panel: int) -> Scales:
-        count = (rows + (panel - 1)).binary("sdiv", panel) * panel
+    def of(f: Function, form: Form, start: Value, rows: Value, groups: Value, panel: int) -> Scales:
+        panels = (rows + (panel - 1)).binary("sdiv", panel)
+        count = panels * panel
         floats = start.offset("double", count)
         starts = floats.offset("float", count)
-        return Scales(start, floats, starts, starts.offset("i32", count))
+        notes = starts.offset("i32", count)
+        size = (granule_after(groups) + 1) * (form.planes * panel)
+        return Scales(start, floats, starts, notes, notes.offset("i8", panels * NOTE_BYTES), size)
 
     def note(self, panel: Value) -> Value:
         return self.notes.offset("i8", panel * NOTE_BYTES)
+
+    def cross(self, panel: Value) -> Value:
+        return self.crosses.offset("i32", panel * self.crosses_a_panel)
 
 
 def pair_product(f: Function, isa: InstructionSet, sums: Value, a: Value, b: Value) -> Value:
@@ -165,7 +186,8 @@ def quad_product(f: Function, isa: InstructionSet, sums: Value, a: Value, b: Val
 
 
 def note_panel(module: Module, isa: InstructionSet, form: Form) -> str:
-    """void (planes, scales in both precisions and starts of one panel, its note, scratch of `squares_bytes`...)."""
+    """void (planes, scales in both precisions and starts of one panel, its note, its sums of crossed pairs, scratch of
+    `squares_bytes`...)."""
     name = f"note_{form.name}"
     if name in module.functions:
         return name
@@ -173,12 +195,12 @@ def note_panel(module: Module, isa: InstructionSet, form: Form) -> str:
         module,
         name,
         [
-            *(("ptr", p) for p in ("planes", "doubles", "floats", "starts", "note", "scratch")),
+            *(("ptr", p) for p in ("planes", "doubles", "floats", "starts", "note", "crosses", "scratch")),
             ("i64", "groups"),
             ("i64", "plane_size"),
         ],
     )
-    packed, doubles, floats, starts, note, squares, groups, plane_size = f.arguments
+    packed, doubles, floats, starts, note, crosses, squares, groups, plane_size = f.arguments
     n, lanes = isa.columns, isa.lanes
     _note_scales(f, n, doubles, floats, note)
     first, stop = f.variable("i64", groups), f.variable("i64", 0)
@@ -188,7 +210,7 @@ def note_panel(module: Module, isa: InstructionSet, form: Form) -> str:
         stop.set(end)
 
     if form.digits == 2:
-        _note_squares(f, isa, packed, note, squares, groups, seen)
+        _note_squares(f, isa, packed, note, crosses if form.crossed else None, squares, groups, seen)
     elif form.offset:
         # The other operand knows where it is zero; here zeros are 64.
         seen(f.i64(0), groups)
@@ -204,6 +226,11 @@ def note_panel(module: Module, isa: InstructionSet, form: Form) -> str:
                     some.set(some.get() | f.load(kind, source.offset("i32", at), align=4))
             with f.when(f.reduce("or", some.get()).compare("ne", 0)):
                 seen(start, end)
+        if form.crossed:
+            size = (granule_after(groups) + 1) * n
+            for plane in range(form.planes):
+                source = packed.offset("i8", plane_size * plane)
+                _note_crosses(f, isa, source, crosses.offset("i32", size * plane), groups)
         if form.together == 4 and isa.bytes != "sdot":
             _note_starts(f, isa, packed, starts, groups)
     f.store(first.get(), note.offset("i8", FIRST), align=8)
@@ -233,16 +260,32 @@ def _note_scales(f: Function, n: int, doubles: Value, floats: Value, note: Value
     f.store(f.reduce("umin", plain.select(one, zero)), note.offset("i8", PLAIN), align=8)
 
 
+def _note_crosses(f: Function, isa: InstructionSet, packed: Value, crosses: Value, pairs: Value) -> None:
+    """For each granule, what the granules before it add up to."""
+    kind = vector(isa.lanes, "i32")
+    n = isa.columns
+    with f.loop(0, n, isa.lanes) as row:
+        total = f.variable(kind, 0)
+        with f.loop(0, pairs, GRANULE) as start:
+            f.store(total.get(), crosses.offset("i32", granule_after(start) * n + row), align=4)
+            count = f.minimum(pairs - start, GRANULE) & -2
+            with f.loop(start, start + count, 2) as pair:
+                x, y = (f.load(kind, packed.offset("i32", (pair + i) * n + row), align=4) for i in range(2))
+                total.set(pair_product(f, isa, total.get(), x, y))
+        f.store(total.get(), crosses.offset("i32", granule_after(pairs) * n + row), align=4)
+
+
 def _note_squares(
     f: Function,
     isa: InstructionSet,
     packed: Value,
     note: Value,
+    crosses: Value | None,
     squares: Value,
     pairs: Value,
     seen: Callable[[Value, Value], None],
 ) -> None:
-    """Largest sums of squares, rounded: their relative error is below 2^-18."""
+    """Largest sums of squares, rounded: their relative error is below 2^-18. On the way, sums of crossed pairs."""
     n, lanes = isa.columns, isa.lanes
     vectors = n // lanes
     integers, numbers = vector(lanes, "i32"), vector(lanes, "float")
@@ -252,6 +295,13 @@ def _note_squares(
     def at(granule: Value | int, v: int) -> Value:
         place = granule * n + v * lanes
         return squares.offset("float", place)
+
+    crossed = [f.variable(integers, 0) for _ in range(vectors if crosses else 0)]
+
+    def note_crossed(granule: Value) -> None:
+        for v, total in enumerate(crossed):
+            assert crosses is not None
+            f.store(total.get(), crosses.offset("i32", granule * n + v * lanes), align=4)
 
     def note_sum(level: int, total: Value) -> None:
         largest[level].set(f.intrinsic("umax", largest[level].get(), total.as_bits()))
@@ -263,11 +313,25 @@ def _note_squares(
             start = block + granule * GRANULE
             end = f.minimum(start + GRANULE, pairs)
             totals = [f.variable(numbers, 0.0) for _ in range(vectors)]
+            # Granules past the end add nothing and write the last sum again.
+            note_crossed(granule_after(f.minimum(start, pairs)))
             with f.loop(start, end, _PAIRS_A_SQUARE_SUM) as part:
                 sums = [f.variable(integers, 0) for _ in range(vectors)]
-                with f.loop(part, f.minimum(part + _PAIRS_A_SQUARE_SUM, end)) as pair:
+
+                def load(pair: Value, v: int) -> Value:
+                    return f.load(integers, packed.offset("i32", pair * n + v * lanes), align=4)
+
+                stop = f.minimum(part + _PAIRS_A_SQUARE_SUM, end)
+                whole = part + ((stop - part) & -2)
+                with f.loop(part, whole, 2) as pair:
                     for v in range(vectors):
-                        x = f.load(integers, packed.offset("i32", pair * n + v * lanes), align=4)
+                        x, y = load(pair, v), load(pair + 1, v)
+                        sums[v].set(pair_product(f, isa, pair_product(f, isa, sums[v].get(), x, x), y, y))
+                        if crossed:
+                            crossed[v].set(pair_product(f, isa, crossed[v].get(), x, y))
+                with f.when(whole.compare("slt", stop)):
+                    for v in range(vectors):
+                        x = load(whole, v)
                         sums[v].set(pair_product(f, isa, sums[v].get(), x, x))
                 for v in range(vectors):
                     totals[v].set(totals[v].get() + sums[v].get().cast("uitofp", "float"))
@@ -292,6 +356,7 @@ def _note_squares(
                         total = total + f.load(numbers, at(2 * group + 1, v), align=4)
                         f.store(total, at(group, v), align=4)
                         note_sum(level, total)
+    note_crossed(granule_after(pairs))
     for level in range(8):
         bits = f.reduce("umax", largest[level].get()) if level < LEVELS else f.const("i32", INFINITY_BITS)
         f.store(bits, note.offset("i8", NORMS + 4 * level), align=4)

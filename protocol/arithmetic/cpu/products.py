@@ -8,6 +8,15 @@ memory; the two are exact together beyond 2^46. Three digits take three products
 stretches that always fit, added in int64.
 
 Pairs where either operand's panel is all zeros, as under a causal mask, add nothing and are left out.
+
+**Crossed pairs.** Where multiplications are the scarce units, half of them are spared (Winograd 1968, A new algorithm
+for inner product): for two neighbouring pairs p, p' of both rows,
+
+    a_p . b_p + a_p' . b_p' = (a_p + b_p') . (a_p' + b_p) - a_p . a_p' - b_p . b_p'
+
+Two int16 additions and one multiply-add instead of two multiply-adds; what is subtracted depends on one row each and is
+summed once, when the row is packed. The sums of two integers of at most 2^13 fit int16; everything else is modulo 2^32,
+where a sum that fits int32 comes out right whatever was on the way. So the same bounds hold, and the bits are the same.
 """
 
 from __future__ import annotations
@@ -26,6 +35,7 @@ from cupel.protocol.arithmetic.cpu.panels import (
     Form,
     Scales,
     aligned,
+    granule_after,
     pair_product,
     pair_sums,
     quad_product,
@@ -85,7 +95,7 @@ def product(module: Module, isa: InstructionSet, digits: int, terms: int) -> str
 class _Product:
     def __init__(self, f: Function, isa: InstructionSet, form: Form, *, long: bool) -> None:
         self.f, self.isa, self.digits, self.long = f, isa, form.digits, long
-        self.bytes = form.together == 4
+        self.form, self.bytes = form, form.together == 4
         self.split = isa.product == "split" and not self.bytes
         self.held = vector(2 * isa.lanes, "i32") if self.split else vector(isa.lanes, "i32")
         """A register's sums: of whole pairs, or of each of its two products."""
@@ -102,7 +112,8 @@ class _Product:
         f, isa = self.f, self.isa
         a, a_memory, b, b_memory, c, rows, columns, pairs, stride, _, _, t_low, t_high, p_low, p_high, _ = f.arguments
         n, m = isa.columns, isa.rows
-        self.a_scales, self.b_scales = Scales.of(f, a_memory, rows, n), Scales.of(f, b_memory, columns, n)
+        self.a_scales = Scales.of(f, self.form, a_memory, rows, pairs, n)
+        self.b_scales = Scales.of(f, self.form, b_memory, columns, pairs, n)
         # As many panels of b as stay in the second cache; under them results are written row by row.
         fitting = f.const("i64", _CACHED_PAIRS).binary("sdiv", f.intrinsic("smax", pairs, f.i64(1)))
         block = f.intrinsic("smax", fitting, f.i64(1))
@@ -111,9 +122,11 @@ class _Product:
             left_panel = row.lshr(n.bit_length() - 1)
             left = a.offset("i32", left_panel * pairs * n + (row & (n - 1)))
             left_note = self.a_scales.note(left_panel)
+            self.left_cross = self.a_scales.cross(left_panel).offset("i32", row & (n - 1))
             with f.loop(first, f.minimum(first + block, p_high)) as panel:
                 right = b.offset("i32", panel * pairs * n)
                 right_note = self.b_scales.note(panel)
+                self.right_cross = self.b_scales.cross(panel)
                 self.row, self.column = row, panel * n
                 self.height, self.width = f.minimum(rows - row, m), f.minimum(columns - panel * n, n)
                 self.target = c.offset("float", row * stride + panel * n)
@@ -167,11 +180,60 @@ class _Product:
     def _place(self, tile: Value, r: int, v: int) -> Value:
         return tile.offset("i32", r * self.isa.columns + v * self.isa.lanes)
 
-    def _stretch(self, left: Value, right: Value, start: Value, stop: Value) -> list[list[Variable]]:
+    def _stretch(self, left: Value, right: Value, start: Value, stop: Value, plane: int = 0) -> list[list[Variable]]:
         sums = self._registers()
-        with self.f.loop(start, stop) as pair:
-            self._step(sums, left, right, pair)
+        self._add(sums, left, right, start, stop, plane)
         return sums
+
+    def _add(
+        self, sums: list[list[Variable]], left: Value, right: Value, start: Value, stop: Value, plane: int = 0
+    ) -> None:
+        """Groups start..stop, from the beginning of a granule to the end of one or of the row."""
+        f = self.f
+        if not self.form.crossed:
+            with f.loop(start, stop) as group:
+                self._step(sums, left, right, group)
+            return
+        self._subtract_crosses(sums, start, stop, plane)
+        whole = start + ((stop - start) & -2)
+        with f.loop(start, whole, 2) as pair:
+            self._step_crossed(sums, left, right, pair)
+        with f.when(whole.compare("slt", stop)):
+            self._step(sums, left, right, whole)
+
+    def _subtract_crosses(self, sums: list[list[Variable]], start: Value, stop: Value, plane: int) -> None:
+        f, isa = self.f, self.isa
+        first = granule_after(start)
+        # Nothing between them: the panels' notes may then stand in any order.
+        last = f.intrinsic("smax", granule_after(stop), first)
+        offset = (granule_after(f.arguments[7]) + 1) * (plane * isa.columns) if plane else f.i64(0)
+
+        def between(kind: str, crosses: Value) -> Value:
+            low, high = (f.load(kind, crosses.offset("i32", offset + g * isa.columns), align=4) for g in (first, last))
+            return low - high
+
+        columns = [between(self.kind, self.right_cross.offset("i32", v * isa.lanes)) for v in range(self.vectors)]
+        for r in range(isa.rows):
+            row = between("i32", self.left_cross.offset("i32", r)).splat(isa.lanes)
+            for v in range(self.vectors):
+                sums[r][v].set(sums[r][v].get() + (row + columns[v]))
+
+    def _step_crossed(self, sums: list[list[Variable]], left: Value, right: Value, pair: Value) -> None:
+        f, isa = self.f, self.isa
+        halves = vector(2 * isa.lanes, "i16")
+        places = [(pair + i) * isa.columns for i in range(2)]
+        b = [
+            [f.load(halves, right.offset("i32", place + v * isa.lanes), align=4) for v in range(self.vectors)]
+            for place in places
+        ]
+        for r in range(isa.rows):
+            a = [
+                f.load("i32", left.offset("i32", place + r), align=4).splat(isa.lanes).bitcast(halves)
+                for place in places
+            ]
+            for v in range(self.vectors):
+                x, y = ((a[i] + b[1 - i][v]).bitcast(self.kind) for i in range(2))
+                sums[r][v].set(pair_product(f, isa, sums[r][v].get(), x, y))
 
     def _keep(self, sums: list[list[Variable]], tile: Value) -> None:
         for r, v in self.cells:
@@ -239,8 +301,7 @@ class _Product:
         going = f.variable("i1", start.compare("slt", stop))
         with f.loop_while(going):
             end = f.minimum((at.get() & -length) + length, stop)
-            with f.loop(at.get(), end) as pair:
-                self._step(sums, left, right, pair)
+            self._add(sums, left, right, at.get(), end)
             for r, v in self.cells:
                 self._move_up(sums, r, v)
             at.set(end)
@@ -291,7 +352,7 @@ class _Product:
     def _three_products(self, left: Value, right: Value, start: Value, stop: Value) -> None:
         """Upper parts, lower parts, and sums of both parts, each into a tile."""
         for plane, tile in enumerate(self.tiles):
-            self._keep(self._stretch(*self._planes(left, right, plane), start, stop), tile)
+            self._keep(self._stretch(*self._planes(left, right, plane), start, stop, plane), tile)
 
     def _three(self, left: Value, right: Value, start: Value, stop: Value) -> None:
         self._three_products(left, right, start, stop)
