@@ -451,6 +451,13 @@ def test_the_engine_sums_the_integers_that_plain_pytorch_does(instruction_set: s
     x, e = torch.full((2, 4500), 1.9999) * torch.tensor([[1.0], [-1.0]]), torch.ones(2, dtype=torch.int32)
     same = integers.sum_products(x, e, x, e, digits, instruction_set=instruction_set)
     assert torch.equal(same, exact.sum_products(x, e, x, e, digits))
+    # Here some hundred terms fit and the whole does not; at either end of binary32 a norm is not to be had.
+    alike = torch.full((3, 4500), 0.25)
+    drawn = torch.randn((3, 4500), generator=torch.Generator().manual_seed(1))
+    for x in (alike, drawn, drawn * 1e-30, drawn * torch.tensor([[1e-42], [1.0], [1e37]])):
+        e = torch.frexp(x.abs().amax(1)).exponent
+        same = integers.sum_products(x, e, x, e, digits, instruction_set=instruction_set)
+        assert torch.equal(same, exact.sum_products(x, e, x, e, digits))
     for a_turned, b_turned, threads in ((False, False, 1), (True, True, 1), (True, False, 2), (False, True, 2)):
         got = integers.sum_products(
             a.t().contiguous() if a_turned else a,

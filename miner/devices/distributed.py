@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+from cupel.protocol.parallel.communicator import added
 
 _PATIENCE = timedelta(minutes=10)
 """How long a worker waits for the others: the first step is compiled meanwhile. A dead one is noticed at once."""
@@ -34,12 +36,18 @@ class DistributedCommunicator:
         dist.all_reduce(result, op=dist.ReduceOp.SUM)
         return result.to(tensor.device)
 
-    def scatter_sum(self, tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def scatter_sum(self, tensor: torch.Tensor, sizes: Sequence[int]) -> Callable[[], torch.Tensor]:
         # Not reduce_scatter: gloo's takes pieces of one size only. Integers add up the same wherever they are added.
         given, size = tensor.to(self._device or tensor.device), sizes[self.rank]
         taken = given.new_empty(self.size * size)
-        dist.all_to_all_single(taken, given, [size] * self.size, list(sizes))
-        return taken.view(self.size, size).sum(0).to(tensor.device)
+        exchange = dist.all_to_all_single(taken, given, [size] * self.size, list(sizes), async_op=True)
+
+        def wait(_: torch.Tensor = given) -> torch.Tensor:
+            # What is given is held on to until it has been sent.
+            exchange.wait()
+            return added(list(taken.view(self.size, size))).to(tensor.device)
+
+        return wait
 
     def gather(self, tensor: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
         longest = max(sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +17,10 @@ from cupel.protocol.parallel.sharding import join
 Tensor = torch.Tensor
 SumProducts = Callable[..., Tensor]
 """`exact.sum_products`, or an engine's faster one."""
+_SENT_ALONE = 1 << 16
+"""Sums of a product, from which an exchange of its own costs less than packing them together with others."""
+_ON_THEIR_WAY = 4
+"""Exchanges of products that a worker does not wait for yet: each holds its sums in memory."""
 
 
 @dataclass(slots=True)
@@ -70,10 +75,10 @@ class Round:
         self._extremes(of(Exchange.LARGEST), exact.largest_first, exact.from_largest)
         self._extremes(of(Exchange.SMALLEST), exact.smallest_first, exact.from_smallest)
         self._sum_scales(of(Exchange.SUM_SCALES))
-        products = {at: self._partial(at) for at in of(Exchange.PRODUCT, Exchange.MATMUL)}
-        whole = {at: sums for at, sums in products.items() if meetings[at].sharding is None}
+        products = of(Exchange.PRODUCT, Exchange.MATMUL)
+        whole = {at: self._partial(at) for at in products if meetings[at].sharding is None}
         self._sums(of(Exchange.INTEGER_SUM), of(Exchange.FINISH_SUM), whole)
-        self._scatter({at: sums for at, sums in products.items() if at not in whole})
+        self._scatter([at for at in products if at not in whole])
         self._gather(of(Exchange.GATHER))
         return [self._results[at] for at in range(len(meetings))]
 
@@ -143,9 +148,25 @@ class Round:
         for at, total in zip(products, totals[len(integers) + len(floats) :], strict=True):
             self._finish_product(at, total, 0, total.shape[0])
 
-    def _scatter(self, products: Mapping[int, Tensor]) -> None:
-        if not products:
-            return
+    def _scatter(self, those: Sequence[int]) -> None:
+        """Products whose result stays cut: sums of one are on their way while the next one's are computed."""
+        small: dict[int, Tensor] = {}
+        on_their_way: deque[Callable[[], None]] = deque()
+        for at in those:
+            sums = self._partial(at)
+            if sums.numel() < _SENT_ALONE:
+                small[at] = sums
+                continue
+            on_their_way.append(self._send({at: sums}))
+            if len(on_their_way) > _ON_THEIR_WAY:
+                on_their_way.popleft()()
+        if small:
+            on_their_way.append(self._send(small))
+        for finish in on_their_way:
+            finish()
+
+    def _send(self, products: Mapping[int, Tensor]) -> Callable[[], None]:
+        """Sums of products on their way to the workers that hold their pieces; what is returned rounds this one's."""
         size, rank = self.communicator.size, self.communicator.rank
         places = {at: [self._piece(at, worker) for worker in range(size)] for at in products}
         parts = [
@@ -153,13 +174,18 @@ class Round:
         ]
         counts = [part.numel() for part in parts]
         sizes = [sum(counts[worker * len(products) :][: len(products)]) for worker in range(size)]
-        given = torch.cat(parts)
+        # Pieces of a single product follow each other as they are.
+        given = torch.cat(parts) if len(products) > 1 else next(iter(products.values())).reshape(-1)
         self.traffic.scattered += given.nbytes - given.element_size() * sizes[rank]
-        mine = self.communicator.scatter_sum(given, sizes)
+        wait = self.communicator.scatter_sum(given, sizes)
         shapes = [(places[at][rank][1], *sums.shape[1:]) for at, sums in products.items()]
-        totals = torch.split(mine, [prod(shape) for shape in shapes])
-        for at, total, shape in zip(products, totals, shapes, strict=True):
-            self._finish_product(at, total.reshape(shape), *places[at][rank])
+
+        def finish() -> None:
+            totals = torch.split(wait(), [prod(shape) for shape in shapes])
+            for (at, of_workers), total, shape in zip(places.items(), totals, shapes, strict=True):
+                self._finish_product(at, total.reshape(shape), *of_workers[rank])
+
+        return finish
 
     def _piece(self, at: int, worker: int) -> tuple[int, int]:
         sharding = self._meetings[at].sharding

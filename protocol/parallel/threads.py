@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from cupel.protocol.parallel.communicator import added
+
 T = TypeVar("T")
 
 
@@ -48,8 +50,9 @@ class ThreadCommunicator:
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return torch.stack(self._exchange(tensor)).sum(0)
 
-    def scatter_sum(self, tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-        return torch.stack([torch.split(theirs, list(sizes))[self.rank] for theirs in self._exchange(tensor)]).sum(0)
+    def scatter_sum(self, tensor: torch.Tensor, sizes: Sequence[int]) -> Callable[[], torch.Tensor]:
+        total = added([torch.split(theirs, list(sizes))[self.rank] for theirs in self._exchange(tensor)])
+        return lambda: total
 
     def gather(self, tensor: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
         return self._exchange(tensor)

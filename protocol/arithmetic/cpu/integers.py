@@ -21,7 +21,8 @@ from cupel.protocol.arithmetic.cpu.ir import Function, Module, Value, Variable, 
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
 from cupel.protocol.arithmetic.cpu.panels import pair_product
 from cupel.protocol.arithmetic.cpu.runtime import _workers
-from cupel.protocol.arithmetic.operations import digit_width, planes
+from cupel.protocol.arithmetic.operations import NOT_FINITE, ZERO_ROW, digit_width, planes
+from cupel.protocol.arithmetic.roundings import power_of_two
 
 _ALIGN = 64
 _PACK_ENTRY, _MULTIPLY_ENTRY = 0, 1
@@ -29,7 +30,14 @@ _MAGIC = 1.5 * 2.0**23
 """Adding it rounds a float below 2^22 to an integer, ties to even, whose low 16 bits are the sum's."""
 _MAGIC_BITS = 0x4B400000
 _PAIRS_IN_REGISTERS = {1: 1 << 17, 2: 15, 3: 1000}
-"""Pairs of products an int32 holds beside a rest below 2^15: a pair is at most 2^13, 2^27 and, of planes, 2^21."""
+"""Pairs of products an int32 holds beside a rest below 2^15, whatever they are: one is at most 2^13, 2^27 and, of
+planes, 2^21."""
+_GRANULE = 128
+"""Terms whose squares are added up together. Stretches of two digits are 2^i of these where they are known to fit."""
+_SUM_LIMIT = 2.0**31 - 2.0**16
+"""What a stretch may come to, with room for that rest."""
+_NORM_MARGIN = 1 + 2.0**-12
+"""For what is lost in adding a granule's squares in binary32: less than 2^-16 of it."""
 _PAIRS_IN_TILES = 1 << 17
 """Pairs after which the two int32 halves of a sum must be emptied into int64."""
 _CACHED_PAIRS = 2048
@@ -54,6 +62,7 @@ _MULTIPLY = [
     ("i64", "a_plane"),
     ("i64", "b_plane"),
     ("ptr", "scratch"),
+    ("i64", "stretch"),
     ("i64", "low"),
     ("i64", "high"),
 ]
@@ -83,7 +92,7 @@ def sum_products(
     result = torch.empty((rows, columns), dtype=torch.int64)
     code = _compiled(isa.name, digits)
     pairs = (terms + 1) // 2
-    packed = []
+    packed, norms = [], []
     for x, e, turned in ((a, ea, a_turned), (b, eb, b_turned)):
         x, e, count = (x if turned else x.t()).contiguous(), e.contiguous(), e.shape[0]
         plane = -(-count // isa.columns) * isa.columns * pairs * 4
@@ -91,12 +100,51 @@ def sum_products(
         numbers = [x.data_ptr(), count, terms, e.data_ptr(), panels.address, plane, threads]
         _run(code, _PACK_ENTRY, numbers, threads)
         packed.append((panels, plane))
+        norms.append(_norms(x, e, digits) if digits == 2 and terms > 2 * _PAIRS_IN_REGISTERS[2] else None)
     (left, left_plane), (right, right_plane) = packed
     scratch = _Memory(_scratch_bytes(isa) * threads)
     sizes = [rows, columns, pairs, left_plane, right_plane]
-    numbers = [left.address, right.address, result.data_ptr(), *sizes, scratch.address, threads]
+    stretch = _stretch(digits, *norms)
+    numbers = [left.address, right.address, result.data_ptr(), *sizes, scratch.address, stretch, threads]
     _run(code, _MULTIPLY_ENTRY, numbers, threads)
     return result
+
+
+def _norms(x: torch.Tensor, e: torch.Tensor, digits: int) -> torch.Tensor:
+    """float32[granules, rows]: for each row of x[terms, rows], the sum of (x 2^(w - e))^2 over each granule of terms.
+
+    Not finite where binary32 has no such factor, and of no use then; 0 for rows that are nobody's business.
+    """
+    scaled = x * torch.where(e == ZERO_ROW, 0.0, power_of_two(digit_width(digits) - e)).to(torch.float32)
+    scaled *= scaled
+    terms, rows = scaled.shape
+    whole = terms - terms % _GRANULE
+    parts = [scaled[:whole].view(-1, _GRANULE, rows).sum(1), scaled[whole:].sum(0, keepdim=True)]
+    return torch.cat(parts).masked_fill_(e == NOT_FINITE, 0.0)
+
+
+def _stretch(digits: int, a: torch.Tensor | None, b: torch.Tensor | None) -> int:
+    """Pairs that an int32 takes before its upper bits must move, from the operands' norms.
+
+    By Cauchy's inequality no sum over a stretch, nor over any part of it, exceeds the product of the norms of the
+    quantised rows; and |q| is at most |x 2^(w - e)| + 1/2.
+    """
+    stretch, terms = _PAIRS_IN_REGISTERS[digits], _GRANULE
+    while a is not None and b is not None:
+        largest = [norms.amax(1).to(torch.float64).sqrt() * _NORM_MARGIN + 0.5 * terms**0.5 for norms in (a, b)]
+        if not bool((largest[0] * largest[1] < _SUM_LIMIT).all()):
+            break
+        stretch = terms // 2
+        if a.shape[0] == 1:
+            break
+        a, b, terms = _by_twos(a), _by_twos(b), 2 * terms
+    return stretch
+
+
+def _by_twos(norms: torch.Tensor) -> torch.Tensor:
+    if norms.shape[0] % 2:
+        norms = torch.cat((norms, torch.zeros_like(norms[:1])))
+    return norms[0::2] + norms[1::2]
 
 
 @functools.cache
@@ -213,7 +261,7 @@ class _Product:
 
     def write(self) -> None:
         f, isa = self.f, self.isa
-        a, b, c, rows, columns, pairs, a_plane, b_plane, _, low, high = f.arguments
+        a, b, c, rows, columns, pairs, a_plane, b_plane, _, _, low, high = f.arguments
         n, m = isa.columns, isa.rows
         panels = (columns + (n - 1)).binary("sdiv", n)
         # As many panels of b as stay in the second cache; under them results are written row by row.
@@ -244,7 +292,7 @@ class _Product:
     def _add(self, left: Value, right: Value, start: Value, stop: Value, *, shift: int) -> None:
         """Products of pairs start..stop, times 2^shift, to the int64 sums."""
         f, isa = self.f, self.isa
-        limit = _PAIRS_IN_REGISTERS[self.digits]
+        limit = f.arguments[9]
         self._clear(self.high, "i32")
         sums = [[f.variable(self.kind, 0) for _ in range(self.vectors)] for _ in range(isa.rows)]
         with f.loop(start, stop, limit) as first:
@@ -329,11 +377,11 @@ def _call_pack(f: Function, table: _Table, isa: InstructionSet) -> None:
 
 def _call_multiply(f: Function, table: _Table, isa: InstructionSet) -> None:
     rows = table.number(3)
-    low, high = table.share(rows, isa.rows, table.number(9))
+    low, high = table.share(rows, isa.rows, table.number(10))
     pointers = [table.pointer(at) for at in range(3)]
     sizes = [rows, *(table.number(at) for at in range(4, 8))]
     scratch = table.pointer(8).offset("i8", f.arguments[1] * _scratch_bytes(isa))
-    f.call("void", "multiply", [*pointers, *sizes, scratch, low, high])
+    f.call("void", "multiply", [*pointers, *sizes, scratch, table.number(9), low, high])
 
 
 @contextmanager
