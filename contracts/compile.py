@@ -46,10 +46,14 @@ class CompileError(Exception):
     """The compiler, or what it needs, refused; the message says what to do."""
 
 
-def read_sources(entries: tuple[str, ...]) -> dict[str, str]:
-    """Sources by the name they are imported under, the entries and everything they import."""
+def read_sources(entries: tuple[str, ...], *, packages: bool = True) -> dict[str, str]:
+    """Sources by the name they are imported under, the entries and everything they import.
+
+    entries   names of contracts in contracts/, or paths from here that end with .sol
+    packages  with what comes from node_modules
+    """
     sources: dict[str, str] = {}
-    waiting = [f"contracts/{name}.sol" for name in entries]
+    waiting = [name if name.endswith(".sol") else f"contracts/{name}.sol" for name in entries]
     while waiting:
         name = waiting.pop()
         if name in sources:
@@ -59,7 +63,8 @@ def read_sources(entries: tuple[str, ...]) -> dict[str, str]:
             raise CompileError(f"{path} is missing: run `npm install` in {ROOT}")
         sources[name] = path.read_text()
         for target in _IMPORT.findall(sources[name]):
-            waiting.append(_resolve(name, target))
+            if packages or target.startswith("."):
+                waiting.append(_resolve(name, target))
     return dict(sorted(sources.items()))
 
 
@@ -105,10 +110,9 @@ def compiler_version() -> str:
 def source_hash() -> str:
     """Of our sources, the settings, and the pinned compiler and libraries: computed without any of them installed.
 
-    One hash for all contracts: an artifact is stale as soon as any source is.
+    One hash for all contracts: an artifact is stale as soon as any source is that one of them is made from.
     """
-    files = sorted([*(ROOT / "contracts").rglob("*.sol"), *(ROOT / "interfaces").rglob("*.sol")])
-    sources = {path.relative_to(ROOT).as_posix(): path.read_text() for path in files}
+    sources = read_sources(CONTRACTS, packages=False)
     packages = json.loads((ROOT / "package-lock.json").read_text())["packages"]
     pins = {name: packages[f"node_modules/{name}"]["integrity"] for name in ("@openzeppelin/contracts", "solc")}
     return hashlib.sha256(json.dumps([sources, pins, SETTINGS], sort_keys=True).encode()).hexdigest()

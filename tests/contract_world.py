@@ -514,7 +514,7 @@ def make_world(*, accounts: int = 12, scripted: bool = True, **overrides: Any) -
 
     Raises   Refused: the constructor reverted
     """
-    base = _empty_world(accounts)
+    base = empty_world(accounts)
     world = dataclasses.replace(base.fork(), parameters={**PARAMETERS, **overrides})
     unknown = set(overrides) - set(PARAMETERS)
     assert not unknown, f"no such parameters: {unknown}"
@@ -527,7 +527,7 @@ def make_world(*, accounts: int = 12, scripted: bool = True, **overrides: Any) -
 
 
 @cache
-def _empty_world(accounts: int) -> World:
+def empty_world(accounts: int) -> World:
     """Accounts with funds, and the lens: it serves any run."""
     people = [Account(keys.PrivateKey(number.to_bytes(32, "big"))) for number in range(1, accounts + 2)]
     state = {

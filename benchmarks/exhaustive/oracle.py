@@ -83,7 +83,7 @@ class FunctionOracle:
         fixed: dict[int, int] = {}
         for i in range(blocks):
             start = first + i * BLOCK
-            constant = self._constant(start)
+            constant = self.constant(start)
             if constant is not None:
                 fixed[i] = constant
             else:
@@ -101,7 +101,7 @@ class FunctionOracle:
         for i in set(range(blocks)) - fixed.keys():
             self._ask(first, i, low_rows[i], high_rows[i])
 
-    def _constant(self, start: int) -> int | None:
+    def constant(self, start: int) -> int | None:
         """The one answer of all of the block (but for 0 or infinity at its start), if that is known beforehand."""
         if start & ~SIGN >= INFINITY or (start & SIGN and self.opcode in mpfr.NO_NEGATIVES):
             return NAN
