@@ -266,8 +266,8 @@ def test_a_run_has_the_structure_and_the_bits_of_the_definition(program: Program
 
 @pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
 def test_a_trace_gives_the_root_of_every_operation(program: Program, backend: str) -> None:
-    result, roots = run(program, arguments(), backend=backend, trace=True)
-    assert [root.hex() for root in roots] == VECTORS["tiny"]["trace"]
+    result, traced = run(program, arguments(), backend=backend, trace=True)
+    assert [root.hex() for root in traced.operation_roots] == VECTORS["tiny"]["trace"]
     assert merkle.tensor_root(result["out"]).hex() == VECTORS["tiny"]["result"]["out"]
 
 

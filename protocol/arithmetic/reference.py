@@ -249,12 +249,12 @@ def _binary(op: Operation, xs: Sequence[_Array]) -> list[int]:
 
 
 def _extreme(op: Operation, xs: Sequence[_Array]) -> list[int]:
-    """MAXIMUM and MINIMUM: the first of two in the order of `_ranks`."""
-    ranks = _ranks(xs[0].dtype, descending=op.opcode == Opcode.MAXIMUM)
-    return [min(pair, key=ranks) for pair in zip(xs[0].values, xs[1].values, strict=True)]
+    """MAXIMUM and MINIMUM: the first of two in the order of `ranks`."""
+    rank = ranks(xs[0].dtype, descending=op.opcode == Opcode.MAXIMUM)
+    return [min(pair, key=rank) for pair in zip(xs[0].values, xs[1].values, strict=True)]
 
 
-def _ranks(dtype: DType, *, descending: bool) -> Callable[[int], int]:
+def ranks(dtype: DType, *, descending: bool) -> Callable[[int], int]:
     """Lower ranks come first: NaN, then the largest (or smallest) value, +0 above -0."""
     if dtype == DType.FLOAT32:
         if descending:
@@ -367,8 +367,8 @@ def _quantised(bits: int, shift: int) -> int:
 
 def _order(row: Sequence[int], dtype: DType, *, descending: bool) -> list[int]:
     """Positions in order, ties to the lowest."""
-    ranks = _ranks(dtype, descending=descending)
-    return sorted(range(len(row)), key=lambda i: ranks(row[i]))
+    rank = ranks(dtype, descending=descending)
+    return sorted(range(len(row)), key=lambda i: rank(row[i]))
 
 
 def _reduce_extreme(op: Operation, xs: Sequence[_Array]) -> list[int]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal, overload
 
 import torch
 
-from cupel.protocol import merkle
 from cupel.protocol.arithmetic.canonical import check_canonical
 from cupel.protocol.arithmetic.engines import EVALUATORS, choose_backend, walk
 from cupel.protocol.errors import MalformedTensor
 from cupel.protocol.program.engines import run_kept
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.structure import match, unflatten
-from cupel.protocol.types import Root
+from cupel.protocol.program.traces import Trace, make_trace
 
 
 @overload
@@ -26,7 +26,7 @@ def run(
 @overload
 def run(
     program: Program, args: Any, backend: str = "auto", *, trace: Literal[True], threads: int = 1
-) -> tuple[Any, list[Root]]: ...
+) -> tuple[Any, Trace]: ...
 
 
 def run(program: Program, args: Any, backend: str = "auto", trace: bool = False, *, threads: int = 1) -> Any:
@@ -34,7 +34,7 @@ def run(program: Program, args: Any, backend: str = "auto", trace: bool = False,
 
     args     a list or tuple: the positional arguments the Program was traced with
     backend  "auto", "cpu", "torch" or "reference" (docs/design/programs.md, "Engines")
-    trace    also return the tensor root of every operation's result, in order: (result, roots)
+    trace    also return the root over every operation's result: (result, Trace)
     threads  for "cpu"; the bits do not depend on it
     Raises   MalformedTensor naming the argument whose structure, type, shape or NaN bits are wrong
     """
@@ -43,8 +43,8 @@ def run(program: Program, args: Any, backend: str = "auto", trace: bool = False,
     if not trace:
         outputs = run_kept(program.graph, inputs, chosen, program.root, threads)
         return _apart(program, outputs, inputs)
-    outputs, roots = _run_traced(program, inputs, chosen, threads)
-    return _apart(program, outputs, inputs), roots
+    outputs, traced = _run_traced(program, inputs, chosen, threads)
+    return _apart(program, outputs, inputs), traced
 
 
 def _checked_inputs(program: Program, args: Any) -> list[torch.Tensor]:
@@ -59,9 +59,14 @@ def _checked_inputs(program: Program, args: Any) -> list[torch.Tensor]:
     return match(program.structure.arguments, tuple(args) if isinstance(args, list) else args, check)
 
 
+def flat_inputs(program: Program, args: Any) -> list[torch.Tensor]:
+    """The tensors of `args` in the order of the Program's inputs, checked as `run` does."""
+    return _checked_inputs(program, args)
+
+
 def _run_traced(
     program: Program, inputs: list[torch.Tensor], backend: str, threads: int
-) -> tuple[list[torch.Tensor], list[Root]]:
+) -> tuple[list[torch.Tensor], Trace]:
     graph = program.graph
     first = len(graph.inputs) + len(graph.constants)
     if backend == "cpu":
@@ -69,16 +74,18 @@ def _run_traced(
         everything = replace(graph, outputs=(*graph.outputs, *range(first, first + len(graph.operations))))
         results = run_kept(everything, inputs, backend, b"traced" + program.root, threads)
         n = len(graph.outputs)
-        return results[:n], [merkle.tensor_root(tensor) for tensor in results[n:]]
-    wanted = set(graph.outputs)
+        return results[:n], make_trace(program, iter(enumerate([*inputs, *graph.constants, *results[n:]])))
     kept: dict[int, torch.Tensor] = {}
-    roots = []
-    for value, tensor in walk(graph, inputs, EVALUATORS[backend]):
-        if value in wanted:
-            kept[value] = tensor
-        if value >= first:
-            roots.append(merkle.tensor_root(tensor))
-    return [kept[value] for value in graph.outputs], roots
+
+    def values() -> Iterator[tuple[int, torch.Tensor]]:
+        wanted = set(graph.outputs)
+        for value, tensor in walk(graph, inputs, EVALUATORS[backend]):
+            if value in wanted:
+                kept[value] = tensor
+            yield value, tensor
+
+    traced = make_trace(program, values())
+    return [kept[value] for value in graph.outputs], traced
 
 
 def _apart(program: Program, outputs: list[torch.Tensor], inputs: list[torch.Tensor]) -> Any:

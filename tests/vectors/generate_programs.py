@@ -25,12 +25,12 @@ from cupel.protocol.types import Seed  # noqa: E402
 
 def tiny_entry() -> dict[str, Any]:
     program = trace(tiny, arguments())
-    result, roots = run(program, arguments(), backend="reference", trace=True)
+    result, traced = run(program, arguments(), backend="reference", trace=True)
     return {
         "bytes": program.to_bytes().hex(),
         "root": program.root.hex(),
         "result": {name: merkle.tensor_root(tensor).hex() for name, tensor in named(result).items()},
-        "trace": [root.hex() for root in roots],
+        "trace": [root.hex() for root in traced.operation_roots],
     }
 
 

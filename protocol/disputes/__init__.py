@@ -1,0 +1,27 @@
+"""Disputes: where two traces differ, the proof of one element, and its judgement (docs/design/disputes.md)."""
+
+if not __name__.startswith("cupel."):
+    raise ImportError(
+        f"import cupel.protocol.disputes: a bare 'import {__name__}' would make a second, unequal set of classes"
+    )
+
+from cupel.protocol.disputes.claims import Block, Claim, Opening, Proof, Sums, Value
+from cupel.protocol.disputes.finding import Difference, Prover, find_element, find_operation
+from cupel.protocol.disputes.judging import judge, judge_block, judge_sums, judge_witness
+
+__all__ = [
+    "Block",
+    "Claim",
+    "Difference",
+    "Opening",
+    "Proof",
+    "Prover",
+    "Sums",
+    "Value",
+    "find_element",
+    "find_operation",
+    "judge",
+    "judge_block",
+    "judge_sums",
+    "judge_witness",
+]

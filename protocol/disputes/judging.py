@@ -1,0 +1,275 @@
+"""The judge, as the contract is: whether a claimed element is right, recomputed from what the proof opens.
+
+A proof that does not open exactly what the element takes is a `MalformedProof`, by the name of the contract's error; it
+says nothing about the claim. `contracts/contracts/referee/Evaluator.sol` answers every proof alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cupel.protocol.arithmetic.binary32 import NAN
+from cupel.protocol.arithmetic.operations import ZERO_ROW, DType, Opcode, Operation, TensorType, check_operation
+from cupel.protocol.disputes import terms
+from cupel.protocol.disputes.claims import Block, Claim, Proof, Sums, Value
+from cupel.protocol.disputes.elements import recompute_element
+from cupel.protocol.disputes.errors import MalformedProof
+from cupel.protocol.disputes.openings import Reader, Stream, check_opening, leaf_of
+from cupel.protocol.errors import MalformedProgram
+from cupel.protocol.hashing import tensor_leaf_count, tensor_root_of_tree
+from cupel.protocol.program import encoding
+from cupel.protocol.program.traces import trace_root, value_leaf
+from cupel.protocol.trees import path_length, root_of_range
+
+RESULT = 255
+"""The number that errors give the result where they give an operand's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A proof whose declarations were checked against the trace."""
+
+    claim: Claim
+    proof: Proof
+    operation: Operation
+    readers: Sequence[Reader]
+    stream: Stream
+
+    def claimed(self) -> bytes:
+        """The element as the accused has it."""
+        return self.result_reader().read(self.claim.element, 1)
+
+    def result_reader(self) -> Reader:
+        """The result of the accused: its first leaf to be read is `claimed`, further ones are openings."""
+        type_, tree = self.operation.result, self.proof.operation.tree
+        further = self.stream.reader(RESULT, type_, tree)
+        place = leaf_of(type_, self.claim.element)
+        data = check_opening(type_, tree, place, place, self.proof.claimed, RESULT)
+        further.show(place, data)
+        return further
+
+
+def judge(claim: Claim, proof: Proof) -> bool:
+    """Whether the claimed element is right. Raises MalformedProof."""
+    opened = _open(claim, proof)
+    claimed = opened.claimed()
+    right = recompute_element(opened.operation, opened.readers, claim.element)
+    opened.stream.check_used()
+    return claimed == right
+
+
+def judge_sums(claim: Claim, sums: Sums, proof: Proof) -> bool:
+    """Whether the claimed element is what the posted sums round to, and the named terms are what `sums` says.
+
+    For an operation that looks for an extreme: whether the named term has it. Raises MalformedProof.
+    """
+    opened = _open(claim, proof)
+    op, xs, element = opened.operation, opened.readers, claim.element
+    claimed = opened.claimed()
+    count = terms.count_terms(op, xs, element)
+    if op.opcode in terms.EXTREMES:
+        _need_sums(0, sums)
+        stands = _attains(op, xs, element, claimed, sums.positions[0])
+    else:
+        _need_sums(-(-count // terms.child_terms(terms.block_terms(op), count)), sums)
+        stands = _is_total(op, xs, element, claimed, sums)
+    opened.stream.check_used()
+    return stands
+
+
+def judge_block(claim: Claim, block: Block, proof: Proof) -> bool:
+    """Whether the terms of one block add up to what was posted for it. Raises MalformedProof."""
+    opened = _open(claim, proof)
+    op, xs, element = opened.operation, opened.readers, claim.element
+    if op.opcode not in terms.SUMMED:
+        raise MalformedProof("NoTerms", op.opcode)
+    size, count = terms.block_terms(op), terms.count_terms(op, xs, element)
+    if block.first >= count or block.first % size or block.end != min(block.first + size, count):
+        raise MalformedProof("NotABlock", block.first, block.end)
+    _need_no_claim(proof)
+    right = terms.sum_block(op, xs, element, block.first, block.end, block.exponent)
+    opened.stream.check_used()
+    return right == block.total
+
+
+def judge_witness(claim: Claim, exponent: int, positions: tuple[int, int], proof: Proof) -> bool:
+    """Whether the claim withstands the terms that a challenger points at: none of them is larger, none is out of order.
+
+    exponent   what the accused posted, for a float sum; 0 otherwise
+    positions  of a float sum two terms (or one twice); of EXPONENT the witness and the term that the accused
+               named; of MAX, MIN, ARGMAX, ARGMIN (witness, 0); of TOPK and SORT (another place, 0), or (the place
+               before, 1 + a term that belongs between)
+    Raises     MalformedProof
+    """
+    opened = _open(claim, proof)
+    op, xs, element = opened.operation, opened.readers, claim.element
+    if terms.is_float_sum(op):
+        one, other = (terms.term_bits(op, xs, element, p) for p in positions)
+        stands = terms.pair_key(one, other) <= exponent
+        _need_no_claim(proof)
+    elif op.opcode in (Opcode.EXPONENT, Opcode.EXPONENT_SCALED):
+        found, posted = (terms.exponent_of_term(op, xs, element, p) for p in positions)
+        stands = found is None or (posted is not None and found <= posted)
+        _need_no_claim(proof)
+    elif op.opcode in terms.EXTREMES:
+        stands = not _exceeds(op, xs, element, opened.claimed(), positions[0])
+    elif op.opcode in (Opcode.TOPK, Opcode.SORT):
+        stands = _is_in_order(op, xs[0], opened.result_reader(), element, positions)
+    else:
+        raise MalformedProof("NoTerms", op.opcode)
+    opened.stream.check_used()
+    return stands
+
+
+# Extremes, orders and totals
+
+
+def _is_total(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, sums: Sums) -> bool:
+    total = sum(sums.sums)
+    if not terms.is_float_sum(op):
+        return claimed == terms.finish(op, xs, element, total, 0)
+    one, other = (terms.term_bits(op, xs, element, p) for p in sums.positions)
+    if terms.pair_key(one, other) != sums.exponent:
+        return False
+    if sums.exponent >= terms.INFINITE_KEY:
+        special = NAN if sums.exponent == terms.NAN_KEY else one
+        return claimed == special.to_bytes(4, "little")
+    return claimed == terms.finish(op, xs, element, total, sums.exponent)
+
+
+def _attains(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, position: int) -> bool:
+    value = int.from_bytes(claimed, "little", signed=True)
+    if op.opcode in (Opcode.EXPONENT, Opcode.EXPONENT_SCALED):
+        counted = terms.exponent_of_term(op, xs, element, position)
+        return value == (ZERO_ROW if counted is None else counted)
+    length = xs[0].type.shape[-1]
+    if op.opcode in (Opcode.ARGMAX, Opcode.ARGMIN):
+        return 0 <= value < length
+    if position >= length:
+        raise MalformedProof("NotATerm", position)
+    return xs[0].read(element * length + position, 1) == claimed
+
+
+def _exceeds(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, position: int) -> bool:
+    value = int.from_bytes(claimed, "little", signed=True)
+    x = xs[0]
+    length = x.type.shape[-1]
+    if position >= length:
+        raise MalformedProof("NotATerm", position)
+    witness = terms.value_at(x, element * length + position)
+    if op.opcode in (Opcode.ARGMAX, Opcode.ARGMIN):
+        if not 0 <= value < length:
+            return True
+        named = terms.value_at(x, element * length + value)
+        return terms.is_before(op, x.type.dtype, (witness, position), (named, value))
+    if x.type.dtype in (DType.FLOAT32, DType.UINT8, DType.BOOL):
+        value = int.from_bytes(claimed, "little")
+    return terms.is_before(op, x.type.dtype, (witness, 0), (value, 0))
+
+
+def _is_in_order(op: Operation, x: Reader, result: Reader, element: int, positions: tuple[int, int]) -> bool:
+    """TOPK and SORT at one place against another, or with a term that belongs between it and the place before."""
+    length, places = x.type.shape[-1], op.result.shape[-1]
+    row, place = divmod(element, places)
+    named = terms.value_at(result, element)
+    if not 0 <= named < length:
+        return False
+    here = (terms.value_at(x, row * length + named), named)
+    other, between = positions
+    dtype = x.type.dtype
+    before = None
+    if between == 0 or place > 0:
+        if other >= places or other == place or (between and other != place - 1):
+            raise MalformedProof("NotATerm", other)
+        index = terms.value_at(result, row * places + other)
+        if not 0 <= index < length:
+            return False
+        before = (terms.value_at(x, row * length + index), index)
+        if between == 0:
+            first, second = (before, here) if other < place else (here, before)
+            return terms.is_before(op, dtype, first, second)
+    if between - 1 >= length:
+        raise MalformedProof("NotATerm", between - 1)
+    left_out = (terms.value_at(x, row * length + between - 1), between - 1)
+    follows = before is None or terms.is_before(op, dtype, before, left_out)
+    return not (follows and terms.is_before(op, dtype, left_out, here))
+
+
+def _need_no_claim(proof: Proof) -> None:
+    if proof.claimed.data or proof.claimed.path:
+        raise MalformedProof("WrongLeafLength", 0, len(proof.claimed.data))
+
+
+def _need_sums(expected: int, sums: Sums) -> None:
+    if len(sums.sums) != expected:
+        raise MalformedProof("WrongSums", expected, len(sums.sums))
+
+
+# Declarations
+
+
+def _open(claim: Claim, proof: Proof) -> _Opened:
+    if trace_root(claim.program, claim.values, proof.tree) != claim.trace:
+        raise MalformedProof("NotTheTrace", claim.trace)
+    item = proof.operation.item
+    operation = _operation(claim.value, item)
+    _check_value(claim, claim.value, proof.operation, operation.result, proof.tree)
+    if not claim.element < operation.result.elements:
+        raise MalformedProof("ElementOutOfRange", claim.element, operation.result.elements)
+    if len(proof.operands) != len(operation.operands):
+        raise MalformedProof("WrongOperands", len(operation.operands), len(proof.operands))
+    stream = Stream(proof.openings)
+    readers = []
+    for number, (value, opened) in enumerate(zip(operation.operands, proof.operands, strict=True)):
+        type_ = _declared_type(value, opened.item)
+        _check_value(claim, value, opened, type_, proof.tree)
+        readers.append(stream.reader(number, type_, opened.tree))
+    try:
+        check_operation(operation, [reader.type for reader in readers])
+    except MalformedProgram:
+        raise MalformedProof("MalformedItem", claim.value) from None
+    return _Opened(claim, proof, operation, readers, stream)
+
+
+def _check_value(claim: Claim, value: int, opened: Value, type_: TensorType, tree: bytes) -> None:
+    """That the trace holds this declaration with this tree at this place."""
+    if value >= claim.values:
+        raise MalformedProof("ValueOutOfRange", value, claim.values)
+    length = path_length(claim.values, value)
+    if len(opened.path) != length:
+        raise MalformedProof("WrongPathLength", length, len(opened.path))
+    root = tensor_root_of_tree(type_.dtype, type_.shape, tensor_leaf_count(type_.size_bytes), opened.tree)
+    if opened.item[0] == encoding.CONSTANT and opened.item[-32:] != root:
+        raise MalformedProof("WrongConstant", opened.item[-32:], root)
+    if root_of_range([value_leaf(opened.item, root)], value, claim.values, opened.path) != tree:
+        raise MalformedProof("NotInTrace", value)
+
+
+def _operation(value: int, item: bytes) -> Operation:
+    if not item or item[0] != encoding.OPERATION:
+        raise MalformedProof("NotAnOperation", value)
+    try:
+        reader = encoding.Reader(item)
+        operation = reader.operation("operation")
+    except MalformedProgram:
+        raise MalformedProof("MalformedItem", value) from None
+    if reader.left:
+        raise MalformedProof("MalformedItem", value)
+    return operation
+
+
+def _declared_type(value: int, item: bytes) -> TensorType:
+    kind = item[0] if item else 255
+    if kind == encoding.OPERATION:
+        return _operation(value, item).result
+    if kind not in (encoding.INPUT, encoding.CONSTANT):
+        raise MalformedProof("MalformedItem", value)
+    try:
+        reader = encoding.Reader(item[1:])
+        type_ = reader.type("value")
+    except MalformedProgram:
+        raise MalformedProof("MalformedItem", value) from None
+    if kind == encoding.CONSTANT and reader.left != 32:
+        raise MalformedProof("MalformedItem", value)
+    return type_
