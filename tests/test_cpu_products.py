@@ -96,6 +96,19 @@ def test_rows_of_every_sort_as_long_as_each_path_takes(name: str) -> None:
     check_products(cases, name)
 
 
+@EVERY_SET
+def test_panels_packed_together_and_those_left_over(name: str) -> None:
+    panel = isa.choose(name).columns
+    right = [floats(35, rows, seed=rows) for rows in (4 * panel - 1, 4 * panel, 5 * panel + 1, 9 * panel)]
+    right[2][3, 4 * panel], right[3][:, 7] = math.nan, 0.0
+    inputs = [floats(3, 35), *right]
+
+    def build(g: GraphBuilder, a: Value, *b: Value) -> list[Value]:
+        return [g.matmul(a, x, d, scale) for x in b for d in (1, 2, 3) for scale in ("columns", "rows")]
+
+    check(built(inputs, build), inputs, name)
+
+
 def test_one_digit_is_bytes_while_sums_fit() -> None:
     cases: list[Case] = []
     for terms in ((1 << 18) - 1, 1 << 18, (1 << 18) + 1):

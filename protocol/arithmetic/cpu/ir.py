@@ -251,6 +251,10 @@ class Function:
             self.signature.append(f"{kind} noalias %{label}" if kind == "ptr" else f"{kind} %{label}")
             self.arguments.append(Value(self, kind, f"%{label}"))
 
+    def argument(self, label: str) -> Value:
+        """The parameter of that name."""
+        return next(a for a in self.arguments if a.name == f"%{label}")
+
     def fresh(self) -> str:
         self.count += 1
         return f"%v{self.count}"
