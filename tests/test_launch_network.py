@@ -435,7 +435,7 @@ def test_the_command_ends_with_one_when_something_failed(
         assert done.returncode == code, done.stderr
         table = json.loads(done.stdout)
         assert table["failed"] == code
-        assert table["parameters"]["unit_bond"] == "0.0005 ETH"
+        assert table["parameters"]["unit_bond"] == "0.0015 ETH"
 
 
 ODD: dict[str, dict[str, Any]] = {
@@ -447,6 +447,7 @@ ODD: dict[str, dict[str, Any]] = {
     "maturity_blocks": {"maturity_blocks": 10},
     "unavailable_fee": {"unavailable_fee": Wei(1)},
     "verifier_share_bps": {"verifier_share_bps": 0},
+    "segments_per_verifier": {"segments_per_verifier": 10},
     "initial_reward": {"initial_reward": 0},
 }
 

@@ -35,17 +35,17 @@ def test_an_example_says_what_it_says() -> None:
     chosen = read_parameter_file(EXAMPLE)
     assert (chosen.chain_id, chosen.block_seconds, chosen.beacon) == (11155111, 12.0, None)
     assert chosen.folder == EXAMPLE.parent / "my-run"
-    expected = {"unit_bond": 5 * 10**14, "train_blocks": 300, "hold_blocks": 3600, "beacon_delay": 2}
+    expected = {"unit_bond": 15 * 10**14, "train_blocks": 300, "hold_blocks": 3600, "beacon_delay": 2}
     expected |= {"verifier_share_bps": 2500, "initial_reward": 10**21}
     assert {name: chosen.contract[name] for name in expected} == expected
 
 
 MISTAKES = {
-    "unit_bond = 5": ('unit_bond = "0.0005 ETH"', r"money.unit_bond is '5'; it takes an amount with its unit"),
-    'unit_bond = "5 apples"': ('unit_bond = "0.0005 ETH"', r"money.unit_bond is '5 apples'; it takes an amount"),
-    'unit_bond = "0 ETH"': ('unit_bond = "0.0005 ETH"', "money.unit_bond is 0 or beyond"),
-    'unit_bond = "0.5 wei"': ('unit_bond = "0.0005 ETH"', "money.unit_bond is '0.5 wei'"),
-    'unitbond = "1 ETH"': ('unit_bond = "0.0005 ETH"', r"money.unitbond is not a parameter; did you mean unit_bond\?"),
+    "unit_bond = 5": ('unit_bond = "0.0015 ETH"', r"money.unit_bond is '5'; it takes an amount with its unit"),
+    'unit_bond = "5 apples"': ('unit_bond = "0.0015 ETH"', r"money.unit_bond is '5 apples'; it takes an amount"),
+    'unit_bond = "0 ETH"': ('unit_bond = "0.0015 ETH"', "money.unit_bond is 0 or beyond"),
+    'unit_bond = "0.5 wei"': ('unit_bond = "0.0015 ETH"', "money.unit_bond is '0.5 wei'"),
+    'unitbond = "1 ETH"': ('unit_bond = "0.0015 ETH"', r"money.unitbond is not a parameter; did you mean unit_bond\?"),
     "quorum = 9": ("quorum = 2", "checking.quorum is '9'; it takes a whole number from 1 to 8"),
     "quorum = true": ("quorum = 2", "checking.quorum is 'True'; it takes a whole number"),
     "quorum = 4": ("quorum = 2", "checking.quorum is above checking.verifiers_per_unit"),

@@ -268,6 +268,15 @@ def find_oddities(p: Parameters, block_seconds: float) -> Iterator[tuple[str, st
         yield "unavailable_fee", "less than a tenth of the bond: hiding bad work costs little"
     if p.verifier_share_bps == 0:
         yield "verifier_share_bps", "verifiers are paid nothing"
+    computed = p.verifiers_per_unit * p.segments_per_verifier / p.segments
+    fair = computed / (1 + computed)
+    if 0 < p.verifier_share_bps < 9_000 * fair:
+        paid = p.verifier_share_bps / 10_000
+        yield (
+            "segments_per_verifier",
+            f"verifiers compute {fair:.0%} of everything and get {paid:.0%} of what is minted: let them repeat fewer "
+            "segments, cut units into more, or pay them more",
+        )
     if p.max_merge < p.max_units:
         yield "max_merge", f"of {p.max_units} units a round at most {p.max_merge} enter the model"
     if p.initial_reward == 0:

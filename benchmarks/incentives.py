@@ -1,0 +1,420 @@
+"""What each kind of cheat may expect under a run's rules: played many times, and as a formula beside it.
+
+Money is in ETH. A unit has n segments; V verifiers draw k of them each; a share r of all slots belongs to the cheat's
+friends, spread over so many accounts that every draw is one of them with chance r. Formulas are exact for that; the
+plays use the same rules without them, so that each checks the other. docs/design/economics.md says what is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import comb
+
+import numpy as np
+from numpy.random import Generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What the contract fixes, and what an honest unit costs and brings."""
+
+    segments: int
+    """n"""
+    verifiers: int
+    """V, of a unit"""
+    drawn: int
+    """k, segments a verifier replays"""
+    quorum: int
+    unit_bond: float
+    unavailable_fee: float
+    """Lost, with the reward, by a unit that is not opened or ruled unavailable."""
+    slot_stake: float
+    seal_fee: float
+    unit_reward: float
+    """A miner's for one attested unit."""
+    attestation_reward: float
+    """A verifier's for one assignment."""
+    unit_cost: float
+    """Computing one unit, all segments."""
+    gas_price: float
+    """ETH a unit of gas."""
+    whole_replays: float = 0.0
+    """Share of units drawn to be replayed whole."""
+    watched: float = 0.0
+    """Share of units that somebody honest replays whole without being asked."""
+    prover_share: float = 0.5
+    """Of what is slashed, at most; the rest is burned."""
+
+    @property
+    def segment_cost(self) -> float:
+        return self.unit_cost / self.segments
+
+    @property
+    def replay_cost(self) -> float:
+        """Of one assignment."""
+        return self.drawn * self.segment_cost
+
+
+GAS = {"commit": 90_000, "open": 80_000, "seal": 50_000, "reveal": 50_000, "claim": 60_000}
+"""Whole transactions a unit or an assignment, as the contracts are held to (contracts/gas-snapshot.json)."""
+DEFENCE_GAS = 2_000_000
+"""All moves of an accused whose trace is right, in a dispute that goes to the last element."""
+SYBIL_TOLERANCE = 0.05
+"""Splitting one's slots over many accounts may bring this much more work than they weigh, and no more."""
+SPAM_FACTOR = 10
+"""A lost challenge costs so many times what it cost the defender."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One kind of cheat."""
+
+    name: str
+    what: str
+    profit: float
+    """ETH expected a unit (an assignment, an accusation), against staying away."""
+    honest: float
+    """The same for who does the work."""
+    played: float
+    """The mean of the plays."""
+    error: float
+    """Standard error of that mean."""
+    is_share: bool = False
+    """Profit is no money but work won beyond one's share of the slots, as a part of that share."""
+    works: bool = False
+    """Whether it does most of the honest work: then earning less than the honest is loss enough. Else it must pay."""
+
+    @property
+    def loses(self) -> bool:
+        return self.profit < self.honest and (self.works or self.profit < 0)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether formula and plays say the same, as far as so many plays can tell."""
+        return abs(self.profit - self.played) <= 5 * self.error + 1e-12 + 1e-9 * abs(self.profit)
+
+
+def miss_chance(rules: Rules, bad: int) -> float:
+    """That one verifier's k of n segments avoid all `bad` ones."""
+    good = rules.segments - bad
+    return comb(good, rules.drawn) / comb(rules.segments, rules.drawn) if good >= rules.drawn else 0.0
+
+
+def caught_chance(rules: Rules, bad: int, friends: float, rerolls: int = 0) -> float:
+    """That somebody honest replays a bad segment. `rerolls`: draws a proposer of blocks among the cheats may refuse."""
+    each = friends + (1 - friends) * miss_chance(rules, bad)
+    unseen = each**rules.verifiers * (1 - rules.whole_replays * (1 - friends))
+    draw_finds = (1 - unseen) ** (1 + rerolls)
+    return 1 - (1 - draw_finds) * (1 - rules.watched)
+
+
+def honest_miner(rules: Rules) -> float:
+    return rules.unit_reward - rules.unit_cost - rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
+
+
+def honest_verifier(rules: Rules) -> float:
+    return rules.attestation_reward - rules.replay_cost - rules.gas_price * (GAS["seal"] + GAS["reveal"])
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    return float(values.mean()), float(values.std() / np.sqrt(len(values)))
+
+
+class Plays:
+    """Draws as the contract makes them, many units at once."""
+
+    def __init__(self, rules: Rules, count: int, random: Generator) -> None:
+        self.rules, self.count, self.random = rules, count, random
+
+    def friends(self, share: float) -> np.ndarray:
+        """bool[count, V]: which of a unit's verifiers are the cheat's."""
+        return self.random.random((self.count, self.rules.verifiers)) < share
+
+    def finds(self, bad: int) -> np.ndarray:
+        """bool[count, V]: whether a verifier's segments hold one of the `bad` ones (segments 0 ... bad - 1)."""
+        order = self.random.random((self.count, self.rules.verifiers, self.rules.segments)).argsort(-1)
+        return (order[..., : self.rules.drawn] < bad).any(-1)
+
+    def caught(self, bad: int, share: float, rerolls: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """bool[count], and how many of each unit's verifiers are friends."""
+        found = np.ones(self.count, dtype=bool)
+        for _ in range(1 + rerolls):
+            friends = self.friends(share)
+            seen = (self.finds(bad) & ~friends).any(-1)
+            # A whole replay is one more verifier, drawn like the others.
+            whole = self.random.random(self.count) < self.rules.whole_replays
+            seen |= whole & (self.random.random(self.count) >= share)
+            found &= seen
+        watched = self.random.random(self.count) < self.rules.watched
+        return found | watched, friends.sum(-1)
+
+
+def lazy_miner(rules: Rules, plays: Plays, skipped: int, friends: float, *, hides: bool, rerolls: int = 0) -> Outcome:
+    """Skips whole segments: skipping half of one is found as often and saves half.
+
+    Who hides sees the draw, and where it would be found opens nothing: the fee for withheld work is lost, not the bond.
+    """
+    cost = (rules.segments - skipped) * rules.segment_cost
+    lost = rules.unavailable_fee if hides else rules.unit_bond
+    gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
+    chance = caught_chance(rules, skipped, friends, rerolls)
+    seen, _ = plays.caught(skipped, friends, rerolls)
+    played, error = _mean(np.where(seen, -lost, rules.unit_reward) - cost - gas)
+    share = skipped / rules.segments
+    return Outcome(
+        name=f"lazy miner, {share:.0%} skipped" + (", hides" if hides else "") + (", re-rolls" if rerolls else ""),
+        what="claims steps it never took" + (", and opens nothing when that would show" if hides else ""),
+        profit=(1 - chance) * rules.unit_reward - chance * lost - cost - gas,
+        honest=honest_miner(rules),
+        played=played,
+        error=error,
+        works=skipped < rules.segments,
+    )
+
+
+def plagiarist(rules: Rules, plays: Plays, friends: float) -> Outcome:
+    """Commits a copy of another's unit: its data order is another, so that every segment is wrong."""
+    gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
+    chance = caught_chance(rules, rules.segments, friends)
+    seen, _ = plays.caught(rules.segments, friends)
+    played, error = _mean(np.where(seen, -rules.unit_bond, rules.unit_reward) - gas)
+    return Outcome(
+        name="plagiarist",
+        what="commits a copy of another miner's states",
+        profit=(1 - chance) * rules.unit_reward - chance * rules.unit_bond - gas,
+        honest=honest_miner(rules),
+        played=played,
+        error=error,
+    )
+
+
+def coalition(rules: Rules, plays: Plays, share: float) -> Outcome:
+    """Miner and a share of the verifiers work together: no work at all, and friends attest whatever is asked.
+
+    Friends that swore to a convicted segment lose their stake with it.
+    """
+    gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
+    sworn = rules.gas_price * (GAS["seal"] + GAS["reveal"])
+    seen, friends = plays.caught(rules.segments, share)
+    won = rules.unit_reward + friends * rules.attestation_reward
+    lost = rules.unit_bond + friends * rules.slot_stake
+    played, error = _mean(np.where(seen, -lost, won) - gas - friends * sworn)
+    expected = share * rules.verifiers
+    # Not seen: all V are friends, and no replay of the whole unit, nobody watching.
+    unseen = 1 - caught_chance(rules, rules.segments, share)
+    unseen_friends = unseen * rules.verifiers
+    return Outcome(
+        name=f"coalition with {share:.0%} of the slots",
+        what="no work; its verifiers attest",
+        profit=unseen * rules.unit_reward
+        + unseen_friends * rules.attestation_reward
+        - (1 - unseen) * rules.unit_bond
+        - (expected - unseen_friends) * rules.slot_stake
+        - gas
+        - expected * sworn,
+        honest=honest_miner(rules),
+        played=played,
+        error=error,
+    )
+
+
+def poisoner(rules: Rules, plays: Plays, friends: float, gain: float) -> Outcome:
+    """Does all the work but bends one step; `gain` is what the bent model is worth to it, once, from outside."""
+    chance = caught_chance(rules, 1, friends)
+    seen, _ = plays.caught(1, friends)
+    base = -rules.unit_cost - rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
+    played, error = _mean(np.where(seen, -rules.unit_bond, rules.unit_reward + gain) + base)
+    return Outcome(
+        name="one-step poisoner",
+        what=f"bends one step; the bent model is worth {gain:g} ETH to it",
+        profit=(1 - chance) * (rules.unit_reward + gain) - chance * rules.unit_bond + base,
+        honest=honest_miner(rules),
+        played=played,
+        error=error,
+        works=True,
+    )
+
+
+def tolerable_gain(rules: Rules, friends: float) -> float:
+    """What a bent step may be worth before bending pays: above it only a watcher protects the model."""
+    chance = caught_chance(rules, 1, friends)
+    return chance * (rules.unit_reward + rules.unit_bond) / (1 - chance) if chance < 1 else float("inf")
+
+
+def lazy_verifier(rules: Rules, strategy: str) -> Outcome:
+    """Does not replay. Nothing here is left to chance, so there is nothing to play.
+
+    silent    seals nothing: the fee
+    withdraws seals something and never reveals it: the stake
+    guesses   reveals what it did not compute: a dissent that convicts nobody, the stake
+    """
+    sealed = rules.gas_price * GAS["seal"]
+    profits: Mapping[str, float] = {
+        "silent": -rules.seal_fee,
+        "withdraws": -rules.slot_stake - sealed,
+        "guesses": -rules.slot_stake - sealed - rules.gas_price * GAS["reveal"],
+    }
+    profit = profits[strategy]
+    return Outcome(
+        name=f"lazy verifier, {strategy}",
+        what="does not replay what it was drawn for",
+        profit=profit,
+        honest=honest_verifier(rules),
+        played=profit,
+        error=0.0,
+    )
+
+
+def leaking_miner(rules: Rules) -> Outcome:
+    """Tells a verifier the sealed bits to spare it the replay: whoever knows them early takes half of the bond."""
+    bribe_needed = rules.prover_share * rules.unit_bond
+    saved = rules.replay_cost
+    profit = honest_miner(rules) + saved - rules.unit_bond
+    if bribe_needed <= rules.attestation_reward:
+        profit = honest_miner(rules) + saved
+    return Outcome(
+        name="miner that leaks its answers",
+        what="shares what a replay would cost with a verifier; disclosing pays that verifier more",
+        profit=profit,
+        honest=honest_miner(rules),
+        played=profit,
+        error=0.0,
+    )
+
+
+def withholder(rules: Rules) -> Outcome:
+    """Commits noise and serves nothing."""
+    profit = -rules.unavailable_fee - rules.gas_price * GAS["commit"]
+    return Outcome(
+        name="withholder",
+        what="commits and serves nothing",
+        profit=profit,
+        honest=honest_miner(rules),
+        played=profit,
+        error=0.0,
+    )
+
+
+def spammer(rules: Rules) -> Outcome:
+    """Accuses what is right. The defender gets its gas back from the bond, the rest burns."""
+    bond = SPAM_FACTOR * DEFENCE_GAS * rules.gas_price
+    profit = -bond - DEFENCE_GAS * rules.gas_price
+    return Outcome(name="spammer", what="accuses right work", profit=profit, honest=0.0, played=profit, error=0.0)
+
+
+def self_accuser(rules: Rules) -> Outcome:
+    """Cheats and convicts itself before anybody else does, to save the prover's half."""
+    profit = -(1 - rules.prover_share) * rules.unit_bond - rules.gas_price * (GAS["commit"] + DEFENCE_GAS)
+    return Outcome(
+        name="miner that convicts itself",
+        what="pays the prover's half to itself",
+        profit=profit,
+        honest=honest_miner(rules),
+        played=profit,
+        error=0.0,
+    )
+
+
+def sybil(rules: Rules, plays: Plays, share: float, accounts: int) -> Outcome:
+    """A share of all slots held by `accounts` accounts, against the same share of what all assignments bring.
+
+    Draws of a unit are of distinct accounts, each weighted by what is left: one large account is drawn once at most.
+    """
+    others = 40
+    weights = np.concatenate([np.full(accounts, share / accounts), np.full(others, (1 - share) / others)])
+    # Weighted draws without replacement: the V largest of log(u) / weight.
+    count = min(plays.count, 100_000)
+    keys = np.log(plays.random.random((count, len(weights)))) / weights
+    drawn = np.argsort(-keys, -1)[:, : rules.verifiers]
+    mine = (drawn < accounts).sum(-1)
+    fair = share * rules.verifiers
+    played, error = _mean(mine / fair - 1)
+    return Outcome(
+        name=f"sybil, {accounts} accounts",
+        what=f"{share:.0%} of the slots; work beyond its share, as a part of that share",
+        profit=played,
+        honest=SYBIL_TOLERANCE,
+        played=played,
+        error=error,
+        works=True,
+        is_share=True,
+    )
+
+
+def verification_share(rules: Rules) -> float:
+    """What all a unit's verifiers compute, in units."""
+    return rules.verifiers * rules.drawn / rules.segments + rules.whole_replays
+
+
+def pays_verifiers(rules: Rules) -> bool:
+    """Whether replaying what was drawn is worth it at all. Where it is not, nobody honest verifies for long."""
+    return honest_verifier(rules) > 0
+
+
+def pick_rules(rules: Rules, friends: float, gain: float, safety: float = 2.0) -> Rules:
+    """The least deposits and fees, each a whole hundredth of a unit's cost, with which every cheat of `play_all` loses.
+
+    friends  the share of slots a cheat may have
+    gain     what one bent step is worth to a poisoner, ETH
+    safety   what it takes to break even is multiplied by this
+    Raises   ValueError where no deposit would do
+    """
+    step = rules.unit_cost / 100
+    fair = replace(rules, unit_bond=0.0, unavailable_fee=0.0, slot_stake=0.0, seal_fee=0.0)
+    plays = Plays(fair, 1, np.random.default_rng(0))  # the formulas decide
+
+    def least(loses: Callable[[float], bool]) -> float:
+        high = 1
+        while not loses(high * step):
+            high *= 2
+            if high > 1 << 40:
+                raise ValueError("no deposit makes this cheat lose: draw more segments or verifiers")
+        low = high // 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if loses(middle * step) else (middle, high)
+        return high * step * safety
+
+    # The fee for withheld work is what a lazy miner risks, since it sees the draw first; one that makes blocks may
+    # have refused a draw, too.
+    def lazy_loses(fee: float) -> bool:
+        one = replace(fair, unavailable_fee=fee, unit_bond=fee)
+        return all(
+            lazy_miner(one, plays, skipped, friends, hides=True, rerolls=1).loses
+            for skipped in range(1, fair.segments + 1)
+        )
+
+    def bond_holds(bond: float) -> bool:
+        one = replace(fair, unit_bond=bond)
+        return (
+            leaking_miner(one).loses  # half of the bond is more than a verifier gets for keeping quiet
+            and plagiarist(one, plays, friends).loses
+            and coalition(one, plays, friends).loses
+            and poisoner(one, plays, friends, gain).loses
+        )
+
+    fee = least(lazy_loses)
+    bond = max(fee, least(bond_holds))
+    stake = least(lambda stake: stake > fair.attestation_reward)
+    # A miner that hides from its verifiers loses more than all of them together.
+    seal_fee = min(stake, (fee + fair.unit_reward) / (safety * fair.verifiers))
+    return replace(rules, unit_bond=bond, unavailable_fee=fee, slot_stake=stake, seal_fee=seal_fee)
+
+
+def play_all(rules: Rules, *, friends: float, gain: float, count: int, random: Generator) -> list[Outcome]:
+    """Every cheat under these rules; lazy miners for a few shares up to everything."""
+    plays = Plays(rules, count, random)
+    n = rules.segments
+    outcomes = []
+    for skipped in sorted({1, max(1, n // 4), max(1, n // 2), n}):
+        for hides in (False, True):
+            outcomes.append(lazy_miner(rules, plays, skipped, friends, hides=hides))
+    outcomes.append(lazy_miner(rules, plays, 1, friends, hides=True, rerolls=1))
+    outcomes.append(plagiarist(rules, plays, friends))
+    outcomes.append(coalition(rules, plays, friends))
+    outcomes.append(poisoner(rules, plays, friends, gain))
+    outcomes.extend(lazy_verifier(rules, strategy) for strategy in ("silent", "withdraws", "guesses"))
+    outcomes.extend((leaking_miner(rules), withholder(rules), self_accuser(rules), spammer(rules)))
+    outcomes.append(sybil(rules, plays, 0.2, 20))
+    return outcomes

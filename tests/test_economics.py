@@ -1,0 +1,117 @@
+"""Cheating does not pay under the parameters we ship, and the tables that say so can say otherwise."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from economics import main, read_options, read_rules
+from incentives import (
+    Plays,
+    Rules,
+    caught_chance,
+    coalition,
+    lazy_miner,
+    leaking_miner,
+    miss_chance,
+    pays_verifiers,
+    pick_rules,
+    play_all,
+    poisoner,
+    tolerable_gain,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+FRIENDS, GAIN = 1 / 3, 0.0002
+
+
+@pytest.fixture
+def rules() -> Rules:
+    return read_rules(read_options(["--parameters", str(ROOT / "docs" / "networks" / "testnet.toml")]))
+
+
+def plays(rules: Rules, count: int = 40_000) -> Plays:
+    return Plays(rules, count, np.random.default_rng(7))
+
+
+@pytest.mark.parametrize("network", ["testnet", "l2", "parameters.example"])
+def test_every_cheat_loses_under_the_parameters_we_ship_and_verifying_pays(network: str) -> None:
+    shipped = read_rules(read_options(["--parameters", str(ROOT / "docs" / "networks" / f"{network}.toml")]))
+    assert pays_verifiers(shipped)
+    outcomes = play_all(shipped, friends=FRIENDS, gain=GAIN, count=20_000, random=np.random.default_rng(1))
+    assert [one.name for one in outcomes if not one.loses] == []
+    assert [one.name for one in outcomes if not one.agrees] == []
+
+
+@pytest.mark.parametrize("draws", [(5, 3, 2), (20, 3, 2), (20, 5, 2), (50, 5, 1)])
+def test_every_cheat_loses_with_the_deposits_that_are_picked(rules: Rules, draws: tuple[int, int, int]) -> None:
+    segments, verifiers, drawn = draws
+    rules = replace(rules, segments=segments, verifiers=verifiers, drawn=drawn)
+    picked = pick_rules(rules, FRIENDS, GAIN)
+    outcomes = play_all(picked, friends=FRIENDS, gain=GAIN, count=20_000, random=np.random.default_rng(1))
+    assert [one.name for one in outcomes if not one.loses] == []
+
+
+@pytest.mark.parametrize(("deposit", "drawn"), [("unit_bond", 2), ("unavailable_fee", 1)])
+def test_somebody_gains_where_a_deposit_is_taken_away(rules: Rules, deposit: str, drawn: int) -> None:
+    picked = pick_rules(replace(rules, drawn=drawn), FRIENDS, GAIN)
+    bare = replace(picked, **{deposit: 0.0})
+    outcomes = play_all(bare, friends=FRIENDS, gain=GAIN, count=2_000, random=np.random.default_rng(1))
+    assert [one.name for one in outcomes if not one.loses]
+
+
+def test_a_draw_misses_as_often_as_counting_all_draws_says(rules: Rules) -> None:
+    rules = replace(rules, segments=7, drawn=3)
+    for bad in range(8):
+        all_draws = list(combinations(range(7), 3))
+        missed = sum(1 for draw in all_draws if all(segment >= bad for segment in draw))
+        assert miss_chance(rules, bad) == pytest.approx(missed / len(all_draws))
+
+
+@pytest.mark.parametrize("friends", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("bad", [1, 4, 20])
+def test_formulas_and_plays_agree(rules: Rules, bad: int, friends: float) -> None:
+    rules = replace(rules, whole_replays=0.2, watched=0.1)
+    played = plays(rules)
+    for one in (
+        lazy_miner(rules, played, bad, friends, hides=True, rerolls=1),
+        coalition(rules, played, friends),
+        poisoner(rules, played, friends, GAIN),
+    ):
+        assert one.agrees, one
+
+
+def test_more_draws_more_watchers_or_fewer_friends_find_more(rules: Rules) -> None:
+    found = caught_chance(rules, 1, FRIENDS)
+    assert caught_chance(replace(rules, drawn=rules.drawn + 1), 1, FRIENDS) > found
+    assert caught_chance(replace(rules, watched=0.1), 1, FRIENDS) > found
+    assert caught_chance(rules, 1, FRIENDS / 2) > found
+    assert caught_chance(rules, 1, FRIENDS, rerolls=1) < found
+    assert caught_chance(replace(rules, watched=1.0), 1, 1.0) == 1.0
+
+
+def test_bending_a_step_pays_from_the_tolerable_gain_on_and_never_before(rules: Rules) -> None:
+    gain = tolerable_gain(rules, FRIENDS)
+    assert poisoner(rules, plays(rules, 10), FRIENDS, gain * 0.999).loses
+    assert not poisoner(rules, plays(rules, 10), FRIENDS, gain * 1.001).loses
+
+
+def test_a_leak_costs_more_than_silence_is_worth_only_if_half_a_bond_does(rules: Rules) -> None:
+    assert leaking_miner(rules).loses
+    assert not leaking_miner(replace(rules, unit_bond=rules.attestation_reward)).loses
+
+
+def test_parameters_under_which_verifying_costs_more_than_it_brings_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "networks" / "testnet.toml").read_text()
+    path = tmp_path / "mean.toml"
+    path.write_text(text.replace("segments = 20\n", "segments = 5\n"))
+    assert main(["--units", "1000", "--parameters", str(path)]) == 1
+    assert "an honest verifier earns -" in capsys.readouterr().err
