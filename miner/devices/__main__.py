@@ -49,8 +49,8 @@ def main(model: str, folder: Path | None, steps: int, backend: str, threads: int
     torch.set_num_threads(threads)
     try:
         step, genesis = _load(model, folder)
+        chosen = choose_backend(backend)
         with meet_through_torchrun() as communicator:
-            chosen = choose_backend(backend)
             same = _train(communicator, step, genesis, steps, chosen, threads, check)
     except CupelError as error:
         raise click.ClickException(str(error)) from None

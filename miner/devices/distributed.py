@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from cupel.protocol.errors import UsageError
 from cupel.protocol.parallel.communicator import added
 
 _PATIENCE = timedelta(minutes=10)
@@ -80,7 +81,16 @@ def meet_through_file(path: Path, *, rank: int, size: int) -> Iterator[Distribut
 
 @contextmanager
 def meet_through_torchrun() -> Iterator[DistributedCommunicator]:
-    """The processes that torchrun started: with NCCL, one GPU each, where every one has a GPU; else with gloo."""
+    """The processes that torchrun started: with NCCL, one GPU each, where every one has a GPU; else with gloo.
+
+    Raises  UsageError: it was not torchrun that started this one
+    """
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"this process was not started by torchrun ({missing[0]} is not set); "
+            "start it with: torchrun --nproc-per-node=2 -m cupel.miner.devices"
+        )
     local, workers_here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     has_gpus = torch.cuda.is_available() and torch.cuda.device_count() >= workers_here and dist.is_nccl_available()
     device = torch.device("cuda", local) if has_gpus else None
