@@ -105,6 +105,17 @@ def test_functions_of_random_bit_patterns(name: str, opcode: Opcode) -> None:
 
 
 @EVERY_SET
+def test_exp_of_registers_that_a_mask_fills(name: str) -> None:
+    """All of a register below -104 is zero without a look; one lane that is not, or NaN, has all computed."""
+    x = torch.full((40, 16), -math.inf)
+    x[16:32, 5] = torch.tensor([-104.0, -103.97209, -103.972, -103.5, -87.4, -0.0, 0.0, 88.72284, 88.8, 1e-42] * 2)[:16]
+    x[32:, 3] = torch.tensor([math.nan, math.inf, 1.0, -1.0, -104.00001, 104.0, -1e-3, -700.0])
+    for shape in ((40, 16), (640,), (16, 40)):
+        y = x.reshape(shape)
+        check(built([y], lambda b, v: b.unary(Opcode.EXP, v)), [y], name, threads=[1], evaluate=reference.evaluate)
+
+
+@EVERY_SET
 @pytest.mark.parametrize("opcode", [Opcode.SIN, Opcode.COS])
 def test_circular_functions_of_huge_arguments(name: str, opcode: Opcode) -> None:
     x = from_bits(0x49800000, 0x49BFFFFF, 0x5F000001, 0x7F7FFFFF, 0xFF7FFFFF, 0x7F800000, 0x80000000, 0x00000001)

@@ -104,9 +104,9 @@ def test_panels_packed_together_and_those_left_over(name: str) -> None:
     inputs = [floats(3, 35), *right]
 
     def build(g: GraphBuilder, a: Value, *b: Value) -> list[Value]:
-        return [g.matmul(a, x, d, scale) for x in b for d in (1, 2, 3) for scale in ("columns", "rows")]
+        return [g.matmul(a, x, d, scale) for x in b for d in (1, 2) for scale in ("columns", "rows")]
 
-    check(built(inputs, build), inputs, name)
+    check(built(inputs, build), inputs, name, threads=[2])
 
 
 def test_one_digit_is_bytes_while_sums_fit() -> None:

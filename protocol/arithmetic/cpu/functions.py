@@ -50,6 +50,19 @@ _HALF_PI_1, _HALF_PI_2, _HALF_PI_3 = _split(_DIGITS.divide(_PI, Decimal(2)), 33,
 """33 bits each: a multiple by |k| <= 2^20 is exact."""
 
 
+_EXP_ZERO = -104.0
+"""exp(-104) < 2^-150 rounds to zero."""
+_ROOTS = 16
+"""Powers of two that exp's table divides an octave into."""
+
+
+@functools.cache
+def _exp_table() -> tuple[float, ...]:
+    """2^(j / 16), rounded."""
+    powers = (_DIGITS.divide(_DIGITS.multiply(_LN2, Decimal(j)), Decimal(_ROOTS)) for j in range(_ROOTS))
+    return tuple(float(power.exp(_DIGITS)) for power in powers)
+
+
 class _Kernel:
     """Helpers shared by the bodies below; every vector has the set's width."""
 
@@ -90,18 +103,44 @@ class _Kernel:
         return self.fma(r * r, q, r), t
 
     def exp(self, x: Value) -> Value:
-        """exp(x), relative error below 2^-51, for |x| < 700."""
+        """exp(x), relative error below 2^-51, for |x| < 128."""
+        if self.isa.masks:
+            return self._exp_by_table(x)
         p, t = self.expm1_parts(x)
         # 1.5 2^52 has no low bits set, so the shift leaves k alone in the exponent's place.
         return ((p + 1.0).as_bits() + (t.as_bits() << 52)).bitcast(self.double)
+
+    def _exp_by_table(self, x: Value) -> Value:
+        """2^(k / 16) exp(r): two registers hold 2^(j / 16), so that half the polynomial is enough.
+
+        |r| <= ln2 / 32 + 2^-44; the Taylor remainder of degree 7 is below 2^-59; k has 12 bits, so the product with the
+        40 bits of ln2 is exact; the table's rounding and the last one are 2^-53 each.
+        """
+        f = self.f
+        t = self.fma(x, _ROOTS / math.log(2.0), _MAGIC)
+        k = t - _MAGIC
+        r = self.fma(k, -_LN2_LOW / _ROOTS, self.fma(k, -_LN2_HIGH / _ROOTS, x))
+        p = self.fma(r * r, self.horner(r, [1.0 / math.factorial(n) for n in range(2, 8)]), r)
+        table = f.module.table(f, "exp_table", _exp_table())
+        half = vector(8, "double")
+        low, high = (f.load(half, table.offset("double", at), align=8) for at in (0, 8))
+        bits = t.as_bits()
+        parts = []
+        for start in range(0, self.isa.width, 8):
+            index = bits.shuffle(bits, range(start, start + 8))
+            # Only the index's lowest four bits count.
+            parts.append(f.call(half, "llvm.x86.avx512.vpermi2var.pd.512", [low, index, high]))
+        root = parts[0].shuffle(parts[1], range(self.isa.width))
+        power = (root.as_bits() + (bits.lshr(_ROOTS.bit_length() - 1) << 52)).bitcast(self.double)
+        return self.fma(power, p, power)
 
     def copysign(self, magnitude: Value, sign: Value) -> Value:
         return self.f.intrinsic("copysign", magnitude, sign)
 
 
 def _exp(k: _Kernel, x: Value) -> tuple[Value, float]:
-    # exp(89) overflows binary32, exp(-104) < 2^-150 rounds to zero.
-    return k.exp(k.clamp(x, -104.0, 89.0)), 2.0**-49
+    # exp(89) overflows binary32.
+    return k.exp(k.clamp(x, _EXP_ZERO, 89.0)), 2.0**-49
 
 
 def _sigmoid(k: _Kernel, x: Value) -> tuple[Value, float]:
@@ -294,6 +333,10 @@ def function_for(module: Module, isa: InstructionSet, opcode: Opcode) -> str:
     settle = _settle(module, isa)
     f = Function(module, name, [(floats, "x")], result=floats)
     x = f.arguments[0]
+    if opcode == Opcode.EXP:
+        # What a mask hides is exp(-inf): registers full of it are zero without a look.
+        with f.when(x.compare("olt", _EXP_ZERO).bitcast(f"i{isa.width}").compare("eq", -1)):
+            f.leave(f.const(floats, 0.0))
     y, margin = _BODIES[opcode](_Kernel(f, isa), x.cast("fpext", "double"))
     low = (y * (1.0 - margin)).cast("fptrunc", "float")
     high = (y * (1.0 + margin)).cast("fptrunc", "float")

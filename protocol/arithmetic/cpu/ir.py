@@ -396,6 +396,11 @@ class Function:
         limit = count.cast("trunc", "i32").splat(lanes)
         return self.lane_numbers(lanes).compare("ult", limit)
 
+    def leave(self, value: Value) -> None:
+        """Return early, inside `when`."""
+        self.do(f"ret {value.kind} {value.name}")
+        self._start(self._label())
+
     def finish(self, value: Value | None = None) -> None:
         self.do("ret void" if value is None else f"ret {value.kind} {value.name}")
         linkage = "" if self.public else "internal "
