@@ -22,7 +22,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent
 ARTIFACTS = ROOT.parent / "chain" / "artifacts"
 COMPILER = ROOT / "solc.cjs"
-CONTRACTS = ("Run", "RunLens", "Token", "PrevrandaoBeacon", "ScriptedBeacon")
+CONTRACTS = (
+    "Run",
+    "RunLens",
+    "Token",
+    "PrevrandaoBeacon",
+    "ScriptedBeacon",
+    "Evaluator",
+    "FunctionEvaluator",
+)
 MAX_CODE_BYTES = 24_576
 MAX_CREATION_BYTES = 49_152
 SETTINGS: dict[str, Any] = {
