@@ -1,9 +1,13 @@
-"""The engine for NVIDIA GPUs: the torch engine's operations on the device, with products on its matrix units.
+"""The engine for NVIDIA GPUs: fused kernels of its own (cuda/), or PyTorch's operations one after the other.
+
+Both give the same bits. Fused kernels need NVRTC, which PyTorch for CUDA brings, and NVIDIA's driver; where either
+cannot be had, `why_not_fused` says why, and a graph's operations run as the torch engine's, on the device, with
+products on its matrix units.
 
 PyTorch's CUDA kernels round add, subtract, multiply, divide and conversions as IEEE-754 says and keep subnormals, since
-it is built without fast-math; sums and products are integers, and no result depends on the order in which a GPU adds.
-What no unit decides is decided on the host by the definition, as everywhere. A GPU that breaks one of these promises
-fails the self-test, which every node runs first.
+it is built without fast-math; ours are compiled with contraction, flushing and approximation off. Sums and products are
+integers, and no result depends on the order in which a GPU adds. A GPU that breaks one of these promises fails the
+self-test, which every node runs first.
 
 One trap: dividing by a rank-0 tensor in host memory multiplies by a rounded reciprocal. So constants move to the
 device with everything else.
@@ -16,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 
@@ -175,16 +180,66 @@ def _is_quantised(operation: Operation, origin: dict[int, _Origin]) -> bool:
 
 # What engines.py calls
 
-_plans: OrderedDict[object, DevicePlan] = OrderedDict()
+
+class Plan(Protocol):
+    """A graph compiled for a device."""
+
+    graph: Graph
+    device: torch.device
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]: ...
+
+    def run_on_device(self, inputs: Sequence[Tensor]) -> list[Tensor]: ...
+
+
+_plans: OrderedDict[object, Plan] = OrderedDict()
 _plans_lock = threading.Lock()
+_fused: dict[torch.device, _Fused | str] = {}
+"""What fused plans of a device share, or why there are none."""
 
 
-def plan_for(graph: Graph, key: object) -> DevicePlan:
+class _Fused:
+    def __init__(self, device: torch.device) -> None:
+        from cupel.protocol.arithmetic.cuda.answers import Answers
+        from cupel.protocol.arithmetic.cuda.driver import CudaLauncher
+
+        self._launcher = CudaLauncher(device)
+        self._answers = Answers(self._launcher)
+
+    def plan(self, graph: Graph, units: Units) -> Plan:
+        from cupel.protocol.arithmetic.cuda import lowering
+        from cupel.protocol.arithmetic.cuda.plan import FusedPlan
+
+        fast = lowering.Units(int8=units.int8, bfloat16=units.bfloat16)
+        return FusedPlan(graph, self._launcher, self._answers, fast)
+
+
+def compile_graph(graph: Graph, device: torch.device) -> Plan:
+    """A plan of fused kernels, or of single operations where `why_not_fused` gives a reason."""
+    units = units_of(device)
+    try:
+        if device not in _fused:
+            _fused[device] = _Fused(device)
+        shared = _fused[device]
+        if isinstance(shared, _Fused):
+            return shared.plan(graph, units)
+    except (BackendUnfit, ImportError) as unable:
+        _fused[device] = str(unable)
+    return DevicePlan(graph, device, units)
+
+
+def why_not_fused(device: torch.device) -> str | None:
+    """What kept kernels from being compiled for this device so far; None if nothing did."""
+    reason = _fused.get(device)
+    return reason if isinstance(reason, str) else None
+
+
+def plan_for(graph: Graph, key: object) -> Plan:
     """The plan that is kept under `key`, which names the graph. Raises BackendUnfit if there is no GPU."""
     device = find_device()
     with _plans_lock:
         if key not in _plans:
-            _plans[key] = DevicePlan(graph, device, units_of(device))
+            _plans[key] = compile_graph(graph, device)
             if len(_plans) > _PLANS_KEPT:
                 _plans.popitem(last=False)
         _plans.move_to_end(key)

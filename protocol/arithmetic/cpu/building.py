@@ -24,6 +24,9 @@ def evaluate(operation: Operation, operands: Sequence[torch.Tensor]) -> torch.Te
 class Building:
     """A graph on its way to items."""
 
+    sums_columns = True
+    """Sums down columns that lie side by side are kernels of their own, not row kernels."""
+
     def __init__(self, graph: Graph, isa: InstructionSet) -> None:
         self.graph, self.isa = graph, isa
         self.first = len(graph.inputs) + len(graph.constants)

@@ -307,8 +307,7 @@ def _settle(module: Module, isa: InstructionSet) -> str:
     if name in module.functions:
         return name
     floats = vector(isa.width, "float")
-    f = Function(
-        module,
+    f = module.function(
         name,
         [("i32", "opcode"), (floats, "x"), (floats, "y"), (vector(isa.width, "i1"), "undecided")],
         result=floats,
@@ -331,7 +330,7 @@ def function_for(module: Module, isa: InstructionSet, opcode: Opcode) -> str:
         return name
     floats = vector(isa.width, "float")
     settle = _settle(module, isa)
-    f = Function(module, name, [(floats, "x")], result=floats)
+    f = module.function(name, [(floats, "x")], result=floats)
     x = f.arguments[0]
     if opcode == Opcode.EXP:
         # What a mask hides is exp(-inf): registers full of it are zero without a look.

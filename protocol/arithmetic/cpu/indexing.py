@@ -26,7 +26,8 @@ def reduction(low: Building, op: Operation, args: Sequence[View]) -> View:
     key = (name, x.key())
     if key in low.shared:
         return low.shared[key]
-    column = _column_sum(low, op, x) if op.opcode == Opcode.SUM and x.dtype == DType.FLOAT32 else None
+    is_float_sum = op.opcode == Opcode.SUM and x.dtype == DType.FLOAT32
+    column = _column_sum(low, op, x) if is_float_sum and low.sums_columns else None
     if column is not None:
         low.shared[key] = column
         return column

@@ -205,6 +205,10 @@ class Module:
         self.declarations: set[str] = set()
         self.tables: dict[str, str] = {}
 
+    def function(self, name: str, parameters: Iterable[tuple[str, str]], *, result: str = "void") -> Function:
+        """A function to be written; the GPU engine's module begins one of its own kind."""
+        return Function(self, name, parameters, result=result)
+
     def table(self, f: Function, name: str, values: Iterable[float]) -> Value:
         """Pointer to a constant array of doubles."""
         if name not in self.tables:

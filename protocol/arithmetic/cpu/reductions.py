@@ -12,10 +12,10 @@ from cupel.protocol.arithmetic.cpu.isa import InstructionSet
 from cupel.protocol.arithmetic.cpu.row_plans import Spec, is_float_sum
 from cupel.protocol.arithmetic.operations import NOT_FINITE, DType
 
-_MAGIC_BITS = 0x4338000000000000
-_SOFTMAX_SCALE = 2.0 ** (kernels.SUM_BITS - 1)
+MAGIC_BITS = 0x4338000000000000
+SOFTMAX_SCALE = 2.0 ** (kernels.SUM_BITS - 1)
 """2^(30 - e) where the largest term is 1."""
-_EXACT_TERMS = 1 << 22
+EXACT_TERMS = 1 << 22
 """Sums of more terms can pass 2^53."""
 
 
@@ -92,7 +92,7 @@ class Reductions:
         elif step.name == "softmax_sum":
             if mask is not None:
                 x = mask.select(x, 0.0)
-            scale = f.const(vector(lanes, "double"), _SOFTMAX_SCALE)
+            scale = f.const(vector(lanes, "double"), SOFTMAX_SCALE)
             total = self.partial[n, "total", lanes]
             total.set(total.get() + kernels.quantised_bits(f, self.isa, x, scale))
         elif step.name == "sum":
@@ -134,14 +134,14 @@ class Reductions:
             columns = self.spec.columns
             width = self.isa.width
             counted = -(-columns // width) * width if self.isa.masks else columns
-            total = self._total(n, "total", "add") - (counted * _MAGIC_BITS) % (1 << 64)
+            total = self._total(n, "total", "add") - (counted * MAGIC_BITS) % (1 << 64)
             if step.name == "softmax_sum":
                 peak = row_values[int(str(step.args[1][1]))].as_bits() & ew.MAGNITUDE
                 special = peak.compare("uge", ew.INFINITY_BITS).select(f.const("i32", ew.NAN_BITS), f.const("i32", 0))
-                scale = f.const("double", _SOFTMAX_SCALE)
+                scale = f.const("double", SOFTMAX_SCALE)
             else:
                 scale, special = self.scales[n]
-            return kernels.sum_result(f, total, scale, special, large=columns > _EXACT_TERMS)
+            return kernels.sum_result(f, total, scale, special, large=columns > EXACT_TERMS)
         if step.name == "sum":
             return self._total(n, "total", "add")
         if step.name == "exponent":

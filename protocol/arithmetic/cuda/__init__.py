@@ -1,0 +1,1 @@
+"""Fused kernels for NVIDIA GPUs: docs/design/gpu.md."""
