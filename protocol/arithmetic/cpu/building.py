@@ -34,9 +34,17 @@ class Building:
         """The value being lowered."""
         self.result = Lowered()
         self.values: dict[int, View] = {}
+        self.phase = 0
         self.shared: dict[object, View] = {}
+        """What this phase has computed, by what it is."""
         self.packs: dict[object, Packed] = {}
+        self._known = {0: (self.shared, self.packs)}
         self.users: dict[int, list[int]] = {}
+
+    def enter_phase(self, phase: int) -> None:
+        """What another phase has computed is not shared: it is computed again so that it need not wait in memory."""
+        self.phase = phase
+        self.shared, self.packs = self._known.setdefault(phase, ({}, {}))
 
     def buffer(self, elements: int, dtype: DType, size_bytes: int = 0) -> Buffer:
         buffer = Buffer(elements, dtype, size_bytes=size_bytes)

@@ -20,6 +20,7 @@ import torch
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
 from cupel.protocol.arithmetic.cpu.plan import Plan, PythonStep, Slice
 from cupel.protocol.arithmetic.operations import DType, Graph
+from cupel.protocol.arithmetic.phases import phases_of
 
 _HASH_BYTES = 32
 
@@ -51,6 +52,7 @@ def key(graph: Graph, isa: InstructionSet, threads: int, triple: str, *, clocked
     for op in graph.operations:
         result = (int(op.result.dtype), op.result.shape)
         digest.update(repr((int(op.opcode), op.operands, result, op.attributes)).encode())
+    digest.update(repr(phases_of(graph)).encode())
     for tensor in graph.constants:
         digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(_bytes_of(tensor))

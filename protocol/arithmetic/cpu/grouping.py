@@ -29,6 +29,7 @@ class Group:
     touched: set[Buffer] = field(default_factory=set)
     lists: list[Sequence[Factor]] = field(default_factory=list)
     """Factor lists over rows of every access so far."""
+    phase: int = 0
 
     @property
     def fused(self) -> bool:
@@ -89,6 +90,8 @@ def _reads_row(group: Group, view: View) -> bool:
 def _try(group: Group, item: Map | Reduce, *, related: bool = False) -> bool:
     """Whether the item may join; if so, it does. It must share data with the group, unless known to be `related`."""
     reads = [a for a in item.args if a.buffer is not None]
+    if group.phase != item.phase:
+        return False
     # One number that both read everywhere is no common walk through memory.
     related = related or any(
         a.buffer in group.made or (a.buffer in group.touched and any(stride for _, stride in a.factors()))
@@ -156,7 +159,7 @@ def _add(group: Group, item: Map | Reduce, lists: list[Sequence[Factor]], is_row
 
 def _alone(item: Map | Reduce) -> Group:
     rows, columns = _extent(item)
-    group = Group([], rows, columns)
+    group = Group([], rows, columns, phase=item.phase)
     lists: list[Sequence[Factor]] = []
     for a in item.args:
         if a.buffer is not None:
@@ -270,6 +273,7 @@ def _joined(earlier: Group, later: Group) -> Group | None:
         dict(earlier.made),
         set(earlier.touched),
         list(earlier.lists),
+        earlier.phase,
     )
     for item in later.items:
         if not isinstance(item, Map) or not _try(both, item, related=True):

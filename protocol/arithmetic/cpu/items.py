@@ -22,6 +22,8 @@ class Map:
     """Buffers whose earlier writers must have finished."""
     is_row: bool = False
     """Set by grouping: computed once a row."""
+    phase: int = 0
+    """Of its operation (phases.py): no group spans two."""
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +36,7 @@ class Reduce:
     attributes: tuple[int, ...] = ()
     after: tuple[Buffer, ...] = ()
     is_row: bool = True
+    phase: int = 0
 
 
 @dataclass(eq=False, slots=True)

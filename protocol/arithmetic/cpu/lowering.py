@@ -7,13 +7,18 @@ own (products, column sums, index-add...), or a step back into Python for the fe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
 from cupel.protocol.arithmetic.cpu import indexing, operands, shapes, views
 from cupel.protocol.arithmetic.cpu.building import Building, evaluate, narrow
 from cupel.protocol.arithmetic.cpu.isa import InstructionSet
-from cupel.protocol.arithmetic.cpu.items import Lowered, Python
+from cupel.protocol.arithmetic.cpu.items import Lowered, Map, Python, Reduce
 from cupel.protocol.arithmetic.cpu.views import Buffer, View
 from cupel.protocol.arithmetic.operations import ELEMENTWISE, Graph, Opcode, Operation, TensorType
+from cupel.protocol.arithmetic.phases import phases_of
+
+_FOLDED_IN_PHASES = 1 << 14
+"""Elements of the largest constant that a phase of its own may fold."""
 
 
 class Lowering(Building):
@@ -21,6 +26,7 @@ class Lowering(Building):
 
     def __init__(self, graph: Graph, isa: InstructionSet) -> None:
         super().__init__(graph, isa)
+        self.phases = phases_of(graph)
         self.recognised: dict[int, tuple[int, ...]] = {}
         """Products that never materialise their quantised operands, with their float sources."""
 
@@ -42,11 +48,16 @@ class Lowering(Building):
         for at, op in enumerate(self.graph.operations):
             value = self.at = self.first + at
             if value in needed:
+                self.enter_phase(self.phases[at])
+                done = len(self.result.items)
                 if op.result.elements == 0:
                     self.values[value] = views.repeated(op.result.shape, 0, op.result.dtype)
                 else:
                     self.values[value] = self._lower(value, op)
                 assert self.values[value].shape == op.result.shape, (op, self.values[value].shape)
+                for item in self.result.items[done:]:
+                    if isinstance(item, Map | Reduce):
+                        item.phase = self.phase
         self._bind_outputs()
         return self.result
 
@@ -141,7 +152,9 @@ class Lowering(Building):
         if code == Opcode.IOTA:
             return shapes.iota(self, op)
         if args and all(self.is_constant(a) for a in args) and code != Opcode.PHILOX:
-            return self._folded(op, args)
+            # Whatever is computed again in another phase shall not lie in memory, not as a constant either.
+            if not self.phase or code not in ELEMENTWISE or self._is_small(op, args):
+                return self._folded(op, args)
         if code in ELEMENTWISE:
             if code == Opcode.CAST and args[0].dtype == op.result.dtype:
                 return args[0]
@@ -149,6 +162,9 @@ class Lowering(Building):
         if code in _REST:
             return _REST[code](self, op, args)
         return self._python(op, args)
+
+    def _is_small(self, op: Operation, args: Sequence[View]) -> bool:
+        return prod(self.without_repeats(args, op.result.shape)) <= _FOLDED_IN_PHASES
 
     def _folded(self, op: Operation, args: Sequence[View]) -> View:
         """Computed now, only as large as the operands really are."""

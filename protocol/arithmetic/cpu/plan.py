@@ -275,7 +275,10 @@ class _Builder:
             self.names[kernel.spec] = f"rows_{len(self.names)}"
             rows.emit(self.module, self.isa, kernel.spec, self.names[kernel.spec])
         name = self.names[kernel.spec]
-        pointers = [self._pointer(b.place) for b in kernel.buffers]
+        pointers = [
+            self._pointer(b.place, start * b.dtype.size_bytes)
+            for b, start in zip(kernel.buffers, kernel.starts, strict=True)
+        ]
         steps = " ".join(s.name for s in kernel.spec.steps)
         self.labels.append(f"{name} {'x'.join(map(str, kernel.spec.loops))} [{kernel.spec.columns}] {steps}")
         if kernel.align == 0:

@@ -76,6 +76,8 @@ class RowKernel:
 
     spec: Spec
     buffers: list[Buffer]
+    starts: list[int]
+    """Element of each buffer that the kernel's offsets count from."""
     scratch_bytes: int
     units: int
     """Length of the range threads share: the outermost loop, or the columns of a single row."""
@@ -226,8 +228,16 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
         loops = views.merged_loops(sorted(loops, key=lambda loop: -loop[1][first_store]))
         columns, inner = loops[-1] if loops else (1, (0,) * len(listed))
         refined, inners = loops[:-1], list(inner)
+    # Offsets count from where a buffer is first touched: kernels that differ only in which block they walk are one.
+    starts = {b: min(view.offset for view, _ in listed if view.buffer is b) for b in buffers}
     accesses = tuple(
-        Access(positions[view.buffer], view.offset, tuple(strides[n] for _, strides in refined), inners[n], view.dtype)
+        Access(
+            positions[view.buffer],
+            view.offset - starts[view.buffer],
+            tuple(strides[n] for _, strides in refined),
+            inners[n],
+            view.dtype,
+        )
         for n, (view, _) in enumerate(listed)
         if view.buffer is not None
     )
@@ -260,4 +270,4 @@ def plan_rows(group: Group, is_needed: Callable[[Buffer], bool], isa: Instructio
         units, align = 1, 0
     else:
         units, align = columns, 64
-    return RowKernel(spec, buffers, scratch, units, align)
+    return RowKernel(spec, buffers, [starts[b] for b in buffers], scratch, units, align)
