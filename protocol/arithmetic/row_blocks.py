@@ -14,17 +14,20 @@ from them element by element or along rows. What fits no rule stays as it was, w
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
 
 from cupel.protocol.arithmetic.operations import ELEMENTWISE, DType, Graph, Opcode, Operation, TensorType
 from cupel.protocol.arithmetic.phases import WHOLE, Rewriter, operand_dims, same_dim
 
 LEAST_LENGTH = 1024
-"""Of both sides of a matrix of scores that is cut."""
-BLOCK_BYTES = 16 << 20
-"""What one block of scores may take, as long as it has `_LEAST_ROWS` rows."""
+"""Of both sides of matrices of scores that are cut without being asked to."""
+LEAST_BYTES = 64 << 20
+"""Of one product's scores that are cut without being asked to: where memory counts more than time."""
+BLOCK_BYTES = 4 << 20
+"""What one block of scores may take, as long as it has `_LEAST_ROWS` rows (benchmarks/attention.py)."""
 _LEAST_ROWS = 64
 _PANEL_ROWS = 32
 """Blocks are multiples of the widest panels, but for the last."""
@@ -39,20 +42,40 @@ _EXPONENTS = (Opcode.EXPONENT_SCALED, *_ALONG_ROWS)
 _PRODUCTS = (Opcode.DOT, Opcode.DOT_ROWS)
 
 
-def cut_scores(graph: Graph, *, least_length: int = LEAST_LENGTH, block_bytes: int = BLOCK_BYTES) -> Graph:
+def cut_scores(
+    graph: Graph,
+    *,
+    least_length: int = LEAST_LENGTH,
+    least_bytes: int = LEAST_BYTES,
+    block_bytes: int = BLOCK_BYTES,
+) -> Graph:
     """A graph with the same inputs, outputs and bits, its matrices of scores in blocks; `graph` itself if it has none.
 
-    least_length  of both sides of a matrix worth cutting
+    least_length  of both sides of a matrix of scores that is cut
+    least_bytes   of all the scores that one product gives (batch and heads)
     block_bytes   of one block of scores
     """
+    worth = partial(_is_score, graph, least_length=least_length, least_bytes=least_bytes)
+    if not any(worth(op) for op in graph.operations):
+        return graph
     refused: set[int] = set()
     while True:
-        region = _Region(graph, least_length, refused)
+        region = _Region(graph, worth, refused)
         try:
             region.check()
             return _Cutting(region, block_bytes).run() if region.scores else graph
         except _Refused as refusal:
             refused |= refusal.scores
+
+
+def _is_score(graph: Graph, op: Operation, *, least_length: int, least_bytes: int) -> bool:
+    """A batch of products far larger than their operands."""
+    if op.opcode != Opcode.DOT or len(op.result.shape) < 3:
+        return False
+    least = min(op.result.shape[-2:])
+    terms = graph.type_of(op.operands[2]).shape[-1]
+    is_long = least >= max(least_length, 2) and least >= _SCORES_TO_OPERANDS * terms
+    return is_long and op.result.size_bytes >= least_bytes
 
 
 class _Refused(Exception):
@@ -76,7 +99,7 @@ class _Exit:
 class _Region:
     """What is computed from matrices of scores, and which of their dimensions are queries and keys."""
 
-    def __init__(self, graph: Graph, least_length: int, refused: set[int]) -> None:
+    def __init__(self, graph: Graph, worth: Callable[[Operation], bool], refused: set[int]) -> None:
         self.graph = graph
         self.first = len(graph.inputs) + len(graph.constants)
         self.large: dict[int, tuple[int, int]] = {}
@@ -95,12 +118,11 @@ class _Region:
             value = self.first + at
             if not self._enter(value, op):
                 self._strange += [v for v in op.operands if v in self.large]
-            elif not any(v in self.large for v in op.operands):
-                if value not in refused and self._is_score(op, least_length):
-                    rank = len(op.result.shape)
-                    self.large[value] = (rank - 2, rank - 1)
-                    self._parent[value] = value
-                    self.scores.add(value)
+            elif not any(v in self.large for v in op.operands) and value not in refused and worth(op):
+                rank = len(op.result.shape)
+                self.large[value] = (rank - 2, rank - 1)
+                self._parent[value] = value
+                self.scores.add(value)
         self._strange += [v for v in graph.outputs if v in self.large]
         self.area = min((prod(self.type_of(v).shape[-2:]) for v in self.scores), default=0)
         self._find_local()
@@ -124,13 +146,6 @@ class _Region:
         while self._parent[value] != value:
             self._parent[value] = value = self._parent[self._parent[value]]
         return value
-
-    def _is_score(self, op: Operation, least_length: int) -> bool:
-        if op.opcode != Opcode.DOT or len(op.result.shape) < 3:
-            return False
-        least = min(op.result.shape[-2:])
-        terms = self.type_of(op.operands[2]).shape[-1]
-        return least >= max(least_length, 2) and least >= _SCORES_TO_OPERANDS * terms
 
     def _enter(self, value: int, op: Operation) -> bool:
         """Note the result if it is computed from scores. False if no rule tells how."""
@@ -424,9 +439,7 @@ class _Cutting:
             joined = Operation(Opcode.CONCAT, (), region.type_of(value), (dim,))
             self.new[value] = parts[0] if len(parts) == 1 else self.rewriter.append(joined, parts, 0)
 
-    def _part(
-        self, value: int, dim: int, start: int, size: int, pass_: _Pass, made: dict[tuple[int, int], int]
-    ) -> int:
+    def _part(self, value: int, dim: int, start: int, size: int, pass_: _Pass, made: dict[tuple[int, int], int]) -> int:
         """The new graph's id of `value` from `start` on along `dim`."""
         if (value, dim) not in made:
             dims = self._parts(value, dim, pass_)

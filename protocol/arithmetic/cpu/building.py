@@ -163,6 +163,8 @@ class Building:
                 best = reshaped
             elif user.opcode not in ELEMENTWISE or user.result.shape != self.graph.type_of(value).shape:
                 break
+            elif self.phase and len(user.operands) > 1:
+                break  # A block of scores lies as the block it is combined with.
             value = self.first + self.users[value][0]
         # Strides of `best` name places in row-major order of the value; give each the stride it has in best's order.
         stride = 1

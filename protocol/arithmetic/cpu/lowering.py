@@ -151,10 +151,10 @@ class Lowering(Building):
             return _SHAPES[code](self, op, args)
         if code == Opcode.IOTA:
             return shapes.iota(self, op)
-        if args and all(self.is_constant(a) for a in args) and code != Opcode.PHILOX:
-            # Whatever is computed again in another phase shall not lie in memory, not as a constant either.
-            if not self.phase or code not in ELEMENTWISE or self._is_small(op, args):
-                return self._folded(op, args)
+        constant = bool(args) and all(self.is_constant(a) for a in args) and code != Opcode.PHILOX
+        # Whatever is computed again in another phase shall not lie in memory, not as a constant either.
+        if constant and (not self.phase or code not in ELEMENTWISE or self._is_small(op, args)):
+            return self._folded(op, args)
         if code in ELEMENTWISE:
             if code == Opcode.CAST and args[0].dtype == op.result.dtype:
                 return args[0]

@@ -15,6 +15,7 @@ from cupel.protocol.arithmetic.cpu import isa as instruction_sets
 from cupel.protocol.arithmetic.cpu.building import evaluate
 from cupel.protocol.arithmetic.cpu.plan import PythonStep, Slice, build, table_slot
 from cupel.protocol.arithmetic.operations import Graph, TensorType
+from cupel.protocol.arithmetic.row_blocks import cut_scores
 from cupel.protocol.errors import MalformedTensor, UsageError
 
 _ALIGN = 64
@@ -181,4 +182,4 @@ def compile_graph(graph: Graph, *, threads: int = 1, instruction_set: str | None
     instruction_set  "avx512vnni", "avx2" or "portable"; by default CUPEL_ISA or this machine's best
     Raises           UsageError: that set is unknown or this processor lacks it
     """
-    return CompiledGraph(graph, threads=threads, instruction_set=instruction_set)
+    return CompiledGraph(cut_scores(graph), threads=threads, instruction_set=instruction_set)
