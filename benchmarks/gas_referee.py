@@ -73,9 +73,7 @@ def measure() -> dict[str, int]:
             ("count of floats before", COUNT_BEFORE, (floats,), (0, 0x3F800000, 0, DType.FLOAT32, 1)),
         )
         for name, code, held, numbers in rows:
-            row = Row(
-                library="", name=name, code=code, rows=held, count=length, numbers=numbers, expected=(0, 0)
-            )
+            row = Row(library="", name=name, code=code, rows=held, count=length, numbers=numbers, expected=(0, 0))
             result[f"{name}, {length:,}"] = harness().gas_of(row)[0]
     return result
 

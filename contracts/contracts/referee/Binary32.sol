@@ -68,18 +68,36 @@ library Binary32 {
     /// @param sign 0 or SIGN.
     /// @param m Below 2^255. Its last bit may stand for all that lies below it, if it has 27 bits or more.
     /// @param q Any int128.
-    function pack(uint256 sign, uint256 m, int256 q) internal pure returns (uint256) {
+    function pack(uint256 sign, uint256 m, int256 q) internal pure returns (uint256 nearest) {
+        (nearest,) = packInterval(sign, m, m, q);
+    }
+
+    /// @notice The binary32 nearest to low 2^q, and whether it is the nearest to high 2^q, too.
+    /// @param high At least low, and less than 2^-30 of it above.
+    function packInterval(uint256 sign, uint256 low, uint256 high, int256 q)
+        internal
+        pure
+        returns (uint256 nearest, bool decided)
+    {
         unchecked {
-            if (m == 0) return sign;
-            int256 top = int256(Math.log2(m)) + 1 + q; // 2^(top - 1) <= m 2^q < 2^top
-            if (top < -150) return sign;
-            if (top > 128) return sign | INFINITY;
+            if (high == 0) return (sign, true);
+            int256 top = int256(Math.log2(low)) + 1 + q; // 2^(top - 1) <= low 2^q < 2^top
+            if (top < -150) return (sign, true);
+            if (top > 128) return (sign | INFINITY, true);
             int256 unit = top < -125 ? -149 : top - 24;
             int256 left = q - unit;
-            uint256 n = left >= 0 ? m << uint256(left) : roundHalfEven(m, uint256(-left));
+            uint256 n;
+            if (left >= 0) {
+                n = low << uint256(left);
+                decided = low == high;
+            } else {
+                n = roundHalfEven(low, uint256(-left));
+                // Where high lies beyond 2^top, both round to it or apart, in units of low as in those of high.
+                decided = low == high || n == roundHalfEven(high, uint256(-left));
+            }
             // n fills 24 bits or is subnormal: its leading bit adds one to the exponent's field, a carry one more.
             n += uint256(unit + 149) << 23;
-            return sign | (n < INFINITY ? n : INFINITY);
+            nearest = sign | (n < INFINITY ? n : INFINITY);
         }
     }
 

@@ -123,8 +123,9 @@ library Functions {
     /// @dev RN of a value that is m 2^q but for a relative error below 2^-104; m < 2^254.
     function _decide(uint256 sign, uint256 m, int256 q) private pure returns (uint256 nearest) {
         unchecked {
-            nearest = Binary32.pack(sign, m - (m >> INTERVAL), q);
-            if (nearest != Binary32.pack(sign, m + (m >> INTERVAL), q)) revert Undecided(m, q);
+            bool decided;
+            (nearest, decided) = Binary32.packInterval(sign, m - (m >> INTERVAL), m + (m >> INTERVAL), q);
+            if (!decided) revert Undecided(m, q);
         }
     }
 
@@ -137,14 +138,19 @@ library Functions {
 
     /// @dev e^x = t 2^(n - 124), t in [2^124, 2^125], for x with 200 fractional bits and |x| < 2^8; n <= 0 for x <= 0.
     function _exponential(int256 x) private pure returns (uint256 t, int256 n) {
-        unchecked {
-            n = x / int256(LN2);
-            if (x < n * int256(LN2)) --n;
-            uint256 r = uint256(x - n * int256(LN2)) >> 76; // in [0, log 2)
-            t = ONE;
-            assembly ("memory-safe") {
-                for { let k := 30 } k { k := sub(k, 1) } { t := add(ONE, div(shr(124, mul(r, t)), k)) }
-            }
+        assembly ("memory-safe") {
+            n := sdiv(x, LN2)
+            let rest := sub(x, mul(n, LN2))
+            let below := slt(rest, 0)
+            n := sub(n, below)
+            // A sixteenth of what is left of x, in [0, log(2)/16): fewer terms, then four squares.
+            let r := shr(80, add(rest, mul(below, LN2)))
+            t := ONE
+            for { let k := 18 } k { k := sub(k, 1) } { t := add(ONE, div(shr(124, mul(r, t)), k)) }
+            t := shr(124, mul(t, t))
+            t := shr(124, mul(t, t))
+            t := shr(124, mul(t, t))
+            t := shr(124, mul(t, t))
         }
     }
 

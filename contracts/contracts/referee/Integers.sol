@@ -52,8 +52,10 @@ library Integers {
     /// @notice Element `index` of a row of this type; floats as their bit patterns.
     /// @dev Any byte but 0 and 1 is no bool; tensors that hold one are malformed, and it is read by its last bit.
     function load(uint256 start, uint256 index, uint256 dtype) internal pure returns (int256) {
-        uint256 bits = Lanes.load(start, index, size(dtype));
-        return dtype == FLOAT32 ? int256(bits) : wrap(int256(bits), dtype);
+        uint256 bytes_ = size(dtype);
+        unchecked {
+            return top(Lanes.word(start + index * bytes_, bytes_), bytes_, dtype);
+        }
     }
 
     function add(int256 x, int256 y, uint256 dtype) internal pure returns (int256) {
@@ -139,12 +141,31 @@ library Integers {
     /// @notice SUM of a row's first `count` elements, which is also element count - 1 of its CUMSUM; wraps as int64.
     /// @dev Of blocks the sums add up, by `add` as INT64.
     function sum(bytes calldata row, uint256 count, uint256 dtype) internal pure returns (int256 total) {
-        uint256 start = Lanes.begin(row, count, size(dtype));
+        uint256 bytes_ = size(dtype);
+        uint256 start = Lanes.begin(row, count, bytes_);
         unchecked {
-            for (uint256 i = 0; i < count; ++i) {
-                total += load(start, i, dtype);
+            uint256 lanes = 32 / bytes_;
+            for (uint256 i = 0; i < count; i += lanes) {
+                uint256 word = Lanes.word(start + i * bytes_, bytes_);
+                for (uint256 left = count - i < lanes ? count - i : lanes; left != 0; --left) {
+                    total += top(word, bytes_, dtype);
+                    word <<= 8 * bytes_;
+                }
             }
         }
         return wrap(total, INT64);
+    }
+
+    /// @notice The element of `bytes_` bytes at the top of a word from `Lanes.word`.
+    function top(uint256 word, uint256 bytes_, uint256 dtype) internal pure returns (int256 value) {
+        assembly ("memory-safe") {
+            let right := sub(256, shl(3, bytes_))
+            switch or(eq(dtype, FLOAT32), gt(dtype, INT64))
+            case 0 { value := sar(right, word) }
+            default {
+                value := shr(right, word)
+                if eq(dtype, BOOL) { value := and(value, 1) }
+            }
+        }
     }
 }

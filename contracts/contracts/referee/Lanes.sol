@@ -8,6 +8,7 @@ library Lanes {
 
     uint256 private constant BYTES = 0x00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff;
     uint256 private constant PAIRS = 0x0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff;
+    uint256 private constant FOURS = 0x00000000ffffffff00000000ffffffff00000000ffffffff00000000ffffffff;
     uint256 private constant HALVES = 0x0000000000000000ffffffffffffffff0000000000000000ffffffffffffffff;
     uint256 private constant FOURTHS = 0x000000000000ffff000000000000ffff000000000000ffff000000000000ffff;
 
@@ -19,22 +20,33 @@ library Lanes {
         }
     }
 
+    /// @notice The word of little-endian numbers of `size` bytes (1, 2, 4 or 8) at `start`, each turned: the first on top.
+    function word(uint256 start, uint256 size) internal pure returns (uint256 x) {
+        assembly ("memory-safe") {
+            x := calldataload(start)
+            if gt(size, 1) {
+                x := or(and(shr(8, x), BYTES), shl(8, and(x, BYTES)))
+                if gt(size, 2) {
+                    x := or(and(shr(16, x), PAIRS), shl(16, and(x, PAIRS)))
+                    if gt(size, 4) { x := or(and(shr(32, x), FOURS), shl(32, and(x, FOURS))) }
+                }
+            }
+        }
+    }
+
     /// @notice Number `index` of `size` bytes (1, 2, 4 or 8) as an unsigned integer.
     /// @dev The caller has checked that it lies in the row.
-    function load(uint256 start, uint256 index, uint256 size) internal pure returns (uint256 value) {
-        assembly ("memory-safe") {
-            let word := calldataload(add(start, mul(index, size)))
-            for { let i := 0 } lt(i, size) { i := add(i, 1) } {
-                value := or(value, shl(shl(3, i), byte(i, word)))
-            }
+    function load(uint256 start, uint256 index, uint256 size) internal pure returns (uint256) {
+        unchecked {
+            return word(start + index * size, size) >> (256 - 8 * size);
         }
     }
 
     /// @notice Float `index` of a row.
     function loadFloat(uint256 start, uint256 index) internal pure returns (uint256 value) {
         assembly ("memory-safe") {
-            let word := calldataload(add(start, shl(2, index)))
-            value := or(or(byte(0, word), shl(8, byte(1, word))), or(shl(16, byte(2, word)), shl(24, byte(3, word))))
+            let x := calldataload(add(start, shl(2, index)))
+            value := or(or(byte(0, x), shl(8, byte(1, x))), or(shl(16, byte(2, x)), shl(24, byte(3, x))))
         }
     }
 

@@ -12,9 +12,12 @@ library Orders {
     /// @notice Lower ranks come first.
     function rank(int256 value, uint256 dtype, bool descending) internal pure returns (int256) {
         unchecked {
-            if (dtype != Integers.FLOAT32) return descending ? -value : value;
-            if (descending) return -Binary32.orderKey(uint256(value), 1 << 32);
-            return Binary32.orderKey(uint256(value), -1 << 32);
+            if (dtype == Integers.FLOAT32) {
+                uint256 magnitude = uint256(value) & Binary32.MAGNITUDE;
+                if (magnitude > Binary32.INFINITY) return -1 << 32;
+                if (uint256(value) != magnitude) value = ~int256(magnitude);
+            }
+            return descending ? -value : value;
         }
     }
 
@@ -36,16 +39,21 @@ library Orders {
         pure
         returns (uint256 position, int256 value)
     {
-        uint256 start = Lanes.begin(row, count, Integers.size(dtype));
-        value = Integers.load(start, 0, dtype);
-        int256 best = rank(value, dtype, descending);
+        uint256 size = Integers.size(dtype);
+        uint256 start = Lanes.begin(row, count, size);
+        int256 best = type(int256).max;
         unchecked {
-            for (uint256 i = 1; i < count; ++i) {
-                int256 other = Integers.load(start, i, dtype);
-                int256 its = rank(other, dtype, descending);
-                if (its < best) (position, value, best) = (i, other, its);
+            for (uint256 i = 0; i < count; i += 32 / size) {
+                uint256 word = Lanes.word(start + i * size, size);
+                uint256 end = count - i < 32 / size ? count : i + 32 / size;
+                for (uint256 j = i; j < end; ++j) {
+                    int256 its = rank(Integers.top(word, size, dtype), dtype, descending);
+                    if (its < best) (position, best) = (j, its);
+                    word <<= 8 * size;
+                }
             }
         }
+        value = Integers.load(start, position, dtype);
     }
 
     /// @notice How many elements of a row come before element i: its place in SORT, and in TOPK when descending.
@@ -59,12 +67,20 @@ library Orders {
         uint256 dtype,
         bool descending
     ) internal pure returns (uint256 before) {
-        uint256 start = Lanes.begin(block_, count, Integers.size(dtype));
+        uint256 size = Integers.size(dtype);
+        uint256 start = Lanes.begin(block_, count, size);
         int256 its = rank(x, dtype, descending);
         unchecked {
-            for (uint256 j = 0; j < count; ++j) {
-                int256 other = rank(Integers.load(start, j, dtype), dtype, descending);
-                if (other < its || (other == its && offset + j < i)) ++before;
+            // In the block's own numbers: which of them come before i where they are equal.
+            uint256 earlier = i < offset ? 0 : i - offset;
+            for (uint256 j = 0; j < count;) {
+                uint256 word = Lanes.word(start + j * size, size);
+                uint256 end = count - j < 32 / size ? count : j + 32 / size;
+                for (; j < end; ++j) {
+                    int256 other = rank(Integers.top(word, size, dtype), dtype, descending);
+                    if (other < its || (other == its && j < earlier)) ++before;
+                    word <<= 8 * size;
+                }
             }
         }
     }

@@ -37,15 +37,21 @@ library Products {
         uint256 g = Lanes.begin(scales, count, 4);
         largest = ZERO_ROW;
         unchecked {
-            for (uint256 i = 0; i < count; ++i) {
-                uint256 bits = Lanes.loadFloat(x, i);
-                if (!Binary32.isFinite(bits)) return (NOT_FINITE, true);
-                if (Binary32.isZero(bits)) continue;
-                int256 scale = int32(uint32(Lanes.loadFloat(g, i)));
-                if (scale == NOT_FINITE) return (NOT_FINITE, true);
-                if (scale <= ZERO_ROW) continue;
-                int256 e = Binary32.exponentOf(bits) + clampScale(scale);
-                if (!any || e > largest) (largest, any) = (e, true);
+            for (uint256 i = 0; i < count; i += 8) {
+                uint256 floats = Lanes.word(x + 4 * i, 4);
+                uint256 exponents = Lanes.word(g + 4 * i, 4);
+                uint256 left = count - i < 8 ? count - i : 8;
+                for (; left != 0; (--left, floats <<= 32, exponents <<= 32)) {
+                    uint256 magnitude = floats >> 224 & Binary32.MAGNITUDE;
+                    if (magnitude == 0) continue;
+                    if (magnitude >= Binary32.INFINITY) return (NOT_FINITE, true);
+                    int256 scale = int256(exponents) >> 224;
+                    if (scale <= ZERO_ROW) continue;
+                    if (scale == NOT_FINITE) return (NOT_FINITE, true);
+                    if (scale > LARGEST_EXPONENT) scale = LARGEST_EXPONENT;
+                    scale += magnitude < 1 << 23 ? Binary32.exponentOf(magnitude) : int256(magnitude >> 23) - 126;
+                    if (!any || scale > largest) (largest, any) = (scale, true);
+                }
             }
         }
     }

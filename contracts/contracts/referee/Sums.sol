@@ -10,6 +10,9 @@ import {Products} from "./Products.sol";
 library Sums {
     int256 internal constant BITS = 30;
 
+    uint256 private constant BYTES = 0x00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff;
+    uint256 private constant PAIRS = 0x0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff0000ffff;
+
     /// @notice SUM of a row of `count` floats.
     function sum(bytes calldata row, uint256 count) internal pure returns (uint256) {
         uint256 start = Lanes.begin(row, count, 4);
@@ -81,28 +84,27 @@ library Sums {
     /// @dev `term` of every float, summed; all magnitudes are below 2^e.
     function _total(uint256 start, uint256 count, int256 e) private pure returns (int256 total) {
         assembly ("memory-safe") {
-            // A term is m shifted right by `base` less the exponent's field, subnormals counting as field 1.
-            let base := add(e, 120)
-            for { let end := add(start, shl(2, count)) } lt(start, end) { start := add(start, 4) } {
+            // m 2^32 is shifted right by `base` less the exponent's field, subnormals counting as field 1: at least by 3.
+            let base := add(e, 152)
+            for { let end := add(start, shl(2, count)) } lt(start, end) { start := add(start, 32) } {
                 let word := calldataload(start)
-                let low := byte(2, word)
-                let field := or(shl(1, and(byte(3, word), 0x7f)), shr(7, low))
-                let m := or(or(byte(0, word), shl(8, byte(1, word))), shl(16, and(low, 0x7f)))
-                switch field
-                case 0 { field := 1 }
-                default { m := or(m, 0x800000) }
-                let right := sub(base, field)
-                switch sgt(right, 0)
-                case 0 { m := shl(sub(0, right), m) }
-                default {
-                    // From 25 on m is below a half; a right as far as 255 shifts everything out by itself.
-                    switch lt(right, 25)
-                    case 0 { m := 0 }
-                    default { m := shr(right, add(add(m, sub(shl(sub(right, 1), 1), 1)), and(shr(right, m), 1))) }
+                // What follows the row counts as zeros.
+                if lt(sub(end, start), 32) { word := and(word, not(shr(shl(3, sub(end, start)), not(0)))) }
+                word := or(and(shr(8, word), BYTES), shl(8, and(word, BYTES)))
+                word := or(and(shr(16, word), PAIRS), shl(16, and(word, PAIRS)))
+                for {} word { word := shl(32, word) } {
+                    let field := and(shr(247, word), 0xff)
+                    let m := and(shr(192, word), 0x7fffff00000000)
+                    switch field
+                    case 0 { field := 1 }
+                    default { m := or(m, 0x80000000000000) }
+                    let right := sub(base, field)
+                    // Half to even: one less than half is added, and one more where the last place is odd. From 57 on, m
+                    // is below half; from 256 on everything is shifted out, whatever was added.
+                    m := shr(right, add(add(m, sub(shl(sub(right, 1), 1), 1)), and(shr(right, m), 1)))
+                    let minus := sar(255, word)
+                    total := add(total, sub(xor(m, minus), minus))
                 }
-                switch lt(byte(3, word), 0x80)
-                case 0 { total := sub(total, m) }
-                default { total := add(total, m) }
             }
         }
     }
