@@ -480,6 +480,29 @@ def test_results_are_fresh_unless_memory_is_given() -> None:
     check_equal([kept], [first])
 
 
+def test_large_results_use_memory_again_only_when_nobody_sees_it() -> None:
+    x = floats(256, 257)
+    compiled = compile_graph(built([x], lambda g, v: g.binary(Opcode.MUL, v, g.scalar(3.0, F32))))
+    held = compiled.run([x])[0]
+    where, row = held.data_ptr(), held.detach()[7:8].t()
+    assert where % 64 == 0
+    del held
+    # A view is enough to keep the memory...
+    other = compiled.run([-x])[0]
+    assert other.data_ptr() != where
+    check_equal([row], [(x * 3.0)[7:8].t()])
+    array = row.numpy()
+    del row
+    assert compiled.run([-x])[0].data_ptr() != where
+    assert (array[:, 0] == (x * 3.0)[7].numpy()).all()
+    # ... and the last one's end gives it back, once.
+    del array
+    again = [compiled.run([x])[0] for _ in range(3)]
+    assert [t.data_ptr() for t in again].count(where) == 1
+    check_equal(again, [x * 3.0] * 3)
+    check_equal([other], [x * -3.0])
+
+
 def test_callers_in_several_threads_get_their_own_results() -> None:
     """Native code runs without Python's lock: unguarded, calls overwrite each other's intermediates."""
     graph = built([floats(300, 70)], lambda g, v: g.matmul(g.unary(Opcode.EXP, v), g.transpose(v, 0, 1), 2))

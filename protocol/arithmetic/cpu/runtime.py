@@ -14,6 +14,7 @@ from cupel.protocol.arithmetic.cpu import cache, native
 from cupel.protocol.arithmetic.cpu import isa as instruction_sets
 from cupel.protocol.arithmetic.cpu.building import evaluate
 from cupel.protocol.arithmetic.cpu.plan import PythonStep, Slice, build, table_slot
+from cupel.protocol.arithmetic.cpu.results import Results
 from cupel.protocol.arithmetic.operations import Graph, TensorType
 from cupel.protocol.arithmetic.row_blocks import cut_scores
 from cupel.protocol.errors import MalformedTensor, UsageError
@@ -67,6 +68,7 @@ class CompiledGraph:
         self._sync = np.zeros(24, np.uint64)
         self._input_types = [_Expected.of(t) for t in graph.inputs]
         self._output_types = [_Expected.of(graph.type_of(v)) for v in graph.outputs]
+        self._results = Results([(t.dtype, t.shape) for t in self._output_types])
         self._busy = threading.Lock()
 
     def run(self, inputs: Sequence[torch.Tensor], out: Sequence[torch.Tensor] | None = None) -> list[torch.Tensor]:
@@ -80,7 +82,7 @@ class CompiledGraph:
     def _run(self, inputs: Sequence[torch.Tensor], out: Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
         held = self._checked("input", inputs, self._input_types)
         if out is None:
-            outputs = [torch.empty(t.shape, dtype=t.dtype) for t in self._output_types]
+            outputs = self._results.fresh()
         else:
             outputs = self._checked("out", out, self._output_types)
             if any(a is not b for a, b in zip(outputs, out, strict=True)):
