@@ -140,10 +140,34 @@ def merge_program(states: int) -> Program:
     return trace(average, ([nest(first_state())] * states,))
 
 
+def lengthen(states: Sequence[Any]) -> Any:
+    """More values than one move opens, and a tensor of more leaves."""
+    x, z = states[0]["x"], states[0]["z"]
+    for _ in range(1100):
+        z = z * 1.5
+    return {"x": -x, "z": z}
+
+
+@cache
+def long_state() -> dict[str, torch.Tensor]:
+    return {"x": torch.arange(1030 * 1024, dtype=torch.float32), "z": torch.tensor(1e-30)}
+
+
+@cache
+def long_program() -> Program:
+    """Stands where the merge of one state does."""
+    return trace(lengthen, ([long_state()],))
+
+
+@cache
+def prover_of_long() -> Prover:
+    return Prover(long_program(), ([long_state()],), "torch")
+
+
 @cache
 def program_roots() -> list[bytes]:
     others = [hashlib.sha256(name.encode()).digest() for name in ("evaluate", "sample", "genesis")]
-    return [step_program().root, *others, merge_program(1).root, merge_program(2).root]
+    return [step_program().root, *others, long_program().root, merge_program(2).root]
 
 
 @cache
@@ -225,6 +249,10 @@ def _hold_honest_step(index: int) -> StepHeld:
 
 def hold_merge(lie: Lie | None = None) -> StepHeld:
     return hold(prover_of_merge(), 5, [states()[2], states()[4]], lie)
+
+
+def hold_long(lie: Lie | None = None) -> StepHeld:
+    return hold(prover_of_long(), 4, [long_state()], lie)
 
 
 def end_root_of(held: StepHeld, lie: Lie | None) -> bytes:
@@ -366,9 +394,12 @@ class CourtWorld:
     def post_unit(self, account: Account, unit: Unit, bond: int = UNIT_BOND) -> None:
         self.post(account, "postUnit", UNIT, unit.root, SEED, WINDOW, value=bond)
 
-    def post_merge(self, account: Account, root: bytes, bond: int = UNIT_BOND) -> None:
-        inputs = [merkle.state_root(states()[2]), merkle.state_root(states()[4])]
-        self.post(account, "postMerge", MERGE, root, inputs, WINDOW, value=bond)
+    def post_merge(
+        self, account: Account, root: bytes, inputs: Sequence[State] | None = None, bond: int = UNIT_BOND
+    ) -> None:
+        merged = [states()[2], states()[4]] if inputs is None else inputs
+        roots = [merkle.state_root(state) for state in merged]
+        self.post(account, "postMerge", MERGE, root, roots, WINDOW, value=bond)
 
     def announce(self, account: Account, subject: bytes, segment: int, salt: bytes = bytes(32)) -> None:
         chain_id = self.world.chain.chain_id

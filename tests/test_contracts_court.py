@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -476,3 +478,14 @@ def test_no_selector_is_privileged() -> None:
 def test_the_merge_s_inputs_are_the_contributions(court: CourtWorld) -> None:
     court.post_merge(court.accounts[0], WRONG)
     assert list(court.ask_docket("mergeInputs", MERGE)) == [merkle.state_root(states()[i]) for i in (2, 4)]
+
+
+def test_a_dispute_costs_what_the_snapshot_says() -> None:
+    spec = importlib.util.spec_from_file_location("gas_court_benchmark", ROOT / "benchmarks" / "gas_court.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    snapshot = json.loads((ROOT / "contracts" / "gas-snapshot-court.json").read_text())
+    assert module.measure() == snapshot, "run benchmarks/gas_court.py --write and look at the change"

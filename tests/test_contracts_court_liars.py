@@ -17,10 +17,14 @@ from court_world import (
     Lie,
     Unit,
     challenge_of,
+    hold_long,
     hold_merge,
     hold_step,
+    long_program,
+    long_state,
     make_court,
     merge_challenge,
+    prover_of_long,
     prover_of_merge,
     prover_of_step,
     step_program,
@@ -169,6 +173,25 @@ def test_a_merge_of_other_states_loses_by_silence() -> None:
     dispute = world.accuse(world.accounts[1], world.accounts[0], MERGE)
     assert dispute.play(Defence(segment=None, hold=lambda _: held), merge_challenge()) == "Convicted"
     assert dispute.moves[-1] == "chooseNode"
+
+
+@pytest.mark.parametrize("name", ["x", "z"])
+def test_trees_that_one_move_cannot_open_are_opened_in_two(name: str) -> None:
+    """The lie is in the last leaf of a tensor of 1,030, or in one of the last of 1,100 values."""
+    program = long_program()
+    value = program.graph.outputs[program.output_names.index(name)]
+    data = bytearray(values_of(prover_of_long())[value])
+    data[-2] ^= 1
+    lie = Lie(values={value: bytes(data)}, after=lambda after: {**after, "x": WRONG})
+    held = hold_long(lie)
+    world = make_court()
+    world.post_merge(world.accounts[0], held.state_tree.root, [long_state()])
+    dispute = world.accuse(world.accounts[1], world.accounts[0], MERGE)
+    challenge = Challenge(step_roots=[], hold=lambda _: hold_long(), prover=lambda _: prover_of_long())
+    assert dispute.play(Defence(segment=None, hold=lambda _: held), challenge) == "Convicted"
+    assert dispute.moves.count("openNodes") == (2 if name == "x" else 1)
+    assert dispute.moves[-1] == "judge"
+    assert max(world.gas_of["openNodes"] + world.gas_of["openValue"] + world.gas_of["postTrace"]) < 3_000_000
 
 
 def test_a_leaf_of_other_bytes_than_its_hash_is_refused() -> None:
