@@ -30,6 +30,7 @@ CONTRACTS = (
     "ScriptedBeacon",
     "Evaluator",
     "FunctionEvaluator",
+    "TermsEvaluator",
     "Court",
     "Clerk",
 )

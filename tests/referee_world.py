@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from cupel.protocol.program import Program
 from cupel.protocol.program.structure import Structure
 from cupel.protocol.program.traces import Trace
 from cupel.protocol.trees import Tree
+from cupel.protocol.types import Address
 
 
 def program_of(graph: Graph) -> Program:
@@ -107,29 +108,39 @@ class Referee:
     """The contracts on py-evm."""
 
     world: World
-    functions: str
     evaluator: str
+    terms: str
 
     def judge(self, claim: Claim, proof: Proof) -> bool:
-        """Raises contract_world.Refused with the error's name and numbers."""
-        return bool(self.ask("Evaluator", "judge", astuple(claim), astuple(proof)))
+        """Raises contract_world.Refused with the error's name and numbers, as all of them do."""
+        return self.ask("judge", claim, proof)
 
-    def ask(self, contract: str, function: str, *arguments: Any) -> Any:
-        return self.world.call_contract(contract, self.evaluator, function, *arguments)
+    def ask(self, function: str, claim: Claim, *arguments: Any) -> bool:
+        """A judgement as Python has it: dataclasses for structs."""
+        name, address = self._contract(function)
+        return bool(self.world.call_contract(name, address, function, *map(_plain, (claim, *arguments))))
 
-    def gas(self, function: str, *arguments: Any) -> tuple[int, int]:
+    def send(self, function: str, claim: Claim, *arguments: Any) -> tuple[int, int]:
         """Gas of a whole transaction, and the bytes of its data."""
-        call = load_abi("Evaluator").bind(self.evaluator, function, *arguments)  # type: ignore[arg-type]
-        receipt, computation = self.world.send_raw(self.world.deployer, self.evaluator, call.data)
+        name, address = self._contract(function)
+        call = load_abi(name).bind(Address(address), function, *map(_plain, (claim, *arguments)))
+        receipt, computation = self.world.send_raw(self.world.deployer, address, call.data)
         assert not computation.is_error, repr(computation.error)
         return int(receipt.gas_used), len(call.data)
+
+    def _contract(self, function: str) -> tuple[str, str]:
+        return ("Evaluator", self.evaluator) if function == "judge" else ("TermsEvaluator", self.terms)
+
+
+def _plain(argument: Any) -> Any:
+    return astuple(argument) if is_dataclass(argument) and not isinstance(argument, type) else argument
 
 
 @cache
 def deployed() -> Referee:
     world = empty_world(2).fork()
-    functions = world.deploy("FunctionEvaluator")
-    return Referee(world, functions, world.deploy("Evaluator", functions))
+    evaluator = world.deploy("Evaluator", world.deploy("FunctionEvaluator"))
+    return Referee(world, evaluator, world.deploy("TermsEvaluator"))
 
 
 def elements_to_try(count: int, salt: int) -> Sequence[int]:

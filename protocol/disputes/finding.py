@@ -5,7 +5,7 @@ Of the accused she needs only what the game makes it open: nodes of two trees, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,13 +17,15 @@ from cupel.protocol.arithmetic.operations import Opcode, Operation
 from cupel.protocol.disputes import terms
 from cupel.protocol.disputes.claims import Block, Claim, Opening, Proof, Sums, Value
 from cupel.protocol.disputes.elements import recompute_element
-from cupel.protocol.disputes.openings import Reader, Recorder
+from cupel.protocol.disputes.openings import Reader, Recorder, Windowed, leaf_of
 from cupel.protocol.errors import MalformedInput, RootMismatch
 from cupel.protocol.hashing import LEAF_BYTES, node_hash, operation_leaf
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.running import flat_inputs, run
 from cupel.protocol.program.traces import Trace, recompute, root_of, trace_root, tree_of, value_item
 from cupel.protocol.trees import Tree, are_children, child_range, height
+
+EXPONENTS = (Opcode.EXPONENT, Opcode.EXPONENT_SCALED)
 
 Open = Callable[[int, int], Sequence[bytes]]
 """(level, index) → the children of that node of the accused's tree, as `Tree.children` gives them."""
@@ -116,31 +118,74 @@ class Prover:
         tree     root of the tree over the accused's bytes of that result
         claimed  the accused's leaf that holds the element
         """
-        return self._prove(found, tree, element, claimed, lambda op, xs, _: recompute_element(op, xs, element))
+
+        def look(op: Operation, xs: Sequence[Reader]) -> None:
+            recompute_element(op, xs, element)
+
+        return self._prove(found, tree, element, claimed, look)
 
     def prove_block(self, found: Difference, tree: bytes, element: int, block: Block) -> tuple[Claim, Proof]:
-        """That one block of partial sums is wrong."""
+        """What a block of partial sums is judged by."""
 
-        def look(op: Operation, xs: Sequence[Reader], result: Reader | None) -> None:
+        def look(op: Operation, xs: Sequence[Reader]) -> None:
             terms.sum_block(op, xs, element, block.first, block.end, block.exponent)
 
-        return self._prove(found, tree, element, Opening(b"", ()), look)
+        return self._prove(found, tree, element, None, look)
 
     def prove_sums(
         self, found: Difference, tree: bytes, element: int, claimed: Opening, sums: Sums
     ) -> tuple[Claim, Proof]:
-        """What is judged together with posted sums: the element, its scales, the named terms."""
+        """What posted sums are judged by: the element, its scales, the named terms."""
 
-        def look(op: Operation, xs: Sequence[Reader], result: Reader | None) -> None:
-            if op.opcode in terms.EXTREMES:
-                _look_at_extreme(op, xs, element, sums.positions[0], attained=True)
+        def look(op: Operation, xs: Sequence[Reader]) -> None:
+            if op.opcode in EXPONENTS:
+                terms.exponent_of_term(op, xs, element, sums.positions[0])
+            elif op.opcode in (Opcode.MAX, Opcode.MIN):
+                terms.term_bits(op, xs, element, sums.positions[0])
             elif terms.is_float_sum(op):
                 for position in sums.positions:
                     terms.term_bits(op, xs, element, position)
-            else:
+            elif op.opcode in (Opcode.DOT, Opcode.DOT_ROWS):
                 terms.finish(op, xs, element, 0, 0)
 
         return self._prove(found, tree, element, claimed, look)
+
+    def prove_witness(
+        self,
+        found: Difference,
+        tree: bytes,
+        element: int,
+        claimed: Opening,
+        positions: tuple[int, int],
+        leaves: Mapping[int, Opening] | None = None,
+    ) -> tuple[Claim, Proof]:
+        """What named terms are judged by (`judge_witness`).
+
+        claimed  the accused's leaf that holds the element; needed where it is compared, as of MAX and SORT
+        leaves   further leaves of the accused's result that were opened, for TOPK and SORT
+        """
+        op = self.operation(found.index)
+        compared = not (terms.is_float_sum(op) or op.opcode in EXPONENTS)
+
+        def look(op: Operation, xs: Sequence[Reader]) -> None:
+            if op.opcode in EXPONENTS:
+                for position in positions:
+                    terms.exponent_of_term(op, xs, element, position)
+            elif terms.is_float_sum(op):
+                for position in positions:
+                    terms.term_bits(op, xs, element, position)
+
+        def compare(op: Operation, xs: Sequence[Reader], result: Windowed) -> None:
+            leaf = leaf_of(op.result, element)
+            result.show(leaf, claimed.data)
+            if op.opcode in (Opcode.TOPK, Opcode.SORT):
+                terms.is_in_order(op, xs[0], result, element, positions)
+            else:
+                terms.exceeds(op, xs, element, result.read(element, 1), positions[0])
+
+        if not compared:
+            return self._prove(found, tree, element, None, look)
+        return self._prove(found, tree, element, claimed, look, compare, leaves or {})
 
     def sums(self, value: int, element: int) -> Sums:
         """What an honest party posts about an element of its own."""
@@ -174,12 +219,18 @@ class Prover:
         found: Difference,
         tree: bytes,
         element: int,
-        claimed: Opening,
-        look: Callable[[Operation, Sequence[Reader], Reader | None], object],
+        claimed: Opening | None,
+        look: Callable[[Operation, Sequence[Reader]], None],
+        compare: Callable[[Operation, Sequence[Reader], Windowed], None] | None = None,
+        leaves: Mapping[int, Opening] | None = None,
     ) -> tuple[Claim, Proof]:
         op, value = self.operation(found.index), found.index
         recorder = Recorder()
-        look(op, [recorder.reader(t) for t in self._operands(op)], None)
+        readers = [recorder.reader(t) for t in self._operands(op)]
+        if compare is None:
+            look(op, readers)
+        else:
+            compare(op, readers, recorder.shown(op.result, leaves or {}))
         item = value_item(self.program, value)
         root = _walk_up(found, len(self.trace.trees))
         if operation_leaf(item, root_of(op.result, tree)) != found.leaf:
@@ -200,7 +251,7 @@ class Prover:
             tree=root,
             operation=Value(item, tree, found.path),
             operands=operands,
-            claimed=claimed,
+            claimed=claimed or Opening(b"", ()),
             openings=tuple(recorder.openings),
         )
 
@@ -262,10 +313,3 @@ def _extreme_at(op: Operation, xs: Sequence[Reader], element: int, right: bytes)
     wanted = int.from_bytes(right, "little", signed=True)
     found = [terms.exponent_of_term(op, xs, element, p) for p in range(length)]
     return found.index(wanted) if wanted in found else 0
-
-
-def _look_at_extreme(op: Operation, xs: Sequence[Reader], element: int, position: int, *, attained: bool) -> None:
-    if op.opcode in (Opcode.EXPONENT, Opcode.EXPONENT_SCALED):
-        terms.exponent_of_term(op, xs, element, position)
-    elif not (attained and op.opcode in (Opcode.ARGMAX, Opcode.ARGMIN)):
-        xs[0].read(element * xs[0].type.shape[-1] + position, 1)

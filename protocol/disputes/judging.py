@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cupel.protocol.arithmetic.binary32 import NAN
-from cupel.protocol.arithmetic.operations import ZERO_ROW, DType, Opcode, Operation, TensorType, check_operation
+from cupel.protocol.arithmetic.binary32 import NAN, is_infinite
+from cupel.protocol.arithmetic.operations import ZERO_ROW, Opcode, Operation, TensorType, check_operation
 from cupel.protocol.disputes import terms
 from cupel.protocol.disputes.claims import Block, Claim, Proof, Sums, Value
 from cupel.protocol.disputes.elements import recompute_element
@@ -113,9 +113,9 @@ def judge_witness(claim: Claim, exponent: int, positions: tuple[int, int], proof
         stands = found is None or (posted is not None and found <= posted)
         _need_no_claim(proof)
     elif op.opcode in terms.EXTREMES:
-        stands = not _exceeds(op, xs, element, opened.claimed(), positions[0])
+        stands = not terms.exceeds(op, xs, element, opened.claimed(), positions[0])
     elif op.opcode in (Opcode.TOPK, Opcode.SORT):
-        stands = _is_in_order(op, xs[0], opened.result_reader(), element, positions)
+        stands = terms.is_in_order(op, xs[0], opened.result_reader(), element, positions)
     else:
         raise MalformedProof("NoTerms", op.opcode)
     opened.stream.check_used()
@@ -126,6 +126,9 @@ def judge_witness(claim: Claim, exponent: int, positions: tuple[int, int], proof
 
 
 def _is_total(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, sums: Sums) -> bool:
+    for one in sums.sums:
+        if not -(1 << 127) <= one < 1 << 127:
+            raise MalformedProof("SumOutOfRange", one)
     total = sum(sums.sums)
     if not terms.is_float_sum(op):
         return claimed == terms.finish(op, xs, element, total, 0)
@@ -133,7 +136,8 @@ def _is_total(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes,
     if terms.pair_key(one, other) != sums.exponent:
         return False
     if sums.exponent >= terms.INFINITE_KEY:
-        special = NAN if sums.exponent == terms.NAN_KEY else one
+        infinite = one if is_infinite(one) else other
+        special = NAN if sums.exponent == terms.NAN_KEY else infinite
         return claimed == special.to_bytes(4, "little")
     return claimed == terms.finish(op, xs, element, total, sums.exponent)
 
@@ -149,51 +153,6 @@ def _attains(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, 
     if position >= length:
         raise MalformedProof("NotATerm", position)
     return xs[0].read(element * length + position, 1) == claimed
-
-
-def _exceeds(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, position: int) -> bool:
-    value = int.from_bytes(claimed, "little", signed=True)
-    x = xs[0]
-    length = x.type.shape[-1]
-    if position >= length:
-        raise MalformedProof("NotATerm", position)
-    witness = terms.value_at(x, element * length + position)
-    if op.opcode in (Opcode.ARGMAX, Opcode.ARGMIN):
-        if not 0 <= value < length:
-            return True
-        named = terms.value_at(x, element * length + value)
-        return terms.is_before(op, x.type.dtype, (witness, position), (named, value))
-    if x.type.dtype in (DType.FLOAT32, DType.UINT8, DType.BOOL):
-        value = int.from_bytes(claimed, "little")
-    return terms.is_before(op, x.type.dtype, (witness, 0), (value, 0))
-
-
-def _is_in_order(op: Operation, x: Reader, result: Reader, element: int, positions: tuple[int, int]) -> bool:
-    """TOPK and SORT at one place against another, or with a term that belongs between it and the place before."""
-    length, places = x.type.shape[-1], op.result.shape[-1]
-    row, place = divmod(element, places)
-    named = terms.value_at(result, element)
-    if not 0 <= named < length:
-        return False
-    here = (terms.value_at(x, row * length + named), named)
-    other, between = positions
-    dtype = x.type.dtype
-    before = None
-    if between == 0 or place > 0:
-        if other >= places or other == place or (between and other != place - 1):
-            raise MalformedProof("NotATerm", other)
-        index = terms.value_at(result, row * places + other)
-        if not 0 <= index < length:
-            return False
-        before = (terms.value_at(x, row * length + index), index)
-        if between == 0:
-            first, second = (before, here) if other < place else (here, before)
-            return terms.is_before(op, dtype, first, second)
-    if between - 1 >= length:
-        raise MalformedProof("NotATerm", between - 1)
-    left_out = (terms.value_at(x, row * length + between - 1), between - 1)
-    follows = before is None or terms.is_before(op, dtype, before, left_out)
-    return not (follows and terms.is_before(op, dtype, left_out, here))
 
 
 def _need_no_claim(proof: Proof) -> None:

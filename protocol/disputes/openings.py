@@ -7,7 +7,7 @@ choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -16,6 +16,7 @@ from cupel.protocol import merkle
 from cupel.protocol.arithmetic.operations import TensorType
 from cupel.protocol.disputes.claims import Opening
 from cupel.protocol.disputes.errors import MalformedProof
+from cupel.protocol.errors import MalformedInput
 from cupel.protocol.hashing import LEAF_BYTES, leaf_hash, tensor_leaf_count
 from cupel.protocol.program.traces import tree_of
 from cupel.protocol.trees import Tree, path_length, root_of_range
@@ -112,6 +113,17 @@ class Recorder:
             part = data[first * LEAF_BYTES : (last + 1) * LEAF_BYTES]
             self.openings.append(Opening(part, tuple(known.path(first, last))))
             return part
+
+        return Windowed(type_, fetch)
+
+    def shown(self, type_: TensorType, leaves: Mapping[int, Opening]) -> Windowed:
+        """A reader over leaves that somebody else opened, by number."""
+
+        def fetch(first: int, last: int) -> bytes:
+            if first != last or first not in leaves:
+                raise MalformedInput(f"leaf {first} was not opened: ask for it first")
+            self.openings.append(leaves[first])
+            return leaves[first].data
 
         return Windowed(type_, fetch)
 

@@ -58,7 +58,7 @@ def is_float_sum(op: Operation) -> bool:
 
 
 def sum_block(op: Operation, xs: Sequence[Reader], element: int, first: int, end: int, exponent: int) -> int | None:
-    """The exact integer sum of terms `first` to `end`; float terms are quantised to 2^(exponent - 30).
+    """The sum of terms `first` to `end`; float terms are quantised to 2^(exponent - 30), integer sums wrap as int64.
 
     None where one of them is larger than that exponent: nobody who posts it is right about the block.
     """
@@ -71,7 +71,7 @@ def sum_block(op: Operation, xs: Sequence[Reader], element: int, first: int, end
         row = element // op.result.shape[-1] if op.opcode == Opcode.CUMSUM else element
         data = x.read(row * x.type.shape[-1] + first, end - first)
         if x.type.dtype != DType.FLOAT32:
-            return sum(_integers(x.type.dtype, data))
+            return wrap(sum(_integers(x.type.dtype, data)))
         bits = _floats(data)
     if any(key(b) > min(exponent, INFINITE_KEY - 1) for b in bits):
         return None
@@ -82,6 +82,11 @@ def _quantised(bits: int, exponent: int) -> int:
     """round-half-even(x 2^(30 - exponent))."""
     m, q = binary32.decode(bits)
     return binary32.round_half_even(m, q + reference.SUM_BITS - exponent)
+
+
+def wrap(total: int) -> int:
+    """Two's complement of 64 bits: integer sums wrap."""
+    return (total + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def landing(xs: Sequence[Reader], element: int, first: int, end: int) -> list[tuple[int, int]]:
@@ -184,6 +189,52 @@ def value_at(x: Reader, place: int) -> int:
     """An element as the definition has it: bits of a float, else a signed integer."""
     data = x.read(place, 1)
     return _bits(data) if x.type.dtype == DType.FLOAT32 else _integers(x.type.dtype, data)[0]
+
+
+def exceeds(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, position: int) -> bool:
+    """Whether a term of a row comes before what is claimed to be the first: MAX, MIN, ARGMAX, ARGMIN."""
+    value = int.from_bytes(claimed, "little", signed=True)
+    x = xs[0]
+    length = x.type.shape[-1]
+    if position >= length:
+        raise MalformedProof("NotATerm", position)
+    witness = value_at(x, element * length + position)
+    if op.opcode in (Opcode.ARGMAX, Opcode.ARGMIN):
+        if not 0 <= value < length:
+            return True
+        named = value_at(x, element * length + value)
+        return is_before(op, x.type.dtype, (witness, position), (named, value))
+    if x.type.dtype in (DType.FLOAT32, DType.UINT8, DType.BOOL):
+        value = int.from_bytes(claimed, "little")
+    return is_before(op, x.type.dtype, (witness, 0), (value, 0))
+
+
+def is_in_order(op: Operation, x: Reader, result: Reader, element: int, positions: tuple[int, int]) -> bool:
+    """TOPK and SORT at one place against another, or with a term that belongs between it and the place before."""
+    length, places = x.type.shape[-1], op.result.shape[-1]
+    row, place = divmod(element, places)
+    named = value_at(result, element)
+    if not 0 <= named < length:
+        return False
+    here = (value_at(x, row * length + named), named)
+    other, between = positions
+    dtype = x.type.dtype
+    before = None
+    if between == 0 or place > 0:
+        if other >= places or other == place or (between and other != place - 1):
+            raise MalformedProof("NotATerm", other)
+        index = value_at(result, row * places + other)
+        if not 0 <= index < length:
+            return False
+        before = (value_at(x, row * length + index), index)
+        if between == 0:
+            first, second = (before, here) if other < place else (here, before)
+            return is_before(op, dtype, first, second)
+    if between - 1 >= length:
+        raise MalformedProof("NotATerm", between - 1)
+    left_out = (value_at(x, row * length + between - 1), between - 1)
+    follows = before is None or is_before(op, dtype, before, left_out)
+    return not (follows and is_before(op, dtype, left_out, here))
 
 
 def _bits(data: bytes) -> int:

@@ -23,4 +23,5 @@ library RefereeErrors {
     error NotATerm(uint256 position);
     error NotABlock(uint256 first, uint256 end);
     error WrongSums(uint256 expected, uint256 given);
+    error SumOutOfRange(int256 sum);
 }
