@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,8 +48,8 @@ CASES = 24
 """Of each function: its first, spread evenly, so that every kind of argument is met."""
 
 
-def measure() -> dict[str, int]:
-    """Gas by function."""
+def measure(lengths: Sequence[int] = LENGTHS) -> dict[str, int]:
+    """Gas by function, and by length of rows."""
     result = {}
     for group in all_groups(1, 4):
         if isinstance(group, Scalars) and group.name in NUMBERS:
@@ -58,7 +59,7 @@ def measure() -> dict[str, int]:
             )
             result[group.name] = max(harness().gas_of(few))
     words = Words(5)
-    for length in LENGTHS:
+    for length in lengths:
         floats = b"".join(v.to_bytes(4, "little") for v in words.ordinary(length))
         shorts = [b"".join(words.below(1 << 16).to_bytes(2, "little") for _ in range(length)) for _ in range(4)]
         scales = b"".join((words.below(20) + 1).to_bytes(4, "little") for _ in range(length))

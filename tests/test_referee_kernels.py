@@ -6,17 +6,26 @@ Forge reads the stored vectors too (contracts/tests/referee/Vectors.t.sol).
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import random
 import shutil
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from referee_harness import HarnessError, harness
-from referee_kernels import DOT, Group, Row, Scalars, all_groups, disagreements
+from referee_kernels import DOT, HARD_CLOSEST, Group, Row, Scalars, all_groups, disagreements
 from referee_vectors import SEED, SIZE, STORED, render
 
 from cupel.protocol.arithmetic.operations import Opcode
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from exhaustive.closest import distance  # noqa: E402
+from gas_referee import measure  # noqa: E402
 
 LIVE_SEED = int(os.environ.get("REFEREE_SEED", "77"))
 LIVE_CASES = int(os.environ.get("REFEREE_CASES", "5"))
@@ -26,7 +35,7 @@ LIVE_CASES = int(os.environ.get("REFEREE_CASES", "5"))
 @pytest.fixture
 def node() -> None:
     """Skips where Node.js or contracts/node_modules is missing, except in CI, where that is a failure."""
-    if shutil.which("node") is not None and (STORED.parents[2] / "contracts" / "node_modules" / "solc").is_dir():
+    if shutil.which("node") is not None and (ROOT / "contracts" / "node_modules" / "solc").is_dir():
         return
     if os.environ.get("CI"):
         pytest.fail("Node.js 20 and `npm install` in contracts/ are needed here")
@@ -83,3 +92,26 @@ def test_the_comparison_sees_one_bit() -> None:
     assert isinstance(exp, Scalars)
     spoilt = dataclasses.replace(exp, arguments=exp.arguments[:3], expected=(exp.expected[0] ^ 1, *exp.expected[1:3]))
     assert len(disagreements(iter([spoilt]), harness().answer)) == 1
+
+
+@pytest.mark.node
+@pytest.mark.usefixtures("node")
+@pytest.mark.timeout(300)
+def test_gas_is_what_the_snapshot_says() -> None:
+    snapshot = json.loads((ROOT / "contracts" / "gas-referee.json").read_text())
+    measured = measure(lengths=(1024,))
+    assert measured == {name: snapshot[name] for name in measured}, "run benchmarks/gas_referee.py --write and look"
+    assert snapshot["exp"] <= 4500
+    # Beside the transaction's bytes, which cost 1.1 million for two such rows.
+    assert snapshot["dot, 16,384"] <= 1_500_000
+
+
+def test_the_closest_to_a_tie_are_as_far_as_the_proof_says() -> None:
+    for opcode, patterns in HARD_CLOSEST.items():
+        for pattern in patterns:
+            one = distance(opcode, pattern)
+            assert one is not None
+            assert -77 < one.log2_distance < -49, f"{opcode.name} {pattern:#x}"
+    # Exact values, and what lies beyond every tie.
+    assert distance(Opcode.LOG, 0x3F800000) is None
+    assert distance(Opcode.EXP, 0x7F7FFFFF) is None
