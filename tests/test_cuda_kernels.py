@@ -10,7 +10,7 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cuda_on_host import COMPILER, HostLauncher
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cupel.protocol import merkle
 from cupel.protocol.arithmetic import cases, engines, reference, steps, torch_backend
 from cupel.protocol.arithmetic.builder import GraphBuilder, Value
 from cupel.protocol.arithmetic.cuda import driver, prelude
@@ -31,6 +32,7 @@ from cupel.protocol.arithmetic.engines import walk
 from cupel.protocol.arithmetic.exact_functions import exact
 from cupel.protocol.arithmetic.operations import DType, Graph, Opcode, TensorType
 from cupel.protocol.errors import BackendUnfit, MalformedTensor
+from cupel.protocol.training.resident import ResidentState, run_resident_step
 
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here: generated kernels cannot be compiled")
 
@@ -69,17 +71,42 @@ def test_every_stored_vector_comes_out() -> None:
     stored = engines.stored_vectors()
     together = cases.together(stored["seed"], stored["size"])
     outputs = plan_of(together.graph).run(together.inputs)
-    got = {name: engines._short_hash(x) for name, x in zip(together.names, outputs, strict=True)}
+    got = {name: engines.short_hash(x) for name, x in zip(together.names, outputs, strict=True)}
     assert {name: got[name] for name in stored["results"]} == stored["results"]
 
 
-def test_training_steps_end_at_the_stored_roots() -> None:
-    """Attention, norms, losses and AdamW, fused as a GPU would."""
-    stored = engines.stored_vectors()["training"]
-    plan = plan_of(steps.program().graph, BFLOAT16)
-    walked = steps.walk_steps(stored["seed"], lambda _, inputs: plan.run(inputs))
+@functools.cache
+def step_plan() -> FusedPlan:
+    return plan_of(steps.program().graph, BFLOAT16)
+
+
+def test_training_steps_end_at_the_stored_roots_and_the_state_stays_on_the_device() -> None:
+    """Attention, norms, losses and AdamW, fused as a GPU would; a state is copied when its root is asked for."""
+    stored, program = engines.stored_vectors()["training"], steps.program()
+    tokens = []
+
+    def run(_: Graph, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        tokens.append(dict(zip(program.input_names, inputs, strict=True))["1"])
+        return step_plan().run(inputs)
+
+    walked = steps.walk_steps(stored["seed"], run)
     for expected, step in zip(stored["steps"][:3], walked, strict=False):
         assert [step.root.hex(), f"{step.loss:08x}", f"{step.gradient_norm:08x}"] == expected
+    state: Mapping[str, torch.Tensor] = steps.start(cases.Words(stored["seed"]))
+    seen = []
+    for batch in tokens[:3]:
+        stepped = run_resident_step(program, step_plan(), state, batch)
+        state = stepped.state
+        assert isinstance(state, ResidentState)
+        seen.append(state)
+    assert not any(one.is_copied for one in seen), "a step read a state"
+    assert merkle.state_root(state).hex() == stored["steps"][2][0]
+    assert [one.is_copied for one in seen] == [False, False, True]
+
+
+def test_a_state_on_the_device_of_another_program_is_refused() -> None:
+    with pytest.raises(MalformedTensor, match="not this Program's"):
+        run_resident_step(steps.program(), step_plan(), ResidentState({"step": torch.zeros(())}), torch.zeros(1))
 
 
 # Ways of walking rows

@@ -34,7 +34,7 @@ def _end_as_interrupted(number: int, frame: FrameType | None) -> None:
     help="Train on these files or folders instead of Python's standard library; repeatable.",
 )  # fmt: skip
 @click.option("--prompt", default="def ", show_default=True, help="What the finished model continues.")
-@click.option("--backend", type=click.Choice(["auto", "cpu", "torch"]), default="auto", show_default=True)
+@click.option("--backend", type=click.Choice(["auto", "cpu", "torch", "cuda"]), default="auto", show_default=True)
 def demo(
     folder: Path,
     rounds: int,

@@ -33,7 +33,7 @@ from cupel.run_data import RunData, open_run, open_stores, read_stored
 @click.option("--round", "number", type=click.IntRange(0), required=True, help="The unit's round.")
 @click.option("--unit", "wanted", required=True, help="Its number in `cupel status --round R`, or the start of its id.")
 @click.option("--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Compute threads.")
-@click.option("--backend", type=click.Choice(["auto", "cpu", "torch"]), default="auto", show_default=True)
+@click.option("--backend", type=click.Choice(["auto", "cpu", "torch", "cuda"]), default="auto", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def replay(folder: Path, number: int, wanted: str, threads: int, backend: str, as_json: bool) -> None:
     """Repeat a unit of a finished run, step by step, from the folder alone.

@@ -21,6 +21,7 @@ from cupel.demo.processes import Fleet, ManagedProcess
 from cupel.demo.report import Balance, Report, draw_curve, print_report
 from cupel.demo.settings import DemoSettings
 from cupel.demo.view import Picture, View
+from cupel.protocol.arithmetic.cuda_backend import find_device
 from cupel.protocol.errors import ChainRefused, Unavailable, UsageError
 from cupel.protocol.training.generation import generate
 from cupel.protocol.training.state import weights_of
@@ -33,8 +34,10 @@ FUNDING_ETH = 1000
 def run_demo(settings: DemoSettings) -> Report:
     """Play the demo and print its report.
 
-    Raises  UsageError, ProcessDied; the processes are stopped whatever happens
+    Raises  UsageError, BackendUnfit, ProcessDied; the processes are stopped whatever happens
     """
+    if settings.backend == "cuda":
+        find_device()  # before a folder and a chain are made for nothing
     began = time.monotonic()
     torch.set_num_threads(1)
     settings.folder.mkdir(parents=True, exist_ok=True)

@@ -168,7 +168,7 @@ def self_test_hashes(backend: Backend, seed: int, size: int) -> dict[str, str]:
     """What every stored case hashes to on `backend`, by name."""
     together = cases.together(seed, size)
     outputs = run_graph(together.graph, together.inputs, backend)
-    return {name: _short_hash(tensor) for name, tensor in zip(together.names, outputs, strict=True)}
+    return {name: short_hash(tensor) for name, tensor in zip(together.names, outputs, strict=True)}
 
 
 def step_hashes(backend: Backend, seed: int, *, threads: int = 1) -> Iterator[list[str]]:
@@ -181,7 +181,7 @@ def step_hashes(backend: Backend, seed: int, *, threads: int = 1) -> Iterator[li
         yield [step.root.hex(), f"{step.loss:08x}", f"{step.gradient_norm:08x}"]
 
 
-def _short_hash(tensor: torch.Tensor) -> str:
+def short_hash(tensor: torch.Tensor) -> str:
     """First 8 bytes of SHA-256 over type, shape and bytes: against error, not against an adversary."""
     return hashlib.sha256(str(TensorType.of(tensor)).encode() + _bytes(tensor)).hexdigest()[:16]
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 
 from cupel.protocol import merkle
+from cupel.protocol.arithmetic.cuda_backend import plan_for
+from cupel.protocol.arithmetic.engines import choose_backend
 from cupel.protocol.errors import MalformedInput, MalformedProgram, RootMismatch, UsageError
 from cupel.protocol.json_text import parse_json
 from cupel.protocol.program import Program, run, trace
@@ -23,6 +25,7 @@ from cupel.protocol.training.generation import trace_sample
 from cupel.protocol.training.genesis import run_genesis, trace_genesis
 from cupel.protocol.training.merge import trace_merge
 from cupel.protocol.training.model import ModelConfig, weight_shapes
+from cupel.protocol.training.resident import run_resident_step
 from cupel.protocol.training.state import GROUPS, NamedState, example_state, flatten_state, unflatten_state
 from cupel.protocol.training.step import TrainingConfig, make_training_step
 from cupel.protocol.training.unit import Stepped
@@ -111,7 +114,12 @@ class RunPrograms:
     def run_step(
         self, state: Mapping[str, torch.Tensor], tokens: torch.Tensor, *, backend: str = "auto", threads: int = 1
     ) -> Stepped:
-        """One optimiser update; with backend and threads bound, what `unit` calls a Step."""
+        """One optimiser update; with backend and threads bound, what `unit` calls a Step.
+
+        On a GPU the state stays there from step to step (resident.py).
+        """
+        if choose_backend(backend) == "cuda":
+            return run_resident_step(self.step, plan_for(self.step.graph, self.step.root), state, tokens)
         following, metrics = run(self.step, (unflatten_state(state), tokens), backend, threads=threads)
         return Stepped(flatten_state(following), metrics["loss"], metrics["grad_norm"])
 
