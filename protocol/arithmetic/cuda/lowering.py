@@ -202,7 +202,7 @@ class DeviceLowering(Lowering):
 
         scales  e, or g (once a term) and e; each as large as x
         """
-        key = (x.key(), tuple(s.key() for s in scales), digits, form.name)
+        key = (self.phase, x.key(), tuple(s.key() for s in scales), digits, form.name)
         if key in self.quantised:
             return self.quantised[key]
         *outer, m, terms = x.shape

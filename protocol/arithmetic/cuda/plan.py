@@ -107,7 +107,7 @@ class FusedPlan:
         stored = {a.pointer for s in kernel.spec.steps if s.store >= 0 for a in [kernel.spec.accesses[s.store]]}
         return _Step(
             emitted.launches,
-            tuple((buffer, 0) for buffer in kernel.buffers),
+            tuple((b, start * b.dtype.size_bytes) for b, start in zip(kernel.buffers, kernel.starts, strict=True)),
             emitted.cell_bytes,
             writes=tuple(kernel.buffers[i] for i in sorted(stored)),
         )
