@@ -83,11 +83,11 @@ class Run:
     def load_batch(self, seed: Seed, unit: UnitId) -> LoadBatch:
         """The tokens of each of the unit's steps, int32[batch, context + 1]; fetches shards that are not here."""
         config, shards = self.programs.config, self.shards
-        length = config.model.context + 1
+        length = config.context + 1
 
         def load(step: int) -> torch.Tensor:
             positions = sampling.batch_positions(
-                seed, unit, step, config.training.batch, len(shards), shards.shard_tokens, length
+                seed, unit, step, config.batch, len(shards), shards.shard_tokens, length
             )
             return shards.batch(positions, length)
 
@@ -201,8 +201,8 @@ class Session:
         data = load_manifest(self.fetcher, manifest.data, expected_root=parameters.data_root)
         self.store.pin(manifest.data, "run/data")
         self.access.publish(shard.cid for shard in data.training)
-        if data.vocabulary > programs.config.model.vocabulary:
-            raise MalformedInput(f"data of {data.vocabulary} tokens for a model of {programs.config.model.vocabulary}")
+        if data.vocabulary > programs.config.vocabulary:
+            raise MalformedInput(f"data of {data.vocabulary} tokens for a model of {programs.config.vocabulary}")
         if programs.config.max_merge < parameters.max_merge:
             raise MalformedInput(f"programs merge {programs.config.max_merge} units, the run {parameters.max_merge}")
         size_bytes = sum(dtype.itemsize * math.prod(shape) for dtype, shape in programs.state_types.values())

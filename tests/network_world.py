@@ -309,6 +309,7 @@ def open_world(
     chain: str = "embedded",
     host: str = "127.0.0.1",
     chain_arguments: Sequence[str] = (),
+    brought: tuple[RunPrograms, NamedState] | None = None,
     **changes: object,
 ) -> Iterator[World]:
     """A deployed run and its chain. Nodes are added and started by the test, and ended here.
@@ -319,11 +320,12 @@ def open_world(
     changes   parameters of the run that differ from `make_parameters`
 
     chain_arguments   more of the embedded chain's command line
+    brought           Programs and first state of another model than the tests' own
     """
     make_text(folder / "text")
     built = build_data([folder / "text"], folder / "data", BuildOptions(vocabulary=260, shard_tokens=512, held_out=0.1))
-    programs = build_programs()
-    genesis = programs.run_genesis(GENESIS_SEED)
+    programs = build_programs() if brought is None else brought[0]
+    genesis = programs.run_genesis(GENESIS_SEED) if brought is None else brought[1]
     running = open_chain(chain, folder / "chain", block_time_s=block_time_s, host=host, arguments=chain_arguments)
     keys = [key(name) for name in ("deployer", *parties)]
     running.start(fund=keys)
@@ -331,7 +333,8 @@ def open_world(
     try:
         with BlockStore(folder / "data" / "blockstore") as store, GatewayServer(store, host) as gateway:
             cids = {name: store.add_bytes(content) for name, content in programs.to_files().items()}
-            manifest = RunManifest(programs=cids, data=built.manifest_cid, genesis_seed=GENESIS_SEED)
+            seed = GENESIS_SEED if brought is None else None
+            manifest = RunManifest(programs=cids, data=built.manifest_cid, genesis_seed=seed)
             parameters = make_parameters(
                 programs,
                 genesis,

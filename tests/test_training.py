@@ -404,7 +404,9 @@ def test_a_state_flattens_to_dotted_names_and_back(start: NamedState) -> None:
     assert "weights.blocks.0.attention.qkv.weight" in start
     assert nested["weights"]["blocks.0.attention.qkv.weight"] is start["weights.blocks.0.attention.qkv.weight"]
     assert flatten_state(nested) == start
-    for wrong in ("other.embedding.weight", "weights", "weights.", "steps"):
+    other = unflatten_state({**start, "momentum.embedding.weight": torch.zeros(1)})
+    assert list(other["momentum"]) == ["embedding.weight"]
+    for wrong in ("", ".weights", "weights", "weights.", "steps", "step.weight"):
         with pytest.raises(MalformedTensor, match="no tensor of a state"):
             unflatten_state({**start, wrong: torch.zeros(1)})
 

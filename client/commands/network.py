@@ -45,7 +45,7 @@ def prepare(parameters: Path, from_state: str | None, peers: tuple[str, ...], ba
 
     chosen = read_parameter_file(parameters)
     start = chosen.genesis_seed if from_state is None else parse_from_state(from_state, peers or chosen.sources)
-    prepared, _ = prepare_run(chosen.folder, chosen.config, start, _say, backend=backend)
+    prepared, _ = prepare_run(chosen.folder, chosen.config, start, _say, source=chosen.source, backend=backend)
     table = {
         "folder": str(chosen.folder),
         "programs_root": f"0x{prepared.programs_root.hex()}",

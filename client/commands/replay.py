@@ -55,11 +55,11 @@ def replay(folder: Path, number: int, wanted: str, threads: int, backend: str, a
     end = _check_kept(stores, f"end of round {number}", Cid(summary.end_cid), Root(summary.end_root))
     state = run.read_state(f"start of round {number}", Cid(summary.start_cid), Root(summary.start_root))
     config = run.programs.config
-    length = config.model.context + 1
+    length = config.context + 1
 
     def load_batch(step: int) -> torch.Tensor:
         positions = sampling.batch_positions(
-            Seed(summary.seed), UnitId(unit.unit), step, config.training.batch, len(run.training),
+            Seed(summary.seed), UnitId(unit.unit), step, config.batch, len(run.training),
             run.training.shard_tokens, length,
         )  # fmt: skip
         return run.training.batch(positions, length)

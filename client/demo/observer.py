@@ -40,7 +40,7 @@ class Observer:
 
     def _batches(self) -> Sequence[torch.Tensor]:
         held_out, config = self.run.held_out, self.run.programs.config
-        length, batch = config.model.context + 1, config.training.batch
+        length, batch = config.context + 1, config.batch
         places = [
             (shard, offset)
             for shard in range(len(held_out))

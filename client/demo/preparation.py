@@ -97,8 +97,8 @@ def prepare_programs(settings: DemoSettings, say: Say) -> Prepared:
     on disk instead of compiling them all at once."""
     prepared, programs = prepare(settings.folder, RunConfig.demo(), GENESIS_SEED, say, backend=settings.backend)
     say("Compiling the step ...")
-    model, batch = programs.config.model, programs.config.training.batch
-    tokens = torch.zeros((batch, model.context + 1), dtype=torch.int32)
+    config = programs.config
+    tokens = torch.zeros((config.batch, config.context + 1), dtype=torch.int32)
     state = programs.run_genesis(GENESIS_SEED, backend=settings.backend)
     programs.run_step(state, tokens, backend=choose_backend(settings.backend))
     return prepared

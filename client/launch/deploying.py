@@ -50,7 +50,7 @@ def deploy_network(
         raise UsageError(
             f"{archive.run_file} is there already: this folder's run is deployed. Another run takes another run.folder"
         )
-    prepared = Prepared.read(chosen.folder, chosen.config)
+    prepared = Prepared.read(chosen.folder, chosen.config, None if chosen.source is None else chosen.source.text)
     contract = {**chosen.contract, "beacon": chosen.beacon or ZERO_ADDRESS}
     plan = Plan(
         parameters=prepared.make_parameters(**contract),

@@ -18,11 +18,13 @@ from typing import Any, NoReturn
 from eth_utils.address import is_checksum_address
 
 from cupel.chain.run_file import check_source
+from cupel.launch.model_source import ModelSource
 from cupel.launch.units import AMOUNT, DURATION, SHARE, parse_amount, parse_blocks, parse_share
 from cupel.node.config_file import find_lines
 from cupel.protocol.errors import UsageError
+from cupel.protocol.training.brought import BroughtConfig
 from cupel.protocol.training.model import ModelConfig
-from cupel.protocol.training.programs import RunConfig
+from cupel.protocol.training.programs import AnyConfig, RunConfig
 from cupel.protocol.training.step import TrainingConfig
 from cupel.protocol.types import Address, Seed
 
@@ -52,7 +54,9 @@ class LaunchParameters:
     token_symbol: str
     beacon: Address | None
     """A beacon somebody brings; None: the chain's own prevrandao."""
-    config: RunConfig
+    config: AnyConfig
+    source: ModelSource | None
+    """Of a brought model."""
     genesis_seed: Seed
     contract: Mapping[str, int]
     """The fields of `Parameters` that are numbers: all but roots, CIDs and the beacon."""
@@ -131,6 +135,8 @@ _RUN: dict[str, _Kind] = {
     "beacon": _Kind(_parse_beacon, '"prevrandao", or the address of a beacon contract with its checksum'),
     "genesis_seed": _Kind(_parse_seed, "64 hexadecimal digits"),
 }
+_BROUGHT_MODEL = {"module": _text(1024), "vocabulary": _whole(1, 1 << 24), "context": _whole(1, 1 << 20)}
+_BROUGHT_TRAINING = {"batch": _whole(1, 1 << 20), "digits": _whole(1, 3)}
 _WORK = {
     "segments": _whole(1, 254),
     "segment_steps": _whole(1, MAX_BLOCKS),
@@ -230,6 +236,7 @@ def read_parameter_file(path: Path) -> LaunchParameters:
     reward = {_FIELD_OF.get(key, key): value for key, value in file.section("reward", _REWARD).items()}
     contract = {**work, "max_merge": merging["max_merge"], **seats, **checking, **money, **clocks, **reward}
     _check_together(file, contract)
+    config, source = _read_config(file, merging)
     return LaunchParameters(
         path=path,
         folder=path.parent / run["folder"],
@@ -240,7 +247,8 @@ def read_parameter_file(path: Path) -> LaunchParameters:
         token_name=run["token_name"],
         token_symbol=run["token_symbol"],
         beacon=run["beacon"],
-        config=_read_config(file, merging),
+        config=config,
+        source=source,
         genesis_seed=run["genesis_seed"],
         contract=contract,
     )
@@ -259,8 +267,11 @@ def _read_clocks(file: _File, block_seconds: float) -> dict[str, int]:
     return clocks
 
 
-def _read_config(file: _File, merging: Mapping[str, int]) -> RunConfig:
+def _read_config(file: _File, merging: Mapping[str, int]) -> tuple[AnyConfig, ModelSource | None]:
     """The model and its training, checked by the types that use them."""
+    model_table = file.table.get("model")
+    if isinstance(model_table, dict) and "module" in model_table:
+        return _read_brought(file, merging)
 
     def read(name: str, kind: Any) -> Any:
         fields = dataclasses.fields(kind)
@@ -275,9 +286,25 @@ def _read_config(file: _File, merging: Mapping[str, int]) -> RunConfig:
 
     model, training = read("model", ModelConfig), read("training", TrainingConfig)
     try:
-        return RunConfig(model=model, training=training, max_merge=merging["max_merge"], top_k=merging["top_k"])
+        config = RunConfig(model=model, training=training, max_merge=merging["max_merge"], top_k=merging["top_k"])
     except UsageError as error:
         file.refuse(("merging", str(error).split()[0]), f"cannot be: {error}")
+    return config, None
+
+
+def _read_brought(file: _File, merging: Mapping[str, int]) -> tuple[BroughtConfig, ModelSource]:
+    """Of a model that somebody brings: what its code does not say."""
+    model, training = file.section("model", _BROUGHT_MODEL), file.section("training", _BROUGHT_TRAINING)
+    try:
+        source = ModelSource(model.pop("module"), file.path.parent)
+    except UsageError as error:
+        file.refuse(("model", "module"), str(error))
+    try:
+        return BroughtConfig(**model, **training, **merging), source
+    except UsageError as error:
+        key = str(error).split()[0]
+        tables = {"model": model, "training": training, "merging": merging}
+        file.refuse((next(name for name, table in tables.items() if key in table), key), f"cannot be: {error}")
 
 
 def _of_type(name: str) -> _Kind:

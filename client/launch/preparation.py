@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cupel.chain.run_values import Parameters
+from cupel.launch.model_source import ModelSource
 from cupel.network.data import DataDirectory, DataManifest
 from cupel.network.ipfs import BlockStore, Fetcher
 from cupel.network.ipfs.cid import parse_cid
@@ -23,8 +24,10 @@ from cupel.node.manifest import RunManifest
 from cupel.protocol import merkle
 from cupel.protocol.arithmetic import choose_backend, self_test
 from cupel.protocol.errors import MalformedInput, UsageError
-from cupel.protocol.training.programs import RunConfig, RunPrograms
-from cupel.protocol.training.state import NamedState
+from cupel.protocol.training.brought import BroughtConfig
+from cupel.protocol.training.modules import ModuleStep
+from cupel.protocol.training.programs import AnyConfig, RunConfig, RunPrograms
+from cupel.protocol.training.state import NamedState, flatten_state
 from cupel.protocol.types import Cid, Root, Seed
 
 VERSION = 1
@@ -51,7 +54,9 @@ class Prepared:
     genesis_root: Root
     genesis: Cid
     manifest: Cid
-    config: RunConfig
+    config: AnyConfig
+    source: str | None
+    """Where a brought model came from, as the parameter file says it."""
 
     def make_parameters(self, **contract: Any) -> Parameters:
         """With `contract`, the fields that are no files."""
@@ -69,14 +74,14 @@ class Prepared:
         roots = {name: f"0x{getattr(self, name).hex()}" for name in _ROOTS}
         content = {
             "version": VERSION, **roots, "genesis": self.genesis, "manifest": self.manifest,
-            "config": dataclasses.asdict(self.config),
+            "config": _describe(self.config, self.source),
         }  # fmt: skip
         temporary = folder / ".prepared.json.new"
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         os.replace(temporary, folder / "prepared.json")
 
     @staticmethod
-    def read(folder: Path, config: RunConfig) -> Prepared:
+    def read(folder: Path, config: AnyConfig, source: str | None = None) -> Prepared:
         """Raises UsageError: nothing is prepared there, or something else than `config`."""
         path = folder / "prepared.json"
         again = "run `cupel network prepare` first"
@@ -91,7 +96,7 @@ class Prepared:
             raise UsageError(f"cannot read {path} ({error.strerror or error}): {again}") from None
         except (ValueError, KeyError, TypeError, AttributeError, MalformedInput) as error:
             raise UsageError(f"{path} is damaged ({error}): {again}") from None
-        if stored != dataclasses.asdict(config):
+        if stored != _describe(config, source):
             raise UsageError(f"{path} is of another [model], [training] or [merging] than is given now: {again}")
         return Prepared(
             programs_root=roots["programs_root"],
@@ -100,46 +105,71 @@ class Prepared:
             genesis=cids["genesis"],
             manifest=cids["manifest"],
             config=config,
+            source=source,
         )
+
+
+def _describe(config: AnyConfig, source: str | None) -> dict[str, Any]:
+    return dataclasses.asdict(config) | ({} if source is None else {"source": source})
 
 
 _ROOTS = ("programs_root", "data_root", "genesis_root")
 
 
-def check_data(data: DataManifest, config: RunConfig) -> None:
+def check_data(data: DataManifest, config: AnyConfig) -> None:
     """Raises UsageError unless a model of `config` can be trained on it."""
-    if data.vocabulary > config.model.vocabulary:
-        raise UsageError(f"model.vocabulary is {config.model.vocabulary}, and the data has {data.vocabulary} tokens")
-    if data.shard_tokens <= config.model.context:
-        raise UsageError(f"model.context is {config.model.context}: too long for shards of {data.shard_tokens} tokens")
+    if data.vocabulary > config.vocabulary:
+        raise UsageError(f"model.vocabulary is {config.vocabulary}, and the data has {data.vocabulary} tokens")
+    if data.shard_tokens <= config.context:
+        raise UsageError(f"model.context is {config.context}: too long for shards of {data.shard_tokens} tokens")
     if not data.training:
         raise UsageError("the data has no shards to train on: give `cupel data build` more text")
 
 
 def prepare(
-    folder: Path, config: RunConfig, genesis: Seed | FromState, say: Say, *, backend: str = "auto"
+    folder: Path,
+    config: AnyConfig,
+    genesis: Seed | FromState,
+    say: Say,
+    *,
+    source: ModelSource | None = None,
+    backend: str = "auto",
 ) -> tuple[Prepared, RunPrograms]:
     """Trace and store everything a run of `config` needs on the data in `folder/data`; `prepared.json` names it.
 
-    genesis   a seed for the genesis Program, or a state of a model of the same shape to go on from
+    genesis   a seed for the genesis Program, or a state of a model of the same shape to go on from; a brought model's
+              file is called with PyTorch's generator seeded by it, and its weights are the first state
+    source    of a brought model; its code is run here, and nowhere else
     Raises    UsageError; Unavailable, MalformedInput, RootMismatch: the state to begin with
     """
     data = DataDirectory(folder / "data")
     check_data(data.manifest, config)
+    step: ModuleStep | None = None
+    if isinstance(config, BroughtConfig):
+        if source is None:
+            raise AssertionError("a brought model comes from somewhere")
+        say(f"Making the model of {source.text} ...")
+        step = source.load(genesis if isinstance(genesis, bytes) else bytes(32))
     say("Tracing the model, its training step, merge and sampling to Programs ...")
-    programs = RunPrograms.build(config)
+    if isinstance(config, RunConfig):
+        programs = RunPrograms.build(config)
+    else:
+        assert step is not None
+        programs = RunPrograms.build_brought(step, config)
     engine = choose_backend(backend)
     say(f"Checking the {engine} engine against the stored vectors ...")
     self_test(engine)
     with BlockStore(folder / "data" / "blockstore") as store:
         if isinstance(genesis, FromState):
             state = _fetch_state(store, genesis, programs, say)
+        elif step is not None:
+            state = flatten_state(step.initial_state())
         else:
             state = programs.run_genesis(genesis, backend=engine)
         cids = {
             name: store.add_bytes(content, pin=f"run/programs/{name}") for name, content in programs.to_files().items()
         }
-        seed = None if isinstance(genesis, FromState) else genesis
+        seed = None if isinstance(genesis, FromState) or programs.genesis is None else genesis
         manifest = RunManifest(programs=cids, data=data.manifest_cid, genesis_seed=seed)
         prepared = Prepared(
             programs_root=programs.root,
@@ -148,6 +178,7 @@ def prepare(
             genesis=store.add_bytes(encode_state(state), pin="state/0"),
             manifest=store.add_bytes(manifest.to_bytes(), pin="run/manifest"),
             config=config,
+            source=None if source is None else source.text,
         )
     prepared.write(folder)
     parameters = sum(t.elements for name, t in programs.step.inputs.items() if name.startswith("0.weights."))

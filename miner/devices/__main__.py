@@ -16,7 +16,7 @@ import torch
 from cupel.miner.devices.distributed import DistributedCommunicator, meet_through_torchrun
 from cupel.protocol import merkle
 from cupel.protocol.arithmetic import choose_backend
-from cupel.protocol.errors import CupelError, UsageError
+from cupel.protocol.errors import CupelError
 from cupel.protocol.parallel import ParallelStep
 from cupel.protocol.program import Program, run, trace
 from cupel.protocol.training.genesis import run_genesis, trace_genesis
@@ -48,36 +48,53 @@ def main(model: str, folder: Path | None, steps: int, backend: str, threads: int
     """Train on as many workers as torchrun started. Exit 1 if --check finds another root."""
     torch.set_num_threads(threads)
     try:
-        step, genesis = _load(model, folder)
         chosen = choose_backend(backend)
         with meet_through_torchrun() as communicator:
-            same = _train(communicator, step, genesis, steps, chosen, threads, check)
+            step, begin, vocabulary = _load(model, folder, chosen, threads)
+            batches = _tokens(step, vocabulary, steps)
+            same = _train(communicator, step, begin, batches, chosen, threads, check)
     except CupelError as error:
         raise click.ClickException(str(error)) from None
     sys.exit(0 if same else 1)
 
 
-def _load(model: str, folder: Path | None) -> tuple[Program, Program]:
+def _load(model: str, folder: Path | None, backend: str, threads: int) -> tuple[Program, NamedState, int]:
+    """The step, a state to begin with, and how many tokens there are."""
+    seed = Seed(bytes(32))
     if folder is not None:
         files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
         programs = RunPrograms.from_files(files)
-        return programs.step, programs.genesis
+        vocabulary = programs.config.vocabulary
+        if programs.genesis is not None:
+            return programs.step, programs.run_genesis(seed, backend=backend, threads=threads), vocabulary
+        # A brought model's first state is not among these files; any other shows as well what a step costs.
+        random = torch.Generator().manual_seed(0)
+        return (
+            programs.step,
+            {
+                name: torch.randn(shape, generator=random) * 0.02
+                if name.startswith("weights.")
+                else torch.zeros(shape, dtype=dtype)
+                for name, (dtype, shape) in programs.state_types.items()
+            },
+            vocabulary,
+        )
     shapes, training = MODELS[model]
     tokens = torch.zeros((training.batch, shapes.context + 1), dtype=torch.int32)
-    return trace(make_training_step(shapes, training), (example_state(shapes), tokens)), trace_genesis(shapes)
+    step = trace(make_training_step(shapes, training), (example_state(shapes), tokens))
+    begin = flatten_state(run_genesis(trace_genesis(shapes), seed, backend=backend, threads=threads))
+    return step, begin, shapes.vocabulary
 
 
 def _train(
     communicator: DistributedCommunicator,
     program: Program,
-    genesis: Program,
-    steps: int,
+    begin: NamedState,
+    tokens: list[torch.Tensor],
     backend: str,
     threads: int,
     check: bool,
 ) -> bool:
-    begin = flatten_state(run_genesis(genesis, Seed(bytes(32)), backend=backend, threads=threads))
-    tokens = _tokens(program, steps)
     step = ParallelStep(program, communicator, backend=backend, threads=threads)
     layout, rank = step.layout, communicator.rank
     mine = layout.split_state(begin, rank)
@@ -95,7 +112,7 @@ def _train(
     traffic = step.graph.traffic
     print(
         f"{communicator.size} workers, {backend}: {sorted(seconds)[len(seconds) // 2] * 1e3:.1f} ms a step, "
-        f"{traffic.meetings // steps} meetings and {traffic.total / steps / 1e6:.2f} MB a step, "
+        f"{traffic.meetings // len(tokens)} meetings and {traffic.total / len(tokens) / 1e6:.2f} MB a step, "
         f"{_peak_memory_mb():.0f} MB at most in worker 0"
     )
     print(f"state root 0x{root.hex()}")
@@ -119,15 +136,11 @@ def _peak_memory_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def _tokens(program: Program, steps: int) -> list[torch.Tensor]:
+def _tokens(program: Program, vocabulary: int, steps: int) -> list[torch.Tensor]:
     """The same on every worker."""
-    types = program.inputs
-    embedding = next((t for name, t in types.items() if name.endswith("embedding.weight")), None)
-    if embedding is None:
-        raise UsageError("this run's model has no embedding.weight, so its vocabulary is not known")
     random = torch.Generator().manual_seed(1)
-    shape = types["1"].shape
-    return [torch.randint(0, embedding.shape[0], shape, generator=random, dtype=torch.int32) for _ in range(steps)]
+    shape = program.inputs["1"].shape
+    return [torch.randint(0, vocabulary, shape, generator=random, dtype=torch.int32) for _ in range(steps)]
 
 
 def _collected(communicator: DistributedCommunicator, step: ParallelStep, mine: NamedState) -> NamedState:

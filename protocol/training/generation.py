@@ -23,9 +23,18 @@ def make_sample_step(model: ModelConfig, top_k: int) -> SampleStep:
     lowest id, and among them argmax(logit / temperature + Gumbel), the noise of a token being that of its id on stream
     0; at temperature 0 the likeliest token.
     """
-    if not 1 <= top_k <= model.vocabulary:
-        raise UsageError(f"top_k is {top_k}; it is from 1 to the vocabulary's {model.vocabulary}")
     gpt = build(model)
+    return make_sampling(lambda *where: compute_logits_at(gpt, *where)[0], model.vocabulary, top_k)
+
+
+LogitsAt = Callable[[Weights, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(weights, tokens int32[1, T], position int64 scalar) → logits[V] there, which no later token can change."""
+
+
+def make_sampling(logits_at: LogitsAt, vocabulary: int, top_k: int) -> SampleStep:
+    """`make_sample_step` for any model."""
+    if not 1 <= top_k <= vocabulary:
+        raise UsageError(f"top_k is {top_k}; it is from 1 to the vocabulary's {vocabulary}")
 
     def sample(
         weights: Weights,
@@ -35,9 +44,9 @@ def make_sample_step(model: ModelConfig, top_k: int) -> SampleStep:
         step: torch.Tensor,
         temperature: torch.Tensor,
     ) -> torch.Tensor:
-        logits = compute_logits_at(gpt, weights, tokens, length - 1)[0]
+        logits = logits_at(weights, tokens, length - 1)
         best, ids = torch.topk(logits, top_k)
-        noise = gumbel(key, step, (model.vocabulary,))[ids]
+        noise = gumbel(key, step, (vocabulary,))[ids]
         warm = temperature > 0
         heated = best / torch.where(warm, temperature, 1.0) + noise
         chosen = torch.where(warm, heated, best).argmax()
@@ -61,16 +70,19 @@ def generate(
     *,
     seed: bytes,
     temperature: float = 1.0,
+    vocabulary: int | None = None,
     backend: str = "auto",
     threads: int = 1,
 ) -> Iterator[int]:
     """`count` tokens that follow `prompt`, one by one; the last `context` tokens are what the model sees.
 
-    program  from `trace_sample`
+    program     from `trace_sample`, or a brought model's
+    vocabulary  tokens there are; None: the rows of the weight called `embedding.weight`
     Raises   UsageError for an empty prompt, a token outside the vocabulary or a negative temperature
     """
     context = program.inputs["1"].shape[1]
-    vocabulary = program.inputs["0.embedding.weight"].shape[0]
+    if vocabulary is None:
+        vocabulary = program.inputs["0.embedding.weight"].shape[0]
     if not prompt or not all(0 <= token < vocabulary for token in prompt):
         raise UsageError(f"a prompt is at least one token, each from 0 to {vocabulary - 1}")
     if not temperature >= 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,20 @@ def trace_merge(model: ModelConfig, states: int) -> Program:
     """The Program that merges so many states; its one argument is their list, in unit id order."""
     if states < 1:
         raise UsageError(f"a merge of {states} states: at least one is needed")
-    return trace(merge, ([example_state(model) for _ in range(states)],))
+    return trace_merge_like(example_state(model), states)
+
+
+def trace_merge_like(example: State, states: int, frozen: Collection[str] = ()) -> Program:
+    """The same for states like `example`, whatever tensors they have.
+
+    frozen  weights that no step changes: copied, because three equal floats need not have themselves as rounded mean
+    """
+
+    def merge_all(given: Sequence[State]) -> State:
+        merged = merge(given)
+        return {**merged, "weights": merged["weights"] | {name: given[0]["weights"][name] for name in frozen}}
+
+    return trace(merge_all if frozen else merge, ([example for _ in range(states)],))
 
 
 def merge_programs_root(programs: Sequence[Program]) -> Root:

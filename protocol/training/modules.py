@@ -90,6 +90,11 @@ class ModuleStep:
         if taken := {group for groups in self._trained.values() for group in groups} & {"weights", "step"}:
             raise UsageError(f"the optimiser calls a group of moments {taken.pop()!r}, which the state uses itself")
 
+    @property
+    def frozen(self) -> list[str]:
+        """Weights that no step changes."""
+        return [name for name in self._aliases if name not in self._trained]
+
     def initial_state(self) -> State:
         """The module's weights as they are, moments of 0, step 0; shares no memory with the module.
 
@@ -124,6 +129,17 @@ class ModuleStep:
         with _evaluating(self.module):
             leaves = {name: [weight] * len(self._aliases[name]) for name, weight in weights.items()}
             return self._compute_loss(leaves, batch).detach()
+
+    def predict(self, weights: Mapping[str, torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
+        """What the module gives for tokens in eval mode, or its `.logits`. Raises UsageError: that is no tensor."""
+        self._check_names(weights)
+        placed = {alias: weights[name] for name, aliases in self._aliases.items() for alias in aliases}
+        with _evaluating(self.module), torch.no_grad():
+            output = functional_call(self.module, placed, (tokens,), tie_weights=False)
+        logits = getattr(output, "logits", output)
+        if not isinstance(logits, torch.Tensor):
+            raise UsageError(f"the module gives {type(logits).__name__} for tokens, not logits")
+        return logits
 
     # Parts of a step
 

@@ -17,14 +17,17 @@ import torch
 from cupel.protocol import merkle
 from cupel.protocol.arithmetic.cuda_backend import plan_for
 from cupel.protocol.arithmetic.engines import choose_backend
+from cupel.protocol.arithmetic.operations import TensorType
 from cupel.protocol.errors import MalformedInput, MalformedProgram, RootMismatch, UsageError
 from cupel.protocol.json_text import parse_json
 from cupel.protocol.program import Program, run, trace
+from cupel.protocol.training.brought import BroughtConfig, trace_brought
 from cupel.protocol.training.evaluate import trace_evaluate
 from cupel.protocol.training.generation import trace_sample
 from cupel.protocol.training.genesis import run_genesis, trace_genesis
 from cupel.protocol.training.merge import trace_merge
 from cupel.protocol.training.model import ModelConfig, weight_shapes
+from cupel.protocol.training.modules import ModuleStep
 from cupel.protocol.training.resident import run_resident_step
 from cupel.protocol.training.state import GROUPS, NamedState, example_state, flatten_state, unflatten_state
 from cupel.protocol.training.step import TrainingConfig, make_training_step
@@ -32,9 +35,17 @@ from cupel.protocol.training.unit import Stepped
 from cupel.protocol.types import Root, Seed
 
 VERSION = 1
+"""Of the network's own model."""
+BROUGHT_VERSION = 2
 SPEC_NAME = "run.json"
 MAX_SPEC_BYTES = 1 << 20
 MAX_MERGE = 256
+StateTypes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+_KEYS = {
+    VERSION: {"version", "model", "training", "max_merge", "top_k", "programs", "programs_root"},
+    BROUGHT_VERSION: {"version", "brought", "programs", "programs_root"},
+}
+"""Of run.json, by its version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +65,18 @@ class RunConfig:
         if not 1 <= self.top_k <= self.model.vocabulary:
             raise UsageError(f"top_k is {self.top_k}; it is from 1 to the vocabulary's {self.model.vocabulary}")
 
+    @property
+    def vocabulary(self) -> int:
+        return self.model.vocabulary
+
+    @property
+    def context(self) -> int:
+        return self.model.context
+
+    @property
+    def batch(self) -> int:
+        return self.training.batch
+
     @staticmethod
     def demo() -> RunConfig:
         return RunConfig(model=ModelConfig.demo(), training=TrainingConfig.demo(), max_merge=4, top_k=40)
@@ -64,19 +87,23 @@ class RunConfig:
         return RunConfig(model=ModelConfig.tiny(), training=TrainingConfig.tiny(), max_merge=4, top_k=8)
 
 
+AnyConfig = RunConfig | BroughtConfig
+"""Of the network's own model, or of one that somebody brings."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunPrograms:
     """The Programs of one run, and how they act on named states."""
 
-    config: RunConfig
+    config: AnyConfig
     step: Program
     """(state, tokens int32[batch, context + 1]) → (state, {"loss", "grad_norm"})"""
     evaluate: Program
     """(weights, tokens int32[batch, context + 1]) → mean nats a token"""
     sample: Program
     """(weights, tokens int32[1, context], length, key, step, temperature) → next token"""
-    genesis: Program
-    """(key) → state"""
+    genesis: Program | None
+    """(key) → state; None for a brought model, whose first state is a file"""
     merges: tuple[Program, ...]
     """Of 1, 2, ... max_merge states: ([state, ...]) → state"""
 
@@ -94,21 +121,36 @@ class RunPrograms:
             merges=tuple(trace_merge(model, n) for n in range(1, config.max_merge + 1)),
         )
 
+    @staticmethod
+    def build_brought(step: ModuleStep, config: BroughtConfig) -> RunPrograms:
+        """Of a model that somebody brings. Raises as `trace_brought`."""
+        traced, evaluate, sample, merges = trace_brought(step, config)
+        programs = RunPrograms(
+            config=config, step=traced, evaluate=evaluate, sample=sample, genesis=None, merges=merges
+        )
+        programs._check_state_types()
+        return programs
+
     @property
     def by_name(self) -> dict[str, Program]:
         """Every Program, in the order in which `root` covers them."""
-        named = {"step": self.step, "evaluate": self.evaluate, "sample": self.sample, "genesis": self.genesis}
+        named = {"step": self.step, "evaluate": self.evaluate, "sample": self.sample}
+        if self.genesis is not None:
+            named["genesis"] = self.genesis
         return {**named, **{f"merge-{n}": program for n, program in enumerate(self.merges, 1)}}
 
     @cached_property
     def root(self) -> Root:
-        """The contract's `programsRoot`: the tree over step, evaluate, sample, genesis, merge 1, ..., each root hashed
-        as a leaf."""
+        """The contract's `programsRoot`: the tree over step, evaluate, sample, genesis if there is one, merge 1, ...,
+        each root hashed as a leaf."""
         return merkle.tree_root([merkle.leaf_hash(program.root) for program in self.by_name.values()])
 
     # Acting on named states
 
     def run_genesis(self, seed: Seed, *, backend: str = "auto", threads: int = 1) -> NamedState:
+        """Raises MalformedInput for a run whose first state is a file."""
+        if self.genesis is None:
+            raise MalformedInput("this run's first state is a file: a seed gives none")
         return flatten_state(run_genesis(self.genesis, seed, backend=backend, threads=threads))
 
     def run_step(
@@ -138,11 +180,7 @@ class RunPrograms:
         """`run.json` and one `.program` each."""
         programs = self.by_name
         spec = {
-            "version": VERSION,
-            "model": asdict(self.config.model),
-            "training": asdict(self.config.training),
-            "max_merge": self.config.max_merge,
-            "top_k": self.config.top_k,
+            **_describe(self.config),
             "programs": {name: program.root.hex() for name, program in programs.items()},
             "programs_root": self.root.hex(),
         }
@@ -159,7 +197,8 @@ class RunPrograms:
         """
         spec = _read_spec(files)
         config = _read_config(spec)
-        names = ["step", "evaluate", "sample", "genesis", *(f"merge-{n}" for n in range(1, config.max_merge + 1))]
+        first = ["genesis"] if isinstance(config, RunConfig) else []
+        names = ["step", "evaluate", "sample", *first, *(f"merge-{n}" for n in range(1, config.max_merge + 1))]
         promised = spec["programs"]
         if not isinstance(promised, dict) or sorted(promised) != sorted(names):
             raise MalformedInput(f"{SPEC_NAME}: names other Programs than {', '.join(names)}")
@@ -175,7 +214,7 @@ class RunPrograms:
             step=programs["step"],
             evaluate=programs["evaluate"],
             sample=programs["sample"],
-            genesis=programs["genesis"],
+            genesis=programs.get("genesis"),
             merges=tuple(programs[f"merge-{n}"] for n in range(1, config.max_merge + 1)),
         )
         for expected in (_from_hex(spec["programs_root"]), root):
@@ -185,10 +224,12 @@ class RunPrograms:
         return result
 
     @cached_property
-    def state_types(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    def state_types(self) -> StateTypes:
         """Type and shape of every tensor of a state of this model, by name."""
+        if isinstance(self.config, BroughtConfig):
+            return _types_in(self.step.inputs, "0.")
         weights = weight_shapes(self.config.model)
-        types: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
+        types: StateTypes = {
             f"{group}.{name}": (torch.float32, tuple(weights[name])) for group in GROUPS for name in weights
         }
         return types | {"step": (torch.int64, ())}
@@ -206,28 +247,37 @@ class RunPrograms:
 
     def _check_state_types(self) -> None:
         """Raise MalformedProgram unless every Program reads and writes states of this model."""
-        shapes: dict[str, Any] = self.state_types
-        weights = {name: (torch.float32, shape) for name, shape in weight_shapes(self.config.model).items()}
+        shapes = self.state_types
+        weights = {name.removeprefix("weights."): kind for name, kind in shapes.items() if name.startswith("weights.")}
+        if not weights or shapes.get("step") != (torch.int64, ()):
+            raise MalformedProgram("step reads no state: that is weights, and step as an int64 scalar")
+        config = self.config
+        tokens: StateTypes = {"": (torch.int32, (config.batch, config.context + 1))}
+        scalar: StateTypes = {"": (torch.float32, ())}
 
-        def check(which: str, types: Mapping[str, Any], prefix: str, wanted: Mapping[str, Any]) -> None:
-            found = {
-                name.removeprefix(prefix): (t.dtype.torch, t.shape)
-                for name, t in types.items()
-                if name.startswith(prefix)
-            }
+        def check(which: str, types: Mapping[str, TensorType], prefix: str, wanted: StateTypes) -> None:
+            found = _types_in(types, prefix)
             if found != wanted:
                 odd = next(n for n in (*wanted, *found) if found.get(n) != wanted.get(n))
                 raise MalformedProgram(f"{which}: {odd} is {found.get(odd)} where the model says {wanted.get(odd)}")
 
         check("step reads", self.step.inputs, "0.", shapes)
+        check("step reads tokens", self.step.inputs, "1", tokens)
         check("step writes", self.step.outputs, "0.", shapes)
+        for metric in ("loss", "grad_norm"):
+            check(f"step writes {metric}", self.step.outputs, f"1.{metric}", scalar)
         check("evaluate reads", self.evaluate.inputs, "0.", weights)
         check("sample reads", self.sample.inputs, "0.", weights)
-        check("genesis writes", self.genesis.outputs, "", shapes)
+        if self.genesis is not None:
+            check("genesis writes", self.genesis.outputs, "", shapes)
         for n, merge in enumerate(self.merges, 1):
             for i in range(n):
                 check(f"merge-{n} reads", merge.inputs, f"0.{i}.", shapes)
             check(f"merge-{n} writes", merge.outputs, "", shapes)
+
+
+def _types_in(types: Mapping[str, TensorType], prefix: str) -> StateTypes:
+    return {name.removeprefix(prefix): (t.dtype.torch, t.shape) for name, t in types.items() if name.startswith(prefix)}
 
 
 def _type_text(kind: tuple[torch.dtype, tuple[int, ...]] | None) -> str:
@@ -249,16 +299,33 @@ def _read_spec(files: Mapping[str, bytes]) -> dict[str, Any]:
         canonical = _canonical_json(spec)
     except (ValueError, RecursionError) as error:
         raise MalformedInput(f"{SPEC_NAME}: not JSON: {error}") from None
-    keys = {"version", "model", "training", "max_merge", "top_k", "programs", "programs_root"}
-    if not isinstance(spec, dict) or set(spec) != keys or canonical != data:
-        raise MalformedInput(f"{SPEC_NAME}: not the canonical JSON of {', '.join(sorted(keys))}")
-    if spec["version"] != VERSION:
-        raise MalformedInput(f"{SPEC_NAME}: version {spec['version']}; this node reads {VERSION}")
+    if not isinstance(spec, dict) or canonical != data:
+        raise MalformedInput(f"{SPEC_NAME}: not a canonical JSON object")
+    version = spec.get("version")
+    if type(version) is not int or version not in _KEYS:
+        raise MalformedInput(f"{SPEC_NAME}: version {str(version)[:20]}; this node reads {', '.join(map(str, _KEYS))}")
+    if set(spec) != _KEYS[version]:
+        raise MalformedInput(f"{SPEC_NAME}: not the keys of version {version}: {', '.join(sorted(_KEYS[version]))}")
     return spec
 
 
-def _read_config(spec: Mapping[str, Any]) -> RunConfig:
+def _describe(config: AnyConfig) -> dict[str, Any]:
+    if isinstance(config, BroughtConfig):
+        return {"version": BROUGHT_VERSION, "brought": asdict(config)}
+    return {
+        "version": VERSION,
+        "model": asdict(config.model),
+        "training": asdict(config.training),
+        "max_merge": config.max_merge,
+        "top_k": config.top_k,
+    }
+
+
+def _read_config(spec: Mapping[str, Any]) -> AnyConfig:
     try:
+        if spec["version"] == BROUGHT_VERSION:
+            brought: BroughtConfig = _read_dataclass(BroughtConfig, spec["brought"])
+            return brought
         return RunConfig(
             model=_read_dataclass(ModelConfig, spec["model"]),
             training=_read_dataclass(TrainingConfig, spec["training"]),

@@ -1,7 +1,8 @@
 """The consensus state: nested for the code that trains, flat and named for roots and files.
 
 {"weights": {name: float32}, "adam_m": {...}, "adam_v": {...}, "step": int64 scalar} is flat as `weights.<name>`,
-`adam_m.<name>`, `adam_v.<name>`, `step`. Weight names have dots of their own; group names have none.
+`adam_m.<name>`, `adam_v.<name>`, `step`. Other optimisers have other groups of moments, or none. Weight names have
+dots of their own; group names have none.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ NamedState = dict[str, torch.Tensor]
 """Flat: what a state root covers and a safetensors file holds."""
 
 GROUPS = ("weights", "adam_m", "adam_v")
+"""Of AdamW, which the network's own model is trained by."""
 
 
 def example_state(model: ModelConfig) -> State:
@@ -45,17 +47,18 @@ def flatten_state(state: Mapping[str, Any]) -> NamedState:
 def unflatten_state(named: Mapping[str, torch.Tensor]) -> State:
     """Flat to nested; groups and weights in the order of their first names.
 
-    Raises MalformedTensor for a name that is neither `step` nor in one of the groups
+    Which groups there are is the Program's to say. Raises MalformedTensor for a name that is neither `step` nor a
+    group's and a weight's
     """
     state: State = {}
     for name, tensor in named.items():
-        group, dot, rest = name.partition(".")
-        if dot and group in GROUPS and rest:
+        group, _, rest = name.partition(".")
+        if group and rest and group != "step":
             state.setdefault(group, {})[rest] = tensor
         elif name == "step":
             state[name] = tensor
         else:
-            raise MalformedTensor(f"{name[:80]!r} is no tensor of a state: it holds {', '.join(GROUPS)} and step")
+            raise MalformedTensor(f"{name[:80]!r} is no tensor of a state: it holds step and groups, as weights.NAME")
     return state
 
 
