@@ -5,7 +5,7 @@ Of the accused she needs only what the game makes it open: nodes of two trees, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,6 +96,16 @@ class Prover:
         self.program, self.backend = program, backend
         self.inputs = flat_inputs(program, args)
         _, self.trace = run(program, args, backend, trace=True)
+        self._held: dict[int, torch.Tensor] = {}
+
+    def hold(self, values: Collection[int]) -> None:
+        """Compute these values now and hold them, so that proofs about them need no run of their own."""
+        self._held |= recompute(self.program, self.inputs, values, self.backend)
+
+    def _values(self, values: Collection[int]) -> dict[int, torch.Tensor]:
+        missing = [v for v in values if v not in self._held]
+        found = recompute(self.program, self.inputs, missing, self.backend) if missing else {}
+        return found | {v: self._held[v] for v in values if v in self._held}
 
     @cached_property
     def _first_operation(self) -> int:
@@ -109,7 +119,7 @@ class Prover:
 
     def result(self, value: int) -> torch.Tensor:
         """The right tensor, computed again."""
-        return recompute(self.program, self.inputs, [value], self.backend)[value]
+        return self._values([value])[value]
 
     def prove(self, found: Difference, tree: bytes, element: int, claimed: Opening) -> tuple[Claim, Proof]:
         """The proof of one element of operation `found.index`.
@@ -194,9 +204,7 @@ class Prover:
         xs = [recorder.reader(t) for t in self._operands(op)]
         count = terms.count_terms(op, xs, element)
         if op.opcode in terms.EXTREMES:
-            right = recompute(self.program, self.inputs, [value], self.backend)[value].reshape(-1)[
-                element : element + 1
-            ]
+            right = self._values([value])[value].reshape(-1)[element : element + 1]
             return Sums(exponent=0, positions=(_extreme_at(op, xs, element, merkle.tensor_bytes(right)), 0), sums=())
         exponent, positions = _largest(op, xs, element, count) if terms.is_float_sum(op) else (0, (0, 0))
         block = terms.block_terms(op)
@@ -211,7 +219,7 @@ class Prover:
         return Sums(exponent=exponent, positions=positions, sums=sums)
 
     def _operands(self, op: Operation) -> list[torch.Tensor]:
-        known = recompute(self.program, self.inputs, set(op.operands), self.backend)
+        known = self._values(set(op.operands))
         return [known[v] for v in op.operands]
 
     def _prove(
