@@ -30,6 +30,8 @@ class MinerSettings(NodeSettings):
             raise WrongSetting("units", f"--units is {self.units}; take 1 to 255")
         if not 1 <= self.nproc <= MAX_WORKERS:
             raise WrongSetting("nproc", f"--nproc is {self.nproc}; take 1 to {MAX_WORKERS}")
+        if self.nproc > 1 and self.recompute != "none":
+            raise WrongSetting("recompute", "--recompute is for one process; take it or --nproc, not both")
         if self.deposit_wei is not None and self.deposit_wei < 0:
             raise WrongSetting("deposit_wei", f"--deposit is {self.deposit_wei} wei; it cannot be negative")
         if self.fault is not None and self.fault not in FAULTS:

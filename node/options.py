@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from cupel.node.config_file import CONFIG_META, ConfigFile, read_config
 from cupel.node.redaction import hide_url
-from cupel.node.settings import BACKENDS, GWEI, NodeSettings, WrongSetting
+from cupel.node.settings import BACKENDS, GWEI, RECOMPUTE, NodeSettings, WrongSetting
 from cupel.node.stopping import OnStop
 from cupel.protocol.errors import UsageError
 
@@ -127,6 +127,11 @@ _OPTIONS = (
     click.option("--tip", "tip_wei", type=Gwei(), help="Per gas for a block's producer. [default: as the chain says]"),
     click.option("--metrics", help="Serve Prometheus metrics at HOST:PORT, or at a port of 127.0.0.1. [default: off]"),
     click.option("--threads", type=int, default=1, show_default=True, help="Compute threads."),
+    click.option(
+        "--recompute", type=click.Choice(RECOMPUTE), default="none", show_default=True,
+        help="Compute attention's weights, or all activations, again instead of keeping them: less memory, more time, "
+        "the same bits. For the cpu engine.",
+    ),
     click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True, help="Engine."),
     click.option(
         "--on-stop", type=click.Choice([one.value for one in OnStop]), default=OnStop.FINISH.value, show_default=True,

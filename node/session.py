@@ -162,7 +162,12 @@ class Session:
         compute  what does it; None is this process's own engine
         """
         if compute is None:
-            compute = partial(self.run.programs.run_step, backend=self.backend, threads=self.settings.threads)
+            compute = partial(
+                self.run.programs.run_step,
+                backend=self.backend,
+                threads=self.settings.threads,
+                recompute=self.settings.recompute,
+            )
 
         def counted(state: State, tokens: torch.Tensor) -> Stepped:
             self.check_stop()

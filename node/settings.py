@@ -14,6 +14,8 @@ from cupel.node.stopping import OnStop
 from cupel.protocol.errors import UsageError
 
 BACKENDS = ("auto", "cpu", "torch", "cuda", "reference")
+Recompute = Literal["none", "attention", "all"]
+RECOMPUTE: tuple[Recompute, ...] = ("none", "attention", "all")
 GWEI = 10**9
 
 
@@ -97,6 +99,8 @@ class NodeSettings:
     """Where Prometheus metrics are served: HOST:PORT or a port of 127.0.0.1; None serves none."""
     threads: int = 1
     backend: str = "auto"
+    recompute: Recompute = "none"
+    """What a training step's backward pass computes again instead of keeping it in memory; no bit depends on it."""
     json_log: bool = False
     on_stop: str = OnStop.FINISH.value
     """What the first request to stop means; the second one always means at once."""
@@ -121,6 +125,8 @@ class NodeSettings:
             raise WrongSetting("tip_wei", "--tip is above --max-fee, which includes it")
         if self.on_stop not in [one.value for one in OnStop]:
             raise WrongSetting("on_stop", f"--on-stop is {self.on_stop!r}; take one of {', '.join(OnStop)}")
+        if self.recompute not in RECOMPUTE:
+            raise WrongSetting("recompute", f"--recompute is {self.recompute!r}; take one of {', '.join(RECOMPUTE)}")
         if self.backend not in BACKENDS:
             raise WrongSetting("backend", f"--backend is {self.backend!r}; take one of {', '.join(BACKENDS)}")
 

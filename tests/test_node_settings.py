@@ -107,6 +107,7 @@ def test_a_wrong_url_is_not_repeated_where_it_may_hold_a_password(world: list[st
         ("json-log = 1\n", "line 1: json-log is 1; it takes true or false"),
         ("peers = [\n 'http://a:1',\n 7,\n]\n", "line 1: peers is a list; it takes a URL or a list of URLs"),
         ("backend = 'gpu'\n", "line 1: backend is 'gpu'; it takes one of 'auto', 'cpu', 'torch', 'cuda', 'reference'"),
+        ("recompute = 'some'\n", "line 1: recompute is 'some'; it takes one of 'none', 'attention', 'all'"),
         ("max-fee = 'much'\n", "line 1: max-fee is text; it takes a number"),
         ("max-fee = nan\n", "line 1: max-fee is nan; it takes a number"),
         ("tip = inf\n", "line 1: tip is inf; it takes a number"),

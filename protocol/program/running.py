@@ -10,6 +10,7 @@ import torch
 
 from cupel.protocol.arithmetic.canonical import check_canonical
 from cupel.protocol.arithmetic.engines import EVALUATORS, choose_backend, walk
+from cupel.protocol.arithmetic.recomputation import Recompute, check_recompute
 from cupel.protocol.errors import MalformedTensor
 from cupel.protocol.program.engines import run_kept
 from cupel.protocol.program.program import Program
@@ -19,7 +20,13 @@ from cupel.protocol.program.traces import Trace, make_trace
 
 @overload
 def run(
-    program: Program, args: Any, backend: str = "auto", trace: Literal[False] = False, *, threads: int = 1
+    program: Program,
+    args: Any,
+    backend: str = "auto",
+    trace: Literal[False] = False,
+    *,
+    threads: int = 1,
+    recompute: Recompute = "none",
 ) -> Any: ...
 
 
@@ -29,19 +36,31 @@ def run(
 ) -> tuple[Any, Trace]: ...
 
 
-def run(program: Program, args: Any, backend: str = "auto", trace: bool = False, *, threads: int = 1) -> Any:
+def run(
+    program: Program,
+    args: Any,
+    backend: str = "auto",
+    trace: bool = False,
+    *,
+    threads: int = 1,
+    recompute: Recompute = "none",
+) -> Any:
     """What the traced function returns for `args`, in the same structure, to the last bit on every backend.
 
-    args     a list or tuple: the positional arguments the Program was traced with
-    backend  "auto", "cpu", "torch" or "reference" (docs/design/programs.md, "Engines")
-    trace    also return the root over every operation's result: (result, Trace)
-    threads  for "cpu"; the bits do not depend on it
-    Raises   MalformedTensor naming the argument whose structure, type, shape or NaN bits are wrong
+    args       a list or tuple: the positional arguments the Program was traced with
+    backend    "auto", "cpu", "torch" or "reference" (docs/design/programs.md, "Engines")
+    trace      also return the tensor root of every operation's result, in order: (result, roots)
+    threads    for "cpu"; the bits do not depend on it
+    recompute  for "cpu": "attention" or "all" lets a backward pass compute again what it would have kept: less memory,
+               more time, the same bits
+    Raises     MalformedTensor naming the argument whose structure, type, shape or NaN bits are wrong; UsageError for
+               another `recompute`
     """
     inputs = _checked_inputs(program, args)
+    check_recompute(recompute)
     chosen = choose_backend(backend)
     if not trace:
-        outputs = run_kept(program.graph, inputs, chosen, program.root, threads)
+        outputs = run_kept(program.graph, inputs, chosen, program.root, threads, recompute)
         return _apart(program, outputs, inputs)
     outputs, traced = _run_traced(program, inputs, chosen, threads)
     return _apart(program, outputs, inputs), traced

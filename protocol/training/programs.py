@@ -18,6 +18,7 @@ from cupel.protocol import merkle
 from cupel.protocol.arithmetic.cuda_backend import plan_for
 from cupel.protocol.arithmetic.engines import choose_backend
 from cupel.protocol.arithmetic.operations import TensorType
+from cupel.protocol.arithmetic.recomputation import Recompute
 from cupel.protocol.errors import MalformedInput, MalformedProgram, RootMismatch, UsageError
 from cupel.protocol.json_text import parse_json
 from cupel.protocol.program import Program, run, trace
@@ -154,15 +155,22 @@ class RunPrograms:
         return flatten_state(run_genesis(self.genesis, seed, backend=backend, threads=threads))
 
     def run_step(
-        self, state: Mapping[str, torch.Tensor], tokens: torch.Tensor, *, backend: str = "auto", threads: int = 1
+        self,
+        state: Mapping[str, torch.Tensor],
+        tokens: torch.Tensor,
+        *,
+        backend: str = "auto",
+        threads: int = 1,
+        recompute: Recompute = "none",
     ) -> Stepped:
-        """One optimiser update; with backend and threads bound, what `unit` calls a Step.
+        """One optimiser update; with backend, threads and recomputation bound, what `unit` calls a Step.
 
         On a GPU the state stays there from step to step (resident.py).
         """
         if choose_backend(backend) == "cuda":
             return run_resident_step(self.step, plan_for(self.step.graph, self.step.root), state, tokens)
-        following, metrics = run(self.step, (unflatten_state(state), tokens), backend, threads=threads)
+        arguments = (unflatten_state(state), tokens)
+        following, metrics = run(self.step, arguments, backend, threads=threads, recompute=recompute)
         return Stepped(flatten_state(following), metrics["loss"], metrics["grad_norm"])
 
     def run_merge(

@@ -16,7 +16,7 @@ from cupel.protocol.arithmetic.cpu.building import evaluate
 from cupel.protocol.arithmetic.cpu.plan import PythonStep, Slice, build, table_slot
 from cupel.protocol.arithmetic.cpu.results import Results
 from cupel.protocol.arithmetic.operations import Graph, TensorType
-from cupel.protocol.arithmetic.row_blocks import cut_scores
+from cupel.protocol.arithmetic.recomputation import Recompute, prepare
 from cupel.protocol.errors import MalformedTensor, UsageError
 
 _ALIGN = 64
@@ -178,10 +178,13 @@ def _workers(count: int) -> _Workers:
     return _Workers(count)
 
 
-def compile_graph(graph: Graph, *, threads: int = 1, instruction_set: str | None = None) -> CompiledGraph:
+def compile_graph(
+    graph: Graph, *, threads: int = 1, instruction_set: str | None = None, recompute: Recompute = "none"
+) -> CompiledGraph:
     """Machine code for `graph`: see CompiledGraph.
 
     instruction_set  "avx512vnni", "avx2" or "portable"; by default CUPEL_ISA or this machine's best
-    Raises           UsageError: that set is unknown or this processor lacks it
+    recompute        what a backward pass computes again instead of keeping it (recomputation.py)
+    Raises           UsageError: that set is unknown or this processor lacks it, or no such recomputation
     """
-    return CompiledGraph(cut_scores(graph), threads=threads, instruction_set=instruction_set)
+    return CompiledGraph(prepare(graph, recompute), threads=threads, instruction_set=instruction_set)
