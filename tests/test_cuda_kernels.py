@@ -117,6 +117,7 @@ ROWS = {
     "kept in shared memory": (2, 4000),
     "kept in memory": (2, 4500),
     "few long rows": (2, 16400),
+    "columns kept": (700, 40),
 }
 
 
@@ -139,6 +140,7 @@ def row_plan() -> tuple[FusedPlan, Graph, dict[str, tuple[int, int]]]:
         outputs += [builder.sum(x, [-1]), builder.max(x, [-1]), builder.min(x, [-1])]
         outputs.append(builder.apply(Opcode.EXPONENT, [x], TensorType(DType.INT32, (rows,))))
         outputs += [builder.sum(x, [0]), builder.max(x, [0])]
+        outputs.append(softmax(builder, builder.transpose(x, 0, 1)))
     graph = builder.build(outputs)
     return plan_of(graph), graph, ROWS
 
@@ -177,6 +179,16 @@ def test_the_rows_are_walked_in_every_way() -> None:
     assert "SHARED(int64_t, kept_words" in source
     assert "_begin(" in source, "no long row was split over blocks"
     assert "THREAD % 32, lane = THREAD / 32" in source, "no column was walked beside its neighbours"
+
+
+def test_threads_that_gather_as_a_warp_have_one_row() -> None:
+    """No host would notice: what a warp's tree adds up must be terms of one sum."""
+    kernels = [text for text in row_plan()[0].source.split("KERNEL(") if "warp_" in text and "lane =" in text]
+    assert kernels
+    for text in kernels:
+        lanes = {int(n) for n in re.findall(r"local = THREAD / (\d+), lane", text)}
+        assert lanes, text[:60]
+        assert all(n % 32 == 0 for n in lanes), (text[:60], lanes)
 
 
 # Elementwise chains

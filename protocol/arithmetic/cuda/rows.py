@@ -504,20 +504,20 @@ class _Whole(_Staged):
         columns = self.spec.columns
         reads = [a for a in self.spec.accesses if a.inner]
         side_by_side = sum(1 for a in reads if a.inner != 1 and a.strides and a.strides[-1] == 1)
-        across = bool(reads) and 2 * side_by_side > len(reads) and self.spec.loops[-1] >= 8
-        if across:
+        across = bool(reads) and 2 * side_by_side >= len(reads) and self.spec.loops[-1] >= 8
+        if across and WARP * kept_bytes(self.spec) <= _SHARED_BYTES:
             threads = 8
             while threads < 32 and threads * 64 < columns:
                 threads *= 2
-            rows = WARP
-        else:
-            threads = WARP
-            while threads < 512 and threads * 8 < columns:
-                threads *= 2
-            rows = max(1, 128 // threads)
+            return WARP, threads, True
+        # Whole warps, so that the threads that gather together have one row.
+        threads = WARP
+        while threads < 512 and threads * 8 < columns:
+            threads *= 2
+        rows = max(1, 128 // threads)
         while rows > 1 and rows * kept_bytes(self.spec) > _SHARED_BYTES:
             rows //= 2
-        return rows, threads, across and rows == WARP
+        return rows, threads, False
 
     def emit(self) -> Emitted:
         rows, threads, across = self._geometry()
