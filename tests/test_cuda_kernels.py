@@ -255,17 +255,27 @@ def test_products_have_the_bits_of_the_definition_whatever_multiplies(units: Uni
         assert as_bytes(got) == as_bytes(expected)
 
 
-def test_long_products_are_cut_where_float32_would_lose_a_bit() -> None:
-    k = 5000
-    a = torch.full((2, k), 1.0)
-    a[1, ::2] = -1.0 + 2.0**-12
-    graph_of = GraphBuilder()
-    left, right = graph_of.input(TensorType.of(a)), graph_of.input(TensorType.of(a.t()))
-    graph = graph_of.build([graph_of.matmul(left, right, digits) for digits in (1, 2, 3)])
-    expected = define(graph, [a, a.t().contiguous()])
-    for units in (BFLOAT16, FLOAT64):
-        for got, wanted in zip(plan_of(graph, units).run([a, a.t()]), expected, strict=True):
-            assert as_bytes(got) == as_bytes(wanted)
+@pytest.mark.parametrize("terms", [5000, 9001], ids=["chunks apart", "chunks added"])
+def test_long_products_are_cut_where_float32_would_lose_a_bit(terms: int) -> None:
+    a = 1.0 - torch.rand(2, terms, generator=torch.Generator().manual_seed(3)) * 0.1
+    b = a.flip(1).t().contiguous()
+    builder = GraphBuilder()
+    left, right = builder.input(TensorType.of(a)), builder.input(TensorType.of(b))
+    graph = builder.build([builder.matmul(left, right, digits) for digits in (1, 2, 3)])
+    expected = define(graph, [a, b])
+    for got, wanted in zip(plan_of(graph, BFLOAT16).run([a, b]), expected, strict=True):
+        assert as_bytes(got) == as_bytes(wanted)
+
+
+@pytest.mark.parametrize("units", [BYTES, FLOAT64], ids=["int8", "float64"])
+def test_sums_beyond_53_bits_are_rounded_once(units: Units) -> None:
+    """2^54 + 2^30 + 1 lies just above the middle between two binary32 numbers; rounded to 53 bits first, on it."""
+    a = torch.tensor([[2.0**19] * (1 << 16) + [2.0**15, 1.0]])
+    builder = GraphBuilder()
+    left, right = builder.input(TensorType.of(a)), builder.input(TensorType.of(a.t()))
+    graph = builder.build([builder.matmul(left, right, 3)])
+    (got,) = plan_of(graph, units).run([a, a.t().contiguous()])
+    assert got.item() == 2.0**54 + 2.0**31
 
 
 # Answers of the definition

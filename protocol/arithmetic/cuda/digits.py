@@ -84,7 +84,7 @@ def _combine(f: Function, form: str, attributes: tuple[int, ...], args: Sequence
     total: Value | None = None
     for at, part in enumerate(parts):
         i, j = at // count % count, at % count
-        if form == "int8":
+        if form in ("int8", "int64"):
             whole = part.cast("sext", "i64")
         else:
             number = part.cast("bitcast", "double") if form == "float64" else part

@@ -53,6 +53,7 @@ INT8 = Form("int8", DType.INT8, split=True, terms=1 << 18, row_multiple=32, term
 BFLOAT16 = Form("bfloat16", DType.INT16, split=True, terms=1 << 11)
 FLOAT64 = Form("float64", DType.INT64, split=False, terms=1 << 12)
 
+_MOST_CHUNKS = 4
 _INT8_FROM_PRODUCTS = 1 << 24
 """Smaller products are over before their digits are apart."""
 
@@ -82,6 +83,11 @@ class Product:
     terms: int
     chunk_terms: int
     chunks: int
+
+    @property
+    def is_added(self) -> bool:
+        """Whether the chunks are added after the calls, as int64: a map of hundreds of parts would compile for long."""
+        return self.chunks > _MOST_CHUNKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +159,16 @@ class DeviceLowering(Lowering):
     ) -> View:
         *_outer, m, n = shape
         dtype = {"int8": DType.INT32, "bfloat16": DType.FLOAT32, "float64": DType.INT64}[product.form.name]
+        kind, chunks = product.form.name, product.chunks
+        if product.is_added:
+            dtype, kind, chunks = DType.INT64, "int64", 1
         rows, columns = product.rows
         size = rows * columns
-        sums = self.fresh((product.chunks, product.batch, rows, columns), dtype)
+        sums = self.fresh((chunks, product.batch, rows, columns), dtype)
         self.result.items.append(Call("product", tuple(p.view for p in planes), (sums,), detail=product))
         parts = []
         count = digits if product.form.split else 1
-        for chunk in range(product.chunks):
+        for chunk in range(chunks):
             for i in range(count):
                 for j in range(count):
                     offset = chunk * product.batch * size + i * m * columns + j * n
@@ -176,8 +185,8 @@ class DeviceLowering(Lowering):
             if not walk_together(out, args):
                 args = [*parts, *(self.materialised(s) for s in scales)]
         assert walk_together(out, args)
-        attributes = (digits, count, product.chunks, len(scales))
-        self.result.items.append(Map(f"combine_{product.form.name}", tuple(args), out, attributes))
+        attributes = (digits, count, chunks, len(scales))
+        self.result.items.append(Map(f"combine_{kind}", tuple(args), out, attributes))
         return out
 
     def _exponent(self, x: View) -> View:

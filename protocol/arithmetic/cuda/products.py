@@ -12,18 +12,24 @@ Tensor = torch.Tensor
 
 
 def multiply(product: Product, left: Tensor, right: Tensor) -> Tensor:
-    """sums[chunk, batch, i, j] of left[batch, i, k] right[batch, j, k] over the terms of each chunk; on their device.
+    """sums[chunk, batch, i, j] of left[batch, i, k] right[batch, j, k] over the terms of each chunk, or of all
+    chunks together as int64; on their device.
 
     Operands are as lowering's Form says: int8 digits, or bfloat16 or float64 as integers of their size.
     """
     by_form = _BY_FORM[product.form.name]
     if product.chunks == 1:
         return by_form(left, right).unsqueeze(0)
-    stops = range(0, product.terms, product.chunk_terms)
-    parts = [
-        by_form(*(x[..., start : start + product.chunk_terms].contiguous() for x in (left, right))) for start in stops
-    ]
-    return torch.stack(parts)
+    starts = range(0, product.terms, product.chunk_terms)
+    parts = (
+        by_form(*(x[..., start : start + product.chunk_terms].contiguous() for x in (left, right))) for start in starts
+    )
+    if not product.is_added:
+        return torch.stack(list(parts))
+    total = torch.zeros((1, product.batch, *product.rows), dtype=torch.int64, device=left.device)
+    for part in parts:
+        total += part.view(torch.float64).to(torch.int64) if part.dtype == torch.int64 else part.to(torch.int64)
+    return total
 
 
 def _int8(left: Tensor, right: Tensor) -> Tensor:
