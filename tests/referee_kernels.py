@@ -128,6 +128,8 @@ def _pairs(words: Words, size: int) -> list[tuple[int, int]]:
     """Edges with edges, random ones, and neighbours of ties, overflow and underflow."""
     edges = [0, SIGN, 1, SIGN | 1, 0x7FFFFF, 0x800000, ONE, ONE | SIGN, 0x7F7FFFFF, INFINITY, INFINITY | SIGN, NAN]
     pairs = [(a, b) for a in edges for b in edges]
+    # Quotients that look like a tie in their first 41 bits, and lie above it.
+    pairs += [(1, b) for b in (0x1E0121FF, 0x1E0164B0, 0x1E0468CF)] + [(SIGN | 1, 0x1E069913)]
     for _ in range(size):
         a, b = _canonical(words.float_bits()), _canonical(words.float_bits())
         pairs.append((a, b))
@@ -153,7 +155,7 @@ def _binary32(words: Words, size: int) -> Iterator[Group]:
     floats = sorted({_canonical(v) for v in (*FLOAT_EDGES, *words.floats(4 * size))})
     one = tensor_of(floats, F32)
     for opcode in (Opcode.NEG, Opcode.ABS, Opcode.SQRT, Opcode.RSQRT):
-        known = floats if opcode != Opcode.RSQRT else [*floats, *HARD_ARGUMENTS[opcode]]
+        known = [*floats, *HARD_ROOTS] if opcode != Opcode.RSQRT else [*floats, *HARD_ARGUMENTS[opcode]]
         operand = tensor_of(known, F32)
         expected = values_of(opcode, (operand,), TensorType.of(operand))
         yield _scalars("binary32", opcode.name.lower(), opcode, [(v,) for v in known], expected)
@@ -199,6 +201,10 @@ def _scaled(words: Words, size: int) -> list[tuple[int, int]]:
         small = (2 * words.below(64) + 1) << 60
         cases += [(small + d, -150 - 60) for d in (-1, 0, 1)]
     return cases
+
+
+HARD_ROOTS = (0x4B2A177F, 0x4B3302BE, 0x4B3B8BCC)
+"""Their roots look like a tie in the first 44 bits, and lie above it."""
 
 
 # Functions

@@ -128,8 +128,8 @@ library Binary32 {
             (uint256 ma, int256 qa) = decode(a);
             (uint256 mb, int256 qb) = decode(b);
             if (qa < qb) (a, ma, qa, b, mb, qb) = (b, mb, qb, a, ma, qa);
-            // Beyond 60 places b is below 2^23 units of a 2^-60, and where a rounds changes 2^58 of them off: one will do.
-            if (qa - qb > 60) (mb, qb) = (mb == 0 ? 0 : 1, qa - 60);
+            // Then a is normal and b below a quarter of its last place: a stays as it is.
+            if (qa - qb > 60) return a;
             int256 total = int256(ma << uint256(qa - qb));
             if (a & SIGN != 0) total = -total;
             total += b & SIGN != 0 ? -int256(mb) : int256(mb);
