@@ -51,8 +51,8 @@ OUTPUTS = [
     "evm.deployedBytecode.immutableReferences",
 ]
 ANSWERED_WARNINGS = {
-    # Transient storage breaks what calls a contract several times in one transaction and leaves it set. A reentrancy guard,
-    # cleared at the end of every call, is the use the warning itself calls safe; nothing else here stores so.
+    # Transient storage breaks what calls a contract several times in one transaction and leaves it set. A reentrancy
+    # guard, cleared at the end of every call, is the use the warning itself calls safe; nothing else here stores so.
     "2394",
 }
 _IMPORT = re.compile(r'^import\s+(?:[^"]*?from\s+)?"([^"]+)";', re.MULTILINE)
