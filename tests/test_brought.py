@@ -231,7 +231,8 @@ def test_the_pages_model_is_trained_attested_and_merged(
     _, programs, genesis = prepared
     assert {name.partition(".")[0] for name in genesis} == {"weights", "momentum", "step"}
     seats = {"min_miners": 2, "min_verifiers": 1, "verifiers_per_unit": 1, "quorum": 1, "jury_target": 1}
-    parties, short = ["miner-1", "miner-2", "verifier"], {"segments": 2, "segment_steps": 2, "max_merge": 2}
+    parties = ["miner-1", "miner-2", "verifier"]
+    short = {"segments": 2, "segment_steps": 2, "max_merge": 2, "train_blocks": 1000}
     with open_world(tmp_path, parties, brought=(programs, genesis), **seats, **short) as world:
         for name in parties:
             world.add(name.partition("-")[0], name)

@@ -51,15 +51,15 @@ def retrained_root(world: World) -> Root:
 
 
 def test_a_unit_of_two_workers_is_attested_though_one_is_killed_in_the_middle(tmp_path: Path) -> None:
-    verifiers = {"min_verifiers": 1, "verifiers_per_unit": 1, "quorum": 1, "jury_target": 1}
+    verifiers = {"min_verifiers": 1, "verifiers_per_unit": 1, "quorum": 1, "jury_target": 1, "train_blocks": 1000}
     with open_world(tmp_path, ["miner", "verifier"], segments=SEGMENTS, **verifiers) as world:
         miner = world.add("miner", "miner", "--nproc", "2")
         world.add("verifier", "verifier")
         for node in world.nodes:
             node.start()
-        world.wait_for("segment", lambda: miner.events("segment"))
+        world.wait_for("segment", lambda: miner.events("segment"), timeout_s=120)
         os.kill(workers_of(miner)[1], signal.SIGKILL)
-        world.wait_for("next round", lambda: world.contract.current().round >= 1)
+        world.wait_for("next round", lambda: world.contract.current().round >= 1, timeout_s=120)
         workers = workers_of(miner)
         assert len(workers) == 2
         assert world.stop(miner.name) == 0
