@@ -6,6 +6,7 @@ interface Vm {
     function roll(uint256 height) external;
     function prank(address sender) external;
     function deal(address account, uint256 balance) external;
+    function etch(address account, bytes calldata code) external;
     function assume(bool condition) external;
     function expectRevert(bytes calldata data) external;
     function expectRevert() external;
