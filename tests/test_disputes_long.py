@@ -26,8 +26,10 @@ from cupel.protocol.disputes import (
     judge_block,
     judge_sums,
     judge_witness,
+    terms,
 )
 from cupel.protocol.disputes.errors import MalformedProof
+from cupel.protocol.disputes.openings import Recorder
 
 F32, I16, I32, I64 = DType.FLOAT32, DType.INT16, DType.INT32, DType.INT64
 INFINITE, NAN = 129, 130
@@ -216,6 +218,26 @@ def test_an_exponent_that_is_not_the_named_terms_or_not_the_largest_falls(name: 
     assert scene.witness(sums.exponent, place)
     assert not scene.witness(sums.exponent - 1, place)
     assert not any(scene.block(b) for b in blocks(name, dataclasses.replace(sums, exponent=-140)))
+
+
+@pytest.mark.parametrize("name", ["sum", "index-add"])
+def test_a_coarser_exponent_with_sums_to_match_falls_too(name: str) -> None:
+    """Everything agrees with everything, but no term has that exponent."""
+    scene, sums = honest(name), posted(name)
+    op = scene.prover.operation(scene.accused.value)
+    coarse = sums.exponent + 12
+    recorder = Recorder()
+    readers = [recorder.reader(scene.prover.result(v)) for v in op.operands]
+    blunt = [
+        terms.sum_block(op, readers, scene.element, block.first, block.end, coarse) or 0 for block in blocks(name, sums)
+    ]
+    data = bytearray(scene.accused.data)
+    data[-4:] = terms.finish(op, readers, scene.element, sum(blunt), coarse)
+    assert data != scene.accused.data
+    liar = tell_lie(scene.prover.trace, scene.accused.value, bytes(data))
+    lie = dataclasses.replace(sums, exponent=coarse, sums=tuple(blunt))
+    assert not dataclasses.replace(scene, accused=liar).sums(lie)
+    assert all(scene.block(block) for block in blocks(name, lie))
 
 
 def test_infinities_and_nans_are_above_every_exponent() -> None:
