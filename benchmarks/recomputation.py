@@ -1,9 +1,9 @@
 """What recomputing activations, and cutting matrices of scores into blocks, saves in memory and costs in time.
 
-    python benchmarks/recomputation.py [SHAPE...] [--rounds 3] [--no-time SHAPE] [--out benchmarks/results/recomputation.txt]
+    python benchmarks/recomputation.py [SHAPE...] [--rounds 3] [--no-time SHAPE...] [--out FILE]
 
 One training step, compiled in each way: `whole` keeps everything (no scores are cut, however long), the others are the
-values of `recompute`. Memory is the plan's arena: what a step needs beside its inputs and outputs. Time is processor time
+values of `recompute`. Memory is the plan's arena: what a step needs beside inputs and outputs. Time is processor time
 of one thread, every way in turn in one process, medians, whole = 1; results of all ways are compared, bit for bit.
 """
 
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = [
         describe(),
-        f"MiB of a training step's arena, and processor time (whole = 1, median of {options.rounds} rounds, one thread)",
+        f"MiB of a training step's arena; processor time, whole = 1 (median of {options.rounds} rounds, one thread)",
         f"{'shape':<30}" + "".join(f"{way:>12}{'time':>7}" for way in WAYS),
     ]
     print("\n".join(lines), flush=True)

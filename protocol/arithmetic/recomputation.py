@@ -11,7 +11,7 @@ say where its layers are:
    what is kept, right before its first late use. One copy serves a whole segment.
 
 Turn and cuts are not guessed but tried: of a few of each, those count whose largest sum of live values is least; if
-none is smaller than without, the graph stays as it is. There is one turn: a step that takes its microbatches one after
+none saves a twentieth, the graph stays as it is. There is one turn: a step that takes its microbatches one after
 the other turns at each, and stays as it is.
 """
 
@@ -31,6 +31,8 @@ RECOMPUTE: tuple[Recompute, ...] = ("none", "attention", "all")
 
 _ATTENTION_LENGTH = 128
 """Shortest sequence whose scores are computed again when that is asked for."""
+_WORTH = 0.95
+"""What remains of the largest sum of live values where copies are worth their time."""
 _STRETCHES = 24
 _TURNS = 5
 _LEAST_SHARES = (1.1, 1.6, 2.5)
@@ -93,7 +95,7 @@ def recompute_late(graph: Graph) -> Graph:
         turn, cuts = chosen
         for stride in _STRIDES:
             consider(turn, tuple(cuts[::-stride][::-1]))
-    return best
+    return best if least <= _WORTH * max(live, default=0) else graph
 
 
 def _turns(live: Sequence[int]) -> list[int]:

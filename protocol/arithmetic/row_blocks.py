@@ -27,7 +27,7 @@ LEAST_LENGTH = 1024
 LEAST_BYTES = 64 << 20
 """Of one product's scores that are cut without being asked to: where memory counts more than time."""
 BLOCK_BYTES = 4 << 20
-"""What one block of scores may take, as long as it has `_LEAST_ROWS` rows (benchmarks/attention.py)."""
+"""What one block of scores may take, as long as it has `_LEAST_ROWS` rows (benchmarks/recomputation.py)."""
 _LEAST_ROWS = 64
 _PANEL_ROWS = 32
 """Blocks are multiples of the widest panels, but for the last."""
