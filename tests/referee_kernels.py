@@ -70,6 +70,7 @@ Group = Scalars | Row
 def all_groups(seed: int, size: int) -> Iterator[Group]:
     """Every function; `size` random cases of each besides the edges."""
     yield from _binary32(Words(seed), size)
+    yield from _specials()
     yield from _functions(Words(seed + 1000), size)
     yield from _integers(Words(seed + 2000), size)
     yield from _products(Words(seed + 3000), size)
@@ -185,6 +186,32 @@ def _binary32(words: Words, size: int) -> Iterator[Group]:
     yield _scalars(
         "binary32", "exponent of", EXPONENT_OF, [(v,) for v in usable], [binary32.frexp_exponent(v) for v in usable]
     )
+
+
+SPECIALS = (NAN, INFINITY, INFINITY | SIGN, 0, SIGN, *(v | SIGN for v in FLOAT_EDGES))
+
+
+def _specials() -> Iterator[Group]:
+    """NaN, both infinities and zeros, and every edge below zero, through all functions of one number."""
+    x = tensor_of(SPECIALS, F32)
+    functions = (Opcode.EXP, Opcode.LOG, Opcode.TANH, Opcode.SIGMOID, Opcode.ERF, Opcode.SIN, Opcode.COS)
+    for opcode in (Opcode.NEG, Opcode.ABS, Opcode.SQRT, Opcode.RSQRT, *functions):
+        library = "functions" if opcode in functions else "binary32"
+        expected = values_of(opcode, (x,), TensorType.of(x))
+        yield _scalars(library, f"{opcode.name.lower()} of specials", opcode, [(v,) for v in SPECIALS], expected)
+    for rounding in Rounding:
+        expected = values_of(Opcode.ROUND, (x,), TensorType.of(x), rounding)
+        yield _scalars("binary32", "round of specials", Opcode.ROUND, [(v, rounding) for v in SPECIALS], expected)
+        for dtype in INTEGERS:
+            expected = values_of(Opcode.CAST, (x,), TensorType(dtype, tuple(x.shape)), rounding)
+            shape = (8 * dtype.size_bytes, int(dtype != DType.UINT8))
+            cases = [(v, rounding, *shape) for v in SPECIALS]
+            yield _scalars("binary32", "cast of specials", Opcode.CAST, cases, expected)
+    for plane in (0, 1):
+        e = tensor_of([3] * len(SPECIALS), I32)
+        expected = values_of(Opcode.QUANTIZE, (x.reshape(-1, 1), e), TensorType(I16, (len(SPECIALS), 1)), 3, plane)
+        cases = [(v, 3, 3, plane) for v in SPECIALS]
+        yield _scalars("products", "quantize of specials", QUANTIZE, cases, expected)
 
 
 def _scaled(words: Words, size: int) -> list[tuple[int, int]]:
