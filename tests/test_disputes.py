@@ -113,6 +113,19 @@ def test_a_product_of_16384_terms_fits_a_transaction() -> None:
     assert size <= 1 << 17
 
 
+@pytest.mark.parametrize("opcode", [Opcode.TOPK, Opcode.SORT])
+@pytest.mark.parametrize("place", [0, 1])
+def test_neighbouring_places_of_an_order_cannot_be_swapped(opcode: Opcode, place: int) -> None:
+    """The claimed index comes too late in the order, or too early."""
+    prover = prover_of_case(ONE_EACH[opcode])
+    value, result = result_of(prover)
+    swapped = result.clone()
+    swapped[0, place] = result[0, 1 - place]
+    claim, proof = expose(prover, tell_lie(prover.trace, value, merkle.tensor_bytes(swapped)))
+    assert claim.element == place
+    assert not both_judge(claim, proof)
+
+
 # What no honest party has: other patterns of NaN, bools of 2
 
 ONE = torch.tensor([1.0, float("nan"), 2.0])
