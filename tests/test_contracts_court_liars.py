@@ -99,6 +99,15 @@ def test_another_input_than_the_state_before_loses_by_silence() -> None:
     assert convicts(Lie(step=1, values={0: flipped(0, 7)}, after=wrong_weights))[-1] == "chooseNode"
 
 
+@pytest.mark.parametrize("value", [0, len(step_program().graph.inputs), FIRST], ids=["input", "constant", "operation"])
+def test_the_right_value_cannot_be_shown_where_the_trace_holds_another(value: int) -> None:
+    unit = Unit(Lie(step=1, values={value: flipped(value, 0)}, after=wrong_weights))
+    dispute = dispute_about(unit).play_to(Stage.VALUE, unit.defence(0), challenge_of(0))
+    with pytest.raises(Refused) as caught:
+        dispute.send(dispute.accused, Unit().defence(0).move(dispute.position))
+    caught.value.must_be("HashMismatch")
+
+
 def test_another_constant_loses_by_silence() -> None:
     value = len(step_program().graph.inputs)
     assert convicts(Lie(step=1, values={value: flipped(value, 0)}, after=wrong_weights))[-1] == "chooseNode"
@@ -146,6 +155,21 @@ def test_names_out_of_order_lose_by_silence() -> None:
     dispute.send(dispute.accused, Move("openStateLeaf", (held.trace.tree.root, output, b"", bytes(32), [])))
     assert dispute.play(defence, challenge) == "Convicted"
     assert dispute.moves[-1] == "proveOmission"
+
+
+def test_a_name_that_comes_twice_cannot_be_shown() -> None:
+    held = hold_step(1)
+    posted = [held.state_tree.levels[0][0], *held.state_tree.levels[0][:1], *held.state_tree.levels[0][2:]]
+    unit = Unit(Lie(step=1, end_root=Tree(posted).root))
+    challenge = challenge_of(0)
+    dispute = dispute_about(unit).play_to(Stage.STATE_NODES, unit.defence(0), challenge)
+    dispute.send(dispute.accused, Move("openNodes", (posted,)))
+    dispute.play_to(Stage.STATE_LEAF, unit.defence(0), challenge)
+    first = held.names[0]
+    again = (held.output(f"0.{first}"), first.encode(), held.after[first], Tree(posted).path(0))
+    with pytest.raises(Refused) as caught:
+        dispute.send(dispute.accused, Move("openStateLeaf", (held.trace.tree.root, *again)))
+    caught.value.must_be("NotAscending")
 
 
 def test_a_loss_that_is_not_the_trace_s_loses_by_silence() -> None:
