@@ -226,6 +226,25 @@ def test_products_whose_pairs_are_crossed_and_those_that_are_not(name: str, monk
     check_products(cases, name)
 
 
+@EVERY_SET
+@pytest.mark.parametrize("crossed", [False, True])
+def test_a_panel_of_zeros_gives_zeros_whatever_lies_beside_it(
+    name: str, crossed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Masked tokens, and weights that begin at zero; an odd number of pairs, with and without a single term."""
+    chosen = dataclasses.replace(isa.choose(name), crossed=crossed)
+    monkeypatch.setattr(isa, "choose", lambda name: chosen)
+    lengths = {1: (65,), 2: (1, 2, 9, 65, 130, 1090), 3: (1, 9, 65, 898)}
+    cases = []
+    for digits, terms in lengths.items():
+        for k in terms:
+            a, b = _ordinary(40, k, 0), _ordinary(64, k, 1)
+            zero = torch.zeros_like(a)
+            partly = torch.cat([torch.zeros(32, k), a[32:]])
+            cases += [(partly, b, digits), (a, torch.zeros_like(b), digits), (zero, b, digits)]
+    check_products(cases, name)
+
+
 def test_arm_gets_its_own_multiplications() -> None:
     """Compiled for a processor that is not here: the instructions, not the bits, can be looked at."""
     a, b = floats(64, 200), floats(200, 64)

@@ -539,3 +539,12 @@ def _compositions(
         Opcode.DIV, silu, builder.binary(Opcode.ADD, builder.unary(Opcode.SQRT, second), builder.scalar(1e-8, F32))
     )
     yield "adam", builder.binary(Opcode.SUB, x, builder.binary(Opcode.MUL, update, builder.scalar(1e-3, F32)))
+    # Whole panels of zeros, as masked tokens and weights that begin at zero make them, over an odd number of pairs.
+    empty = [tensor_of(words.ordinary(m * 66), F32, shape) for m, shape in ((35, (35, 66)), (37, (66, 37)))]
+    empty[0][:32], empty[1][:, :32] = 0.0, 0.0
+    full = [tensor_of(words.ordinary(m * 66), F32, shape) for m, shape in ((35, (35, 66)), (37, (66, 37)))]
+    (zero_rows, zero_columns), (rows, columns) = map(enter, empty), map(enter, full)
+    for digits in (1, 2, 3):
+        for scale in ("columns", "rows"):
+            yield f"zero rows {digits} {scale}", builder.matmul(zero_rows, columns, digits, scale)
+            yield f"zero columns {digits} {scale}", builder.matmul(rows, zero_columns, digits, scale)

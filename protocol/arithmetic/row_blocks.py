@@ -337,8 +337,8 @@ class _Cutting:
             if number is None or not self._join(number, value, bits[value], needs):
                 number = latest[component, side] = len(self.passes)
                 self.passes.append(_Pass(component, side))
-                joined = self._join(number, value, bits[value], needs)
-                assert joined
+                if not self._join(number, value, bits[value], needs):
+                    raise _Refused(set(self.region.scores))
             needs[value] = 1 << number
             self.pass_of[value] = number
 
@@ -415,7 +415,8 @@ class _Cutting:
                 missing[user] -= 1
                 if not missing[user]:
                     heapq.heappush(ready, (due[user], user))
-        assert len(order) == len(reads), "passes wait for each other"
+        if len(order) != len(reads):  # passes that wait for each other: no Program known makes them, one may
+            raise _Refused(set(self.region.scores))
         return order
 
     # Writing

@@ -37,10 +37,10 @@ def directory() -> Path:
 
 @functools.cache
 def _source() -> bytes:
-    """Hash of this package and of the opcode table: other source may compile the same graph otherwise."""
+    """Hash of this package and of the one around it, which folds constants: both decide what a graph becomes."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
-    for path in [*sorted(here.glob("*.py")), here.parent / "operations.py"]:
+    for path in [*sorted(here.glob("*.py")), *sorted(here.parent.glob("*.py"))]:
         digest.update(path.read_bytes())
     return digest.digest()
 

@@ -135,7 +135,9 @@ class _Product:
                     for at in (FIRST, STOP)
                     for note in (left_note, right_note)
                 ]
-                start, stop = f.intrinsic("smax", *bounds[:2]), f.minimum(bounds[2], bounds[3])
+                start = f.intrinsic("smax", *bounds[:2])
+                # A panel of zeros begins behind its end: nothing is left, and never a stretch of negative length.
+                stop = f.intrinsic("smax", f.minimum(bounds[2], bounds[3]), start)
                 if self.long:
                     self._long_tile(left, right, start, stop)
                 elif self.digits == 3:

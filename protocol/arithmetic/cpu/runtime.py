@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -176,6 +177,11 @@ class _Workers:
 @functools.cache
 def _workers(count: int) -> _Workers:
     return _Workers(count)
+
+
+if hasattr(os, "register_at_fork"):
+    # A child has the pool's memory but none of its threads: it would wait for them for ever.
+    os.register_at_fork(after_in_child=_workers.cache_clear)
 
 
 def compile_graph(
