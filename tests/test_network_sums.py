@@ -27,6 +27,7 @@ def read_preset() -> Parameters:
         genesis=Cid("bafkqaaa"),
         manifest=Cid("bafkqaaa"),
         config=chosen.config,
+        source=None,
     )
     return prepared.make_parameters(**chosen.contract)
 
