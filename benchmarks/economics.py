@@ -134,8 +134,10 @@ def bounds_table(rules: Rules, friends: float) -> str:
 
 
 def draw_plots(rules: Rules, picked: Rules, friends: float, folder: Path) -> None:
+    import matplotlib
     from matplotlib.figure import Figure
 
+    matplotlib.rcParams["svg.hashsalt"] = "cupel"  # the same picture, the same bytes
     folder.mkdir(parents=True, exist_ok=True)
     random, cost = np.random.default_rng(SEED), rules.unit_cost
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
@@ -157,7 +159,7 @@ def draw_plots(rules: Rules, picked: Rules, friends: float, folder: Path) -> Non
     axes.axhline(0, color="#4a4a4a", linewidth=0.6)
     axes.set_xlabel("share of a unit's segments skipped")
     axes.set_ylabel("expected profit, unit costs")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.92))
     figure.savefig(folder / "economics-lazy.svg", metadata={"Date": None})
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
