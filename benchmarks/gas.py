@@ -16,11 +16,11 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from contract_world import ETH, MERGE, OPEN, SEAL, TRAIN, Work, World, make_world, spoil
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
-from contract_world import ETH, MERGE, OPEN, SEAL, TRAIN, Work, World, make_world, spoil  # noqa: E402
-
 SNAPSHOT = ROOT / "contracts" / "gas-snapshot.json"
 TRANSACTION_LIMIT = 1 << 24
 

@@ -14,10 +14,9 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from court_world import (  # noqa: E402
+from court_world import (
     UNIT,
     CourtWorld,
     Lie,
@@ -29,8 +28,9 @@ from court_world import (  # noqa: E402
     values_of,
 )
 
-from cupel.protocol.arithmetic.operations import Opcode  # noqa: E402
+from cupel.protocol.arithmetic.operations import Opcode
 
+ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOT = ROOT / "contracts" / "gas-snapshot-court.json"
 TRANSACTION_LIMIT = 1 << 24
 WRONG = b"\1" * 32

@@ -18,21 +18,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-import torch  # noqa: E402
-from machine import describe  # noqa: E402
-from referee_world import Liar, Referee, changed, deployed, found_in, prover_of_case, tell_lie  # noqa: E402
+import torch
+from machine import describe
+from referee_world import Liar, Referee, changed, deployed, found_in, prover_of_case, tell_lie
 
-from cupel.protocol import merkle  # noqa: E402
-from cupel.protocol.arithmetic.cases import Case  # noqa: E402
-from cupel.protocol.arithmetic.operations import DType, Opcode, TensorType  # noqa: E402
-from cupel.protocol.disputes import Block, Prover, terms  # noqa: E402
-from cupel.protocol.disputes.elements import MAX_TERMS  # noqa: E402
-from cupel.protocol.program import trace  # noqa: E402
-from cupel.protocol.training.model import ModelConfig, weight_shapes  # noqa: E402
-from cupel.protocol.training.step import TrainingConfig, make_training_step  # noqa: E402
+from cupel.protocol import merkle
+from cupel.protocol.arithmetic.cases import Case
+from cupel.protocol.arithmetic.operations import DType, Opcode, TensorType
+from cupel.protocol.disputes import Block, Prover, terms
+from cupel.protocol.disputes.elements import MAX_TERMS
+from cupel.protocol.program import trace
+from cupel.protocol.training.model import ModelConfig, weight_shapes
+from cupel.protocol.training.step import TrainingConfig, make_training_step
 
 Row = tuple[str, str, int, int]
 """Opcode, what was sent, gas, bytes."""

@@ -17,11 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from referee_harness import harness  # noqa: E402
-from referee_kernels import (  # noqa: E402
+from referee_harness import harness
+from referee_kernels import (
     COUNT_BEFORE,
     DOT,
     DOT_OF_PLANES,
@@ -35,9 +34,10 @@ from referee_kernels import (  # noqa: E402
     all_groups,
 )
 
-from cupel.protocol.arithmetic.cases import Words  # noqa: E402
-from cupel.protocol.arithmetic.operations import DType  # noqa: E402
+from cupel.protocol.arithmetic.cases import Words
+from cupel.protocol.arithmetic.operations import DType
 
+ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOT = ROOT / "contracts" / "gas-referee.json"
 NUMBERS = (
     *("add", "mul", "div", "sqrt", "rsqrt", "exp", "log", "tanh", "sigmoid", "erf", "sin", "cos"),
