@@ -127,7 +127,8 @@ def open_round(world: World) -> tuple[Address, Address, ContractAbi]:
     beacon = world.send(keys[0], None, load_abi("ScriptedBeacon").bind_deployment(b"\1" * 32).data, gas=2_000_000)
     lens = world.send(keys[0], None, load_abi("RunLens").bind_deployment().data, gas=6_000_000)
     values = write_value(dataclasses.replace(PARAMETERS, beacon=beacon), Parameters)
-    address = world.send(keys[0], None, run.bind_deployment(values, lens, "Cupel", "CUP").data, gas=15_000_000)
+    rules = world.send(keys[0], None, load_abi("RunRules").bind_deployment(values).data, gas=8_000_000)
+    address = world.send(keys[0], None, run.bind_deployment(values, rules, lens, "Cupel", "CUP").data, gas=15_000_000)
     for key in keys[:MINERS]:
         data = run.bind(address, "joinMiner", 1, "http://127.0.0.1:8700").data
         world.send(key, address, data, gas=500_000, value_wei=10**16)

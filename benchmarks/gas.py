@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from contract_world import ETH, MERGE, OPEN, SEAL, TRAIN, Work, World, make_world, spoil
+from contract_world import ETH, MERGE, OPEN, SEAL, TRAIN, Account, Work, World, make_world, spoil
 
 ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOT = ROOT / "contracts" / "gas-snapshot.json"
@@ -32,11 +32,12 @@ def measure_demo() -> dict[str, int]:
     world.seat(miners, verifiers, units=2)
     result = {
         **{f"deploy {name}": _deploy_gas(name) for name in ("PrevrandaoBeacon", "RunLens")},
+        "deploy RunRules": world.gas_of["deploy RunRules"][0],
         "deploy Run": world.gas_of["deploy Run"][0],
         "joinMiner, first time": world.gas_of["joinMiner"][1],
         "stake, first time": world.gas_of["stake"][1],
     }
-    world.play_round(miners, verifiers)
+    _play_openings_first(world, miners, verifiers)
     world.gas_of.clear()
 
     result["advance: seed"] = _advance_to(world, TRAIN)
@@ -45,15 +46,26 @@ def measure_demo() -> dict[str, int]:
     result["commit, a miner's first unit of a round"] = commits[0]
     result["commit, further unit"] = commits[1]
     result["advance: draw of 6 units"] = _advance_to(world, SEAL)
+    alone = world.fork()
+    alone.seal(verifiers[0], dict(list(works.items())[:1]))
+    result["seal, a single unit"] = max(alone.gas_of["seal"])
     for verifier in verifiers:
         world.seal(verifier, works)
     result["seal, 6 units"] = max(world.gas_of["seal"])
     result["advance: end of seal"] = _advance_to(world, OPEN)
+    alone = world.fork()
+    alone.reveal(verifiers[0], dict(list(works.items())[:1]))
+    result["reveal, a single unit of 2 segments, before the opening"] = max(alone.gas_of["reveal"])
+    alone.play_opens(miners, works)
+    result["open, of 6 segments those drawn by 3 verifiers, before their reveals"] = max(alone.gas_of["open"])
+    alone.gas_of.clear()
+    alone.reveal(verifiers[1], dict(list(works.items())[:1]))
+    result["reveal, a single unit of 2 segments, after the opening"] = max(alone.gas_of["reveal"])
     for verifier in verifiers:
         world.reveal(verifier, works)
     result["reveal, 6 units of 2 segments, before the opening"] = max(world.gas_of["reveal"])
     world.play_opens(miners, works)
-    result["open, of 6 segments those drawn by 3 verifiers"] = max(world.gas_of["open"])
+    result["open, of 6 segments those drawn by 3 verifiers, after their reveals"] = max(world.gas_of["open"])
     result["advance: judgement of 6 units"] = _advance_to(world, MERGE)
     world.play_merge(miners[0], verifiers)
     result["proposeMerge"] = world.gas_of["proposeMerge"][0]
@@ -70,6 +82,22 @@ def measure_demo() -> dict[str, int]:
     result["claim, 1 round"] = world.gas_of["claim"][-1]
     result["retire"] = world.send(miners[2], "retire").gas
     return result
+
+
+def _play_openings_first(world: World, miners: list[Account], verifiers: list[Account]) -> None:
+    """A round that writes every word a later one writes over, those for answers opened before reveals too."""
+    world.pass_to(TRAIN)
+    works = world.play_commits(miners)
+    world.pass_to(SEAL)
+    for verifier in verifiers:
+        world.seal(verifier, works)
+    world.pass_to(OPEN)
+    world.play_opens(miners, works)
+    for verifier in verifiers:
+        world.reveal(verifier, works)
+    world.pass_to(MERGE)
+    world.play_merge(miners[0], verifiers)
+    world.pass_phase()
 
 
 def measure_limits() -> dict[str, int]:
@@ -149,7 +177,7 @@ def main() -> int:
     for title, table in tables.items():
         print(title)
         for operation, gas in table.items():
-            print(f"  {operation:58} {gas:12,}")
+            print(f"  {operation:70} {gas:12,}")
     if write:
         SNAPSHOT.write_text(json.dumps({"sourceHash": source_hash(), **tables}, indent=1) + "\n")
     heaviest = max(gas for table in tables.values() for gas in table.values())

@@ -7,7 +7,7 @@ a contract can do from now on; what its constructor left in storage only the cre
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,7 +17,7 @@ import rlp  # type: ignore[import-untyped]  # ships no types
 from eth_hash.auto import keccak
 from eth_utils.address import to_canonical_address, to_checksum_address
 
-from cupel.chain.abi import ContractAbi, load_abi
+from cupel.chain.abi import Call, ContractAbi, load_abi
 from cupel.chain.answers import Transaction, parse_data, parse_transaction
 from cupel.chain.client import ChainClient
 from cupel.chain.mapping import write_value
@@ -86,15 +86,35 @@ def find_difference(found: bytes, name: str, immutables: tuple[bytes, ...] = ())
     return None
 
 
-def list_run_immutables(parameters: Parameters, *, token: Address, lens: Address, blob: Address) -> tuple[bytes, ...]:
+_OF_RUN = (
+    "segments", "segments_per_verifier", "verifiers_per_unit", "unit_bond", "maturity_blocks", "hold_blocks",
+    "initial_reward", "halving_rounds", "work_target", "verifier_share_bps", "merge_share_bps",
+)  # fmt: skip
+_OF_RULES = (
+    "max_units_per_miner", "max_units", "min_miners", "max_miners", "min_verifiers", "max_verifiers",
+    "verifiers_per_unit", "quorum", "jury_target", "unit_bond", "slot_stake", "unavailable_fee", "seal_fee",
+    "merge_bond", "beacon_delay", "train_blocks", "seal_blocks", "open_blocks", "merge_blocks", "acknowledge_blocks",
+    "hold_blocks", "exit_blocks",
+)  # fmt: skip
+"""Parameters that are words in the code of either half of a run."""
+
+
+def list_run_immutables(
+    parameters: Parameters, *, rules: Address, token: Address, lens: Address, blob: Address
+) -> tuple[bytes, ...]:
     """Words of everything a run's code holds of its deployment."""
-    not_in_code = ("segment_steps", "max_merge")
-    numbers = [
-        value for field in Parameters.__dataclass_fields__
-        if isinstance(value := getattr(parameters, field), int) and field not in not_in_code
-    ]  # fmt: skip
-    addresses = [parameters.beacon, token, lens, blob]
-    return tuple([n.to_bytes(_WORD, "big") for n in numbers] + [address_word(address) for address in addresses])
+    return (*_words(parameters, _OF_RUN), *(address_word(address) for address in (rules, token, lens, blob)))
+
+
+def list_rules_immutables(parameters: Parameters, *, rules: Address) -> tuple[bytes, ...]:
+    """Likewise of the other half, which knows its own address and what parameters it is for."""
+    artifact = load_abi("RunRules")
+    encoded = bind_rules(parameters).data[len(artifact.bytecode) :]
+    return (*_words(parameters, _OF_RULES), address_word(parameters.beacon), address_word(rules), keccak(encoded))
+
+
+def _words(parameters: Parameters, names: Sequence[str]) -> list[bytes]:
+    return [int(getattr(parameters, name)).to_bytes(_WORD, "big") for name in names]
 
 
 def address_word(address: Address) -> bytes:
@@ -157,9 +177,14 @@ def is_creation_of(creation: Creation, abi: ContractAbi, *arguments: Any) -> boo
     return creation.input == abi.bind_deployment(*arguments).data
 
 
-def bind_run(parameters: Parameters, lens: Address, token_name: str, token_symbol: str) -> Any:
+def bind_rules(parameters: Parameters) -> Call:
+    """The call that deploys the half of a run that goes first."""
+    return load_abi("RunRules").bind_deployment(write_value(parameters, Parameters))
+
+
+def bind_run(parameters: Parameters, rules: Address, lens: Address, token_name: str, token_symbol: str) -> Call:
     """The call that deploys a run."""
-    return load_abi("Run").bind_deployment(write_value(parameters, Parameters), lens, token_name, token_symbol)
+    return load_abi("Run").bind_deployment(write_value(parameters, Parameters), rules, lens, token_name, token_symbol)
 
 
 def read_slot(client: ChainClient, address: Address, slot: int) -> int:

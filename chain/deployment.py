@@ -21,11 +21,13 @@ from cupel.chain.abi import Call, load_abi
 from cupel.chain.bytecode import (
     PARAMETERS_NONCE,
     TOKEN_NONCE,
+    bind_rules,
     bind_run,
     compute_created,
     find_creation,
     find_difference,
     get_code,
+    list_rules_immutables,
     list_run_immutables,
 )
 from cupel.chain.client import ChainClient
@@ -147,7 +149,7 @@ class Deployer:
         client = self._client
         lens = self._estimate_gas(load_abi("RunLens").bind_deployment())
         scale = max(1.0, lens / MEASURED_GAS["RunLens"])
-        names = [name for name in ("PrevrandaoBeacon", "RunLens", "Run") if not self._is_there(name)]
+        names = [name for name in ("PrevrandaoBeacon", "RunLens", "RunRules", "Run") if not self._is_there(name)]
         if self._plan.brings_beacon:
             names = [name for name in names if name != "PrevrandaoBeacon"]
         gas = [int(MEASURED_GAS[name] * scale) for name in names]
@@ -184,7 +186,8 @@ class Deployer:
             beacon = self._put("PrevrandaoBeacon", load_abi("PrevrandaoBeacon").bind_deployment())
         lens = self._put("RunLens", load_abi("RunLens").bind_deployment())
         parameters = dataclasses.replace(plan.parameters, beacon=beacon)
-        run = self._put("Run", bind_run(parameters, lens, plan.token_name, plan.token_symbol))
+        rules = self._put("RunRules", bind_rules(parameters))
+        run = self._put("Run", bind_run(parameters, rules, lens, plan.token_name, plan.token_symbol))
         created = self._progress.contracts["Run"]
         creation = {"run": created.transaction}
         if not plan.brings_beacon:
@@ -274,8 +277,10 @@ def find_deployment_problems(
         fields = [f.name for f in dataclasses.fields(parameters)]
         found: Any = run.parameters()
         yield f"parameters: {', '.join(n for n in fields if getattr(found, n) != getattr(parameters, n))} differ"
-    immutables = list_run_immutables(parameters, token=token, lens=deployment.lens, blob=blob)
+    rules = run.rules()
+    immutables = list_run_immutables(parameters, rules=rules, token=token, lens=deployment.lens, blob=blob)
     expected = [("Run", deployment.run, immutables), ("RunLens", deployment.lens, ())]
+    expected.append(("RunRules", rules, list_rules_immutables(parameters, rules=rules)))
     expected.append(("Token", token, (bytes(12) + bytes.fromhex(deployment.run[2:]),)))
     if not plan.brings_beacon:
         expected.append(("PrevrandaoBeacon", deployment.beacon, ()))

@@ -19,14 +19,15 @@ from eth_abi.abi import encode as abi_encode
 
 from cupel.chain.abi import Call, ContractAbi, load_abi
 from cupel.chain.client import ChainClient
-from cupel.chain.mapping import get_fields, make_reader, write_value
-from cupel.chain.run_events import RUN_EVENTS, Event
+from cupel.chain.mapping import get_fields, make_cid, make_reader, write_value
+from cupel.chain.run_events import RUN_EVENTS, Committed, Event
 from cupel.chain.run_values import (
     ZERO_ADDRESS,
     Answer,
     Assignment,
     CandidateView,
     Claimable,
+    Commitment,
     Current,
     MemberView,
     Opened,
@@ -36,6 +37,8 @@ from cupel.chain.run_values import (
     Role,
     RoundView,
     Status,
+    UnitName,
+    UnitState,
     UnitView,
 )
 from cupel.chain.values import Log, Receipt
@@ -62,9 +65,9 @@ STORAGE_GETTERS = frozenset(
         "frozenUnits",
         "members",
         "minerSeats",
+        "places",
         "rounds",
         "seatCounts",
-        "unitIds",
         "units",
         "verifierSeats",
     }
@@ -153,13 +156,16 @@ class RunContract:
         round_: RoundIndex | int,
         index: int,
         *,
-        start_proof: Sequence[bytes],
+        commitment: Commitment,
         leaves: Sequence[Opened],
-        contribution_proof: Sequence[bytes],
+        proof: Sequence[bytes],
     ) -> Receipt:
-        """Open the caller's unit: leaf 0, the contribution leaf, the last segment and every drawn one, ascending."""
-        opened = write_value(leaves, Sequence[Opened])
-        return self._run._send("open", round_, index, list(start_proof), opened, list(contribution_proof))
+        """Open the caller's unit: leaf 0, the contribution leaf, the last segment and every drawn one, ascending.
+
+        proof   `proof_of_several` of those leaves
+        """
+        said, opened = write_value(commitment, Commitment), write_value(leaves, Sequence[Opened])
+        return self._run._send("open", round_, index, said, opened, list(proof))
 
     def reveal(
         self,
@@ -197,6 +203,10 @@ class RunContract:
         """Address of the contract that answers questions."""
         return Address(self._run._ask(at, "lens"))
 
+    def rules(self, *, at: At = "latest") -> Address:
+        """Address of the other half of the run's code."""
+        return Address(self._run._ask(at, "rules"))
+
     def parameters_at(self, *, at: At = "latest") -> Address:
         """The account whose code, after a zero byte, is the ABI encoding of the parameters."""
         return Address(self._run._ask(at, "parametersAt"))
@@ -230,30 +240,60 @@ class RunContract:
         """`cupel.protocol.hashing.unit_id` computes the same without asking."""
         return UnitId(self._look(at, "unitIdOf", round_, miner, index))
 
-    def get_unit(self, unit_id: UnitId, *, at: At = "latest") -> UnitView:
-        unit: UnitView = self._read(UnitView, at, "getUnit", unit_id)
-        return unit
+    def get_unit_states(self, unit_ids: Sequence[UnitId], *, at: At = "latest") -> tuple[UnitState, ...]:
+        """What became of units of any round, in this order; status NONE of one that is not committed."""
+        states: tuple[UnitState, ...] = self._read(tuple[UnitState, ...], at, "getUnitStates", list(unit_ids))
+        return states
+
+    def get_unit_names(self, *, at: At = "latest") -> tuple[UnitName, ...]:
+        """Committed units of the current round in the order of their commits."""
+        names: tuple[UnitName, ...] = self._read(tuple[UnitName, ...], at, "getUnitNames")
+        return names
 
     def get_units(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[UnitView, ...]:
-        """Committed units of a round in the order of their commits."""
-        units: tuple[UnitView, ...] = self._read(tuple[UnitView, ...], at, "getUnits", round_)
-        return units
+        """Committed units of a round in the order of their commits.
+
+        What was committed is in the events alone: three questions, and a unit that a re-org takes back between them is
+        left out.
+        """
+        view = self.get_round(round_, at=at)
+        if not view.committed:
+            return ()
+        events = self._run._abi.events["Committed"]
+        logs = self._client.get_logs(
+            address=self.address,
+            topics=[[events.topic], [int(round_).to_bytes(32, "big")]],
+            first_block=view.seeded_at,
+            last_block=view.drawn_at or (at if isinstance(at, int) else None),
+        )
+        said = [_read_event(Committed, log) for log in logs]
+        states = self.get_unit_states([one.unit_id for one in said], at=at) if said else ()
+        return tuple(
+            _make_unit(one, state) for one, state in zip(said, states, strict=True) if state.status != Status.NONE
+        )
 
     def merge_set(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[UnitId, ...]:
         """Attested units of a judged round in unit id order."""
-        return tuple(UnitId(one) for one in self._look(at, "mergeSet", round_))
+        attested = sorted(unit.unit_id for unit in self.get_units(round_, at=at) if unit.status == Status.ATTESTED)
+        return tuple(attested[: self._max_merge])
+
+    @cached_property
+    def _max_merge(self) -> int:
+        return self.parameters().max_merge
 
     def assigned_verifiers(self, unit_id: UnitId, *, at: At = "latest") -> tuple[Address, ...]:
         return tuple(Address(one) for one in self._look(at, "assignedVerifiers", unit_id))
 
-    def assigned_segments(self, unit_id: UnitId, verifier: Address, *, at: At = "latest") -> tuple[SegmentIndex, ...]:
-        """Segments drawn for a verifier of a unit, ascending."""
-        return tuple(SegmentIndex(one) for one in self._look(at, "assignedSegments", unit_id, verifier))
+    def assigned_segments(
+        self, round_: RoundIndex | int, unit_id: UnitId, verifier: Address, *, at: At = "latest"
+    ) -> tuple[SegmentIndex, ...]:
+        """Segments drawn for a verifier of a round's unit, ascending."""
+        return tuple(SegmentIndex(one) for one in self._look(at, "assignedSegments", round_, unit_id, verifier))
 
     def assignments_of(
         self, round_: RoundIndex | int, verifier: Address, *, at: At = "latest"
     ) -> tuple[Assignment, ...]:
-        """Everything a verifier was drawn for in a round."""
+        """Everything a verifier was drawn for in a round, if it is the current one; nothing where it is not."""
         drawn: tuple[Assignment, ...] = self._read(tuple[Assignment, ...], at, "assignmentsOf", round_, verifier)
         return drawn
 
@@ -334,6 +374,24 @@ def _read_event(kind: type[E_], log: Log) -> E_:
     own = [(name, annotation) for name, annotation in get_fields(declared) if name not in common]
     fields = {name: make_reader(annotation)(value) for (name, annotation), value in zip(own, values, strict=True)}
     return kind(block_number=log.block_number, position=log.position, transaction_hash=log.transaction_hash, **fields)
+
+
+def _make_unit(said: Committed, state: UnitState) -> UnitView:
+    return UnitView(
+        unit_id=said.unit_id,
+        round=said.round,
+        miner=said.miner,
+        index=said.index,
+        status=state.status,
+        opened=state.opened,
+        root=said.root,
+        contribution=said.contribution,
+        cid=make_cid(said.codec, said.digest),
+        verifiers=state.verifiers,
+        sealed_mask=state.sealed_mask,
+        revealed_mask=state.revealed_mask,
+        agreed_mask=state.agreed_mask,
+    )
 
 
 class TokenContract(_Contract):
@@ -443,8 +501,9 @@ def deploy_run(
         creation["beacon"] = f"0x{created.transaction_hash.hex()}"
     if lens is None:
         lens, _ = client.deploy(load_abi("RunLens").bind_deployment())
-    final = dataclasses.replace(parameters, beacon=chosen)
-    call = load_abi("Run").bind_deployment(write_value(final, Parameters), lens, token_name, token_symbol)
+    written = write_value(dataclasses.replace(parameters, beacon=chosen), Parameters)
+    rules, _ = client.deploy(load_abi("RunRules").bind_deployment(written))
+    call = load_abi("Run").bind_deployment(written, rules, lens, token_name, token_symbol)
     address, receipt = client.deploy(call)
     token = RunContract(client, address).token()
     creation["run"] = f"0x{receipt.transaction_hash.hex()}"
@@ -465,6 +524,7 @@ __all__ = [
     "BeaconContract",
     "CandidateView",
     "Claimable",
+    "Commitment",
     "Current",
     "Deployment",
     "Event",
@@ -478,6 +538,8 @@ __all__ = [
     "RunContract",
     "Status",
     "TokenContract",
+    "UnitName",
+    "UnitState",
     "UnitView",
     "compute_seal",
     "deploy_run",

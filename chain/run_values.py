@@ -34,7 +34,7 @@ class Phase(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """What became of a unit. NONE: not committed."""
+    """What became of a unit. NONE: not committed. OPENED: by its miner, not judged yet."""
 
     NONE = 0
     COMMITTED = 1
@@ -42,6 +42,7 @@ class Status(enum.IntEnum):
     DISPUTED = 3
     UNVERIFIED = 4
     ATTESTED = 5
+    OPENED = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,15 @@ class Opened:
     segment: SegmentIndex
     answer: Answer
     salt: Salt
-    proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commitment:
+    """What a miner said of a unit in `commit`, and says again when it opens it."""
+
+    root: Root
+    contribution: Root
+    cid: Cid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,11 +185,38 @@ class RoundView:
     """0 before the end."""
     mature_at: Height
     """Bonds and rewards unlock at this height."""
+    seeded_at: Height
+    """Block of the seed, 0 before."""
+    drawn_at: Height
+    """Block of the draw, 0 before: the `Committed` events of the round are in the blocks between."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitState:
+    """What became of a unit so far. Bit v of the masks speaks of `verifiers[v]`."""
+
+    status: Status
+    opened: bool
+    commitment: bytes
+    """First 27 bytes of the hash of its `Commitment`."""
+    verifiers: tuple[Address, ...]
+    sealed_mask: int
+    revealed_mask: int
+    agreed_mask: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitName:
+    """A committed unit of the current round."""
+
+    unit_id: UnitId
+    miner: Address
+    index: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitView:
-    """One committed unit. Bit v of the masks speaks of `verifiers[v]`."""
+    """One committed unit, from its event and its state. Bit v of the masks speaks of `verifiers[v]`."""
 
     unit_id: UnitId
     round: RoundIndex

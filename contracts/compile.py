@@ -24,6 +24,7 @@ ARTIFACTS = ROOT.parent / "chain" / "artifacts"
 COMPILER = ROOT / "solc.cjs"
 CONTRACTS = (
     "Run",
+    "RunRules",
     "RunLens",
     "Token",
     "PrevrandaoBeacon",
@@ -38,7 +39,7 @@ MAX_CODE_BYTES = 24_576
 MAX_CREATION_BYTES = 49_152
 SETTINGS: dict[str, Any] = {
     "viaIR": True,
-    # One run: the smallest code. Run is near the limit of 24 KiB, and its gas is storage, not arithmetic.
+    # One run: the smallest code. What these contracts spend is storage, not arithmetic.
     "optimizer": {"enabled": True, "runs": 1},
     "evmVersion": "cancun",
     # No hash of sources or paths in the code: the same sources give the same bytes anywhere.
@@ -138,6 +139,14 @@ def source_hash() -> str:
     return hashlib.sha256(json.dumps([sources, pins, SETTINGS], sort_keys=True).encode()).hexdigest()
 
 
+def join_abis(run: list[dict[str, Any]], rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A run answers for its rules too: what its fallback passes on, and every error and event of either."""
+    entries = [entry for entry in run if entry["type"] != "fallback"]
+    own = {json.dumps(entry, sort_keys=True) for entry in entries}
+    others = [entry for entry in rules if entry["type"] != "constructor" and entry.get("name") != "parametersHash"]
+    return entries + [entry for entry in others if json.dumps(entry, sort_keys=True) not in own]
+
+
 def build() -> dict[str, str]:
     """Artifact text by contract name."""
     sources = read_sources(CONTRACTS)
@@ -163,6 +172,8 @@ def build() -> dict[str, str]:
             "compiler": {"version": version, "settings": SETTINGS},
             "sourceHash": digest,
         }
+        if name == "Run":
+            artifact["abi"] = join_abis(output["abi"], answer["contracts"]["contracts/RunRules.sol"]["RunRules"]["abi"])
         texts[name] = json.dumps(artifact, indent=1, sort_keys=True) + "\n"
     return texts
 

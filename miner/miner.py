@@ -7,6 +7,7 @@ from contextlib import closing, suppress
 from functools import partial
 
 from cupel.chain.run_values import Answer as OpenedAnswer
+from cupel.chain.run_values import Commitment as Committed
 from cupel.chain.run_values import Opened, Phase, Status, UnitView
 from cupel.miner.checkpoints import Checkpoint, CheckpointWriter
 from cupel.miner.devices import WorkerGroup
@@ -17,6 +18,7 @@ from cupel.miner.settings import MinerSettings
 from cupel.miner.work import KIND, UnitWork
 from cupel.node.decisions import Commit, MinerFacts, Open, Train, decide_miner
 from cupel.node.deposits import miner_deposit
+from cupel.node.following import OutOfDate
 from cupel.node.journal import Duty, question_of
 from cupel.node.participant import ROUNDS_KEPT, Participant
 from cupel.node.records import Outcome, OutcomeRecord, UnitRecord, float_of_bits
@@ -359,19 +361,22 @@ class Miner(Participant):
         """Show leaf 0, the contribution, the last segment and every segment anybody drew."""
         work = self._work[index]
         commitment = work.commit(self.session.signer.derive_secret)
-        verifiers = self.find_unit(work.unit).verifiers
+        unit = self.find_unit(work.unit)
+        if unit.cid is None:
+            raise OutOfDate(f"unit 0x{work.unit.hex()} was committed without a CID of ours")
         drawn = {self.parameters.segments - 1}
-        for verifier in verifiers:
-            drawn.update(self.contract.assigned_segments(work.unit, verifier))
+        for verifier in unit.verifiers:
+            drawn.update(self.contract.assigned_segments(work.round, work.unit, verifier))
+        segments = sorted(drawn)
         self.contract.open(
             self.current.round,
             index,
-            start_proof=commitment.proof(0),
-            leaves=[self._opened(commitment, segment) for segment in sorted(drawn)],
-            contribution_proof=commitment.proof(commitment.contribution_leaf_index),
+            commitment=Committed(root=unit.root, contribution=unit.contribution, cid=unit.cid),
+            leaves=[self._opened(commitment, segment) for segment in segments],
+            proof=commitment.proof_of_segments(segments),
         )
         self.forget()
-        self.log.info("opened", round=work.round, unit=index, segments=sorted(drawn))
+        self.log.info("opened", round=work.round, unit=index, segments=segments)
 
     @staticmethod
     def _opened(commitment: Commitment, segment: int) -> Opened:
@@ -380,7 +385,6 @@ class Miner(Participant):
             segment=SegmentIndex(segment),
             answer=OpenedAnswer(end_root=answer.end_root, loss=answer.loss, gradient_norm=answer.gradient_norm),
             salt=commitment.salts[segment],
-            proof=tuple(commitment.proof(segment + 1)),
         )
 
     # Afterwards

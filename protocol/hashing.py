@@ -67,6 +67,23 @@ def proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     return path
 
 
+def proof_of_several(leaves: Sequence[bytes], indices: Sequence[int]) -> list[bytes]:
+    """What it takes besides the leaves at these indices to reach the root.
+
+    Level by level from the leaves up, ascending, the sibling of every node that is known where its sibling is not. As
+    `LeavesLib.rootOf` reads it.
+
+    indices   ascending, without repeats, at least one
+    """
+    level, known, missing = list(leaves), list(indices), []
+    while len(level) > 1:
+        here = set(known)
+        missing += [level[i ^ 1] for i in known if i ^ 1 not in here and i ^ 1 < len(level)]
+        known = sorted({i >> 1 for i in known})
+        level = _parents(level)
+    return missing
+
+
 def is_proof(root: bytes, leaf: bytes, index: int, count: int, path: Sequence[bytes]) -> bool:
     """Whether `leaf` is leaf `index` of the tree of `count` leaves with this root."""
     if not 0 <= index < count or any(len(h) != HASH_BYTES for h in (leaf, *path)):

@@ -30,7 +30,7 @@ from cupel.protocol.hashing import (
     contribution_leaf,
     evidence,
     keccak256,
-    proof,
+    proof_of_several,
     tree_root,
     unit_id,
 )
@@ -42,7 +42,7 @@ GAS = 16_700_000
 """What any transaction may use: below 2^24, the limit of EIP-7825."""
 CALL_GAS = 29_000_000
 WAITING, SEED, TRAIN, DRAW, SEAL, OPEN, MERGE, ACKNOWLEDGE, ENDED = range(9)
-COMMITTED, REJECTED, DISPUTED, UNVERIFIED, ATTESTED = range(1, 6)
+COMMITTED, REJECTED, DISPUTED, UNVERIFIED, ATTESTED, OPENED = range(1, 7)
 NO_ROLE, MINER, VERIFIER = range(3)
 NOWHERE = Address("")
 BURN = "0x000000000000000000000000000000000000dEaD"
@@ -170,15 +170,22 @@ class Work:
     def answers(self, segments: Iterable[int]) -> list[tuple[bytes, bytes, bytes]]:
         return [(self.ends[j], self.losses[j], self.norms[j]) for j in segments]
 
+    @property
+    def cid(self) -> tuple[int, bytes]:
+        """Where the unit's states are said to be."""
+        return 0x70, sha(f"cid {self.root.hex()}")
+
+    @property
+    def commitment(self) -> tuple[Any, ...]:
+        return self.root, self.contribution, self.cid
+
     def opened(self, segments: Iterable[int]) -> list[tuple[Any, ...]]:
+        return [(j, self.answers([j])[0], self.salts[j]) for j in sorted(segments)]
+
+    def proof(self, segments: Iterable[int]) -> list[bytes]:
+        """Of these segments' leaves with the first and the last leaf of the tree."""
         leaves = self.leaves
-        return [(j, self.answers([j])[0], self.salts[j], proof(leaves, j + 1)) for j in sorted(segments)]
-
-    def start_proof(self) -> list[bytes]:
-        return proof(self.leaves, 0)
-
-    def contribution_proof(self) -> list[bytes]:
-        return proof(self.leaves, len(self.leaves) - 1)
+        return proof_of_several(leaves, [0, *(j + 1 for j in sorted(segments)), len(leaves) - 1])
 
 
 def spoil(work: Work, segment: int) -> Work:
@@ -212,12 +219,15 @@ class World:
     parameters: dict[str, Any]
     beacon: Address = NOWHERE
     lens: Address = NOWHERE
+    rules: Address = NOWHERE
     run: Address = NOWHERE
     token: Address = NOWHERE
     branch: str = ""
     """Of which of several forks the beacon's values are."""
     gas_of: dict[str, list[int]] = field(default_factory=dict)
     """Gas of every transaction that went through, by function."""
+    committed: dict[bytes, dict[str, Any]] = field(default_factory=dict)
+    """By unit id, in order, what the `Committed` events say."""
     _asked: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     _asked_at: int = -1
     """Height of the head they were given at."""
@@ -249,7 +259,9 @@ class World:
         stored = self.chain.chaindb.db.wrapped_db.kv_store  # type: ignore[attr-defined]
         chain = type(self.chain)(AtomicDB(MemoryDB(dict(stored))))
         named = self.branch if branch is None else branch
-        forked = dataclasses.replace(self, chain=chain, gas_of={}, branch=named, _asked_at=-1)
+        forked = dataclasses.replace(
+            self, chain=chain, gas_of={}, branch=named, _asked_at=-1, committed=dict(self.committed)
+        )
         forked._set_prevrandao()
         return forked
 
@@ -309,7 +321,9 @@ class World:
         _check(computation, abi)
         gas = receipt.gas_used
         self.gas_of.setdefault(function, []).append(gas)
-        return Receipt(gas=gas, contract=None, events=tuple(_read_logs(abi, receipt)))
+        events = tuple(_read_logs(abi, receipt))
+        self.committed |= {one["unitId"]: one for name, one in events if name == "Committed"}
+        return Receipt(gas=gas, contract=None, events=events)
 
     def ask(self, function: str, *arguments: Any) -> Any:
         """The lens, or the run for what is its own. Asked once a block: py-evm takes its time."""
@@ -317,12 +331,35 @@ class World:
             self._asked, self._asked_at = {}, self.height
         key = (function, *arguments)
         if key not in self._asked:
-            if function in load_abi("RunLens").functions:
+            if function in ("getUnit", "getUnits", "mergeSet"):
+                answer = getattr(self, f"_{function}")(*arguments)
+            elif function in load_abi("RunLens").functions:
                 answer = self.call_contract("RunLens", self.lens, function, self.run, *arguments)
             else:
                 answer = self.call_contract("Run", self.run, function, *arguments)
             self._asked[key] = answer
         return copy.deepcopy(self._asked[key])
+
+    def _getUnits(self, round_: int) -> list[dict[str, Any]]:
+        """A round's units, with what the events say: in the order of their commits."""
+        self.ask("getRound", round_)
+        return self._units([unit for unit, one in self.committed.items() if one["round"] == round_])
+
+    def _getUnit(self, unit: bytes) -> dict[str, Any]:
+        return self._units([unit])[0]
+
+    def _units(self, units: list[bytes]) -> list[dict[str, Any]]:
+        states = self.ask("getUnitStates", tuple(units))
+        said = [self.committed[unit] for unit in units]
+        cids = [{"codec": one["codec"], "digest": one["digest"]} for one in said]
+        return [one | state | {"cid": cid} for one, state, cid in zip(said, states, cids, strict=True)]
+
+    def _mergeSet(self, round_: int) -> list[bytes]:
+        attested = [unit["unitId"] for unit in self.ask("getUnits", round_) if unit["status"] == ATTESTED]
+        return sorted(attested)[: self.parameters["maxMerge"]]
+
+    def assigned_segments(self, unit: bytes, verifier: str) -> list[int]:
+        return list(self.ask("assignedSegments", self.committed[unit]["round"], unit, verifier))
 
     def ask_token(self, function: str, *arguments: Any) -> Any:
         return self.call_contract("Token", self.token, function, *arguments)
@@ -379,13 +416,12 @@ class World:
         return Work.honest(self.unit_id(miner, index), start, self.parameters["segments"])
 
     def commit(self, miner: Account, work: Work, index: int = 0) -> Receipt:
-        cid = (0x70, sha(f"cid {work.root.hex()}"))
-        return self.send(miner, "commit", self.seed, index, work.root, work.contribution, cid)
+        return self.send(miner, "commit", self.seed, index, *work.commitment)
 
     def seal(
         self, verifier: Account, works: dict[bytes, Work], judge: Callable[[Work], Work] = lambda work: work
     ) -> Receipt:
-        """Seal everything the verifier was drawn for; `judge` makes of a unit's work what the verifier answers."""
+        """Seal what of `works` the verifier was drawn for; `judge` makes of a unit's work what it answers."""
         units, seals = [], []
         for unit, answers, salt in self._answers(verifier, works, judge):
             units.append(unit)
@@ -408,17 +444,18 @@ class World:
                 sha(f"salt {verifier.address} {one['unitId'].hex()}"),
             )
             for one in self.ask("assignmentsOf", self.round, verifier.address)
+            if one["unitId"] in works
         ]
 
     def drawn_segments(self, unit: bytes) -> set[int]:
         """What the miner has to open: every drawn segment and the last."""
         verifiers = self.ask("assignedVerifiers", unit)
-        drawn = {j for verifier in verifiers for j in self.ask("assignedSegments", unit, verifier)}
+        drawn = {j for verifier in verifiers for j in self.assigned_segments(unit, verifier)}
         return drawn | {self.parameters["segments"] - 1}
 
     def open(self, miner: Account, work: Work, index: int = 0) -> Receipt:
-        leaves = work.opened(self.drawn_segments(work.unit))
-        return self.send(miner, "open", self.round, index, work.start_proof(), leaves, work.contribution_proof())
+        drawn = self.drawn_segments(work.unit)
+        return self.send(miner, "open", self.round, index, work.commitment, work.opened(drawn), work.proof(drawn))
 
     def claim(self, account: Account, *rounds: int) -> Receipt:
         return self.send(account, "claim", list(rounds))
@@ -521,7 +558,9 @@ def make_world(*, accounts: int = 12, scripted: bool = True, **overrides: Any) -
     world.beacon = world.deploy("ScriptedBeacon", sha("script")) if scripted else world.deploy("PrevrandaoBeacon")
     if "beacon" not in overrides:
         world.parameters["beacon"] = world.beacon
-    world.run = world.deploy("Run", tuple(world.parameters.values()), world.lens, "Test run", "TEST")
+    given = tuple(world.parameters.values())
+    world.rules = world.deploy("RunRules", given)
+    world.run = world.deploy("Run", given, world.rules, world.lens, "Test run", "TEST")
     world.token = world.ask("token")
     return world
 

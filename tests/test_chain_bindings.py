@@ -39,13 +39,13 @@ from cupel.protocol.types import Address, Cid, Root, Salt, SegmentIndex, UnitId
 
 SOURCES = Path(__file__).resolve().parent.parent / "contracts"
 HELPERS = {
-    "RunContract": {"get_events", "get_all_events", "read_events"},
+    "RunContract": {"get_events", "get_all_events", "read_events", "get_units", "merge_set"},
     "TokenContract": {"bind"},
     "BeaconContract": {"bind"},
 }
 STRUCTS = {
-    "Parameters", "Answer", "Opened", "Current", "RoundView", "UnitView", "Assignment", "CandidateView", "MemberView",
-    "Participant", "Claimable",
+    "Parameters", "Answer", "Opened", "Current", "RoundView", "UnitState", "UnitName", "Assignment", "CandidateView",
+    "MemberView", "Participant", "Claimable", "Commitment",
 }  # fmt: skip
 
 
@@ -108,7 +108,12 @@ def find_structs(entries: typing.Iterable[Mapping[str, Any]]) -> Iterator[tuple[
 
 
 ALL_STRUCTS = dict(
-    found for contract in ("Run", "RunLens") for found in find_structs(load_abi(contract).entries) if found[0] != "Cid"
+    found
+    for contract in ("Run", "RunLens")
+    for entry in load_abi(contract).entries
+    if entry.get("name") not in STORAGE_GETTERS or contract == "RunLens"
+    for found in find_structs([entry])
+    if found[0] != "Cid"
 )
 
 
@@ -223,9 +228,9 @@ def test_a_seal_is_what_the_contract_hashes() -> None:
 
 def test_segments_and_answers_are_written_in_order() -> None:
     answer = Answer(end_root=Root(b"\5" * 32), loss=b"\1\2\3\4", gradient_norm=b"\5\6\7\x08")
-    opened = run_values.Opened(segment=SegmentIndex(2), answer=answer, salt=Salt(b"\6" * 32), proof=(b"\7" * 32,))
+    opened = run_values.Opened(segment=SegmentIndex(2), answer=answer, salt=Salt(b"\6" * 32))
     written = write_value((opened,), tuple[run_values.Opened, ...])
-    assert written == [(2, (b"\5" * 32, b"\1\2\3\4", b"\5\6\7\x08"), b"\6" * 32, [b"\7" * 32])]
+    assert written == [(2, (b"\5" * 32, b"\1\2\3\4", b"\5\6\7\x08"), b"\6" * 32)]
 
 
 # A run on a real chain
@@ -310,7 +315,12 @@ def test_a_run_is_deployed_joined_and_committed_to(tmp_path: Path) -> None:
         [unit] = run.get_units(0)
         expected = unit_id(31337, deployment.run, 0, KEYS[0].address, 1)
         assert unit.unit_id == expected == run.unit_id_of(0, KEYS[0].address, 1)
-        assert run.get_unit(expected) == unit
+        [name], [state] = run.get_unit_names(), run.get_unit_states([expected])
+        assert (name.unit_id, name.miner, name.index) == (expected, KEYS[0].address, 1)
+        said = keccak256(
+            encode(["bytes32", "bytes32", "(uint8,bytes32)"], [b"\4" * 32, b"\5" * 32, (0x55, b"\x09" * 32)])
+        )
+        assert (state.status, state.commitment) == (Status.COMMITTED, said[:27])
         assert (unit.status, unit.root, unit.cid, unit.miner) == (Status.COMMITTED, b"\4" * 32, CID, KEYS[0].address)
         [committed] = [one for one in run.read_events(receipt.logs) if isinstance(one, run_events.Committed)]
         assert (committed.unit_id, make_cid(committed.codec, committed.digest)) == (expected, CID)

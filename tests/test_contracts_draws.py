@@ -38,8 +38,8 @@ def draw_lot(seed: bytes, asked: list[int], take: int) -> list[int]:
     return drawn
 
 
-def draw_segments(seed: bytes, unit: bytes, verifier: str, count: int, take: int) -> list[int]:
-    item = keccak256(abi_encode(["bytes32", "address"], [unit, verifier]))
+def draw_segments(seed: bytes, unit: bytes, member: int, count: int, take: int) -> list[int]:
+    item = keccak256(abi_encode(["bytes32", "uint256"], [unit, member]))
     left = list(range(count))
     return sorted(left.pop(word(seed, item, i) % len(left)) for i in range(take))
 
@@ -80,8 +80,8 @@ def test_units_verifiers_segments_and_jury_are_drawn_as_written_down() -> None:
         drawn = draw_weighted(view["drawSeed"], unit["unitId"], slots, 2)
         assert unit["verifiers"] == [verifiers[place].address for place in drawn]
         for verifier in unit["verifiers"]:
-            segments = draw_segments(view["drawSeed"], unit["unitId"], verifier, 5, 2)
-            assert world.ask("assignedSegments", unit["unitId"], verifier) == segments
+            segments = draw_segments(view["drawSeed"], unit["unitId"], world.ask("members", verifier)["id"], 5, 2)
+            assert world.assigned_segments(unit["unitId"], verifier) == segments
     jurors = draw_weighted(view["drawSeed"], keccak256(b"cupel jury"), slots, 2)
     assert sorted(world.ask("jury")) == sorted(verifiers[place].address for place in jurors)
 
@@ -89,7 +89,7 @@ def test_units_verifiers_segments_and_jury_are_drawn_as_written_down() -> None:
 def test_a_verifier_that_was_not_drawn_has_no_segments() -> None:
     stage = stage_at(SEAL)
     unit = stage.work_of(stage.miners[0]).unit
-    stage.refused("NotAssigned", lambda: stage.world.ask("assignedSegments", unit, stage.outsider.address))
+    stage.refused("NotAssigned", lambda: stage.world.assigned_segments(unit, stage.outsider.address))
     assert stage.world.ask("assignmentsOf", 0, stage.outsider.address) == []
 
 

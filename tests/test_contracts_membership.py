@@ -395,3 +395,33 @@ def test_only_the_run_mints() -> None:
         "NotTheRun",
         {"caller": stage.outsider.address, "run": world.run},
     )
+
+
+# ---------------------------------------------------------------- a run's two halves
+
+
+def test_a_run_takes_no_rules_for_other_parameters() -> None:
+    world = make_world()
+    other = world.deploy("RunRules", tuple({**world.parameters, "unitBond": 1, "unavailableFee": 1}.values()))
+    with pytest.raises(Refused) as caught:
+        world.deploy("Run", tuple(world.parameters.values()), other, world.lens, "Test run", "TEST")
+    caught.value.must_be("OtherParameters")
+    assert world.ask("rules") == world.rules
+
+
+def test_the_rules_have_no_run_of_their_own() -> None:
+    stage = stage_at(WAITING)
+    world, abi = stage.world, load_abi("RunRules")
+    call = abi.bind(world.rules, "joinMiner", 1, "")
+    _, computation = world.send_raw(stage.miners[0], world.rules, call.data, 5 * ETH)
+    assert abi.decode_error(computation.error.args[0]) == ("NotARun", {"code": world.rules})
+    assert world.balance(world.rules) == 0
+
+
+def test_wei_without_a_call_is_refused() -> None:
+    stage = stage_at(WAITING)
+    _, computation = stage.world.send_raw(stage.outsider, stage.world.run, b"", ETH)
+    assert load_abi("Run").decode_error(computation.error.args[0])[0] == "NoPlainTransfers"
+    _, computation = stage.world.send_raw(stage.outsider, stage.world.run, b"\1\2\3\4", 0)
+    assert computation.is_error
+    assert stage.world.balance(stage.world.run) == 0

@@ -79,7 +79,7 @@ class Play:
         if self.choose.random() < 0.1:
             work = spoil(work, self.choose.randrange(5))
         work = self.works.setdefault(work.unit, work)
-        self.attempt(account, "commit", self.world.seed, index, work.root, work.contribution, (0x55, sha("cid")))
+        self.attempt(account, "commit", self.world.seed, index, *work.commitment)
 
     def judged(self, unit: bytes, account: Account) -> Work:
         """What an account thinks of a unit: the truth, whatever was committed."""

@@ -122,11 +122,12 @@ def opening(stage: Stage, **changes: Any) -> Callable[[], Any]:
     """The first miner's opening, with some of its arguments replaced."""
     miner = stage.miners[0]
     work = stage.work_of(miner)
+    drawn = stage.world.drawn_segments(work.unit)
     arguments = {
         "index": 0,
-        "start_proof": work.start_proof(),
-        "leaves": work.opened(stage.world.drawn_segments(work.unit)),
-        "contribution_proof": work.contribution_proof(),
+        "commitment": work.commitment,
+        "leaves": work.opened(drawn),
+        "proof": work.proof(drawn),
     } | changes
     return lambda: stage.world.send(miner, "open", 0, *arguments.values())
 
@@ -137,13 +138,19 @@ def test_the_honest_opening_goes_through_once() -> None:
     stage.refused("AlreadyOpened", opening(stage))
 
 
+def all_opened(stage: Stage, leaves: Any) -> Callable[[], Any]:
+    """The first miner's opening of all its leaves, these."""
+    return opening(stage, leaves=leaves, proof=stage.work_of(stage.miners[0]).proof(range(5)))
+
+
 def test_a_leaf_opened_at_another_index_is_refused() -> None:
     stage = stage_at(OPEN)
     work = stage.work_of(stage.miners[0])
     leaves = work.opened(range(5))
-    swapped = [(i, leaves[(i + 1) % 5][1], leaves[(i + 1) % 5][2], leaves[(i + 1) % 5][3]) for i in range(5)]
-    numbers = stage.refused("LeafNotInTree", opening(stage, leaves=swapped))
-    assert (numbers["leafIndex"], numbers["root"]) == (1, work.root)
+    all_opened(stage_at(OPEN), leaves)()
+    swapped = [(i, *leaves[{0: 1, 1: 0}.get(i, i)][1:]) for i in range(5)]
+    numbers = stage.refused("LeavesNotInTree", all_opened(stage, swapped))
+    assert numbers["root"] == work.root != numbers["found"]
 
 
 def test_every_bit_of_an_opened_leaf_counts() -> None:
@@ -153,16 +160,32 @@ def test_every_bit_of_an_opened_leaf_counts() -> None:
         values = list(getattr(work, part))
         values[0] = bytes([values[0][0] ^ 1]) + values[0][1:]
         spoilt = dataclasses.replace(work, **{part: tuple(values)}).opened(range(5))
-        mixed = [(j, spoilt[j][1], spoilt[j][2], work.opened([j])[0][3]) for j in range(5)]
-        stage.refused("LeafNotInTree", opening(stage, leaves=mixed))
+        stage.refused("LeavesNotInTree", all_opened(stage, spoilt))
 
 
-def test_proofs_of_a_wrong_length_are_refused() -> None:
+def test_proofs_of_a_wrong_length_or_with_another_word_are_refused() -> None:
     stage = stage_at(OPEN)
     work = stage.work_of(stage.miners[0])
-    stage.refused("LeafNotInTree", opening(stage, start_proof=[*work.start_proof(), ZERO]))
-    stage.refused("LeafNotInTree", opening(stage, start_proof=work.start_proof()[:-1]))
-    stage.refused("LeafNotInTree", opening(stage, contribution_proof=[]))
+    leaves, proof = work.opened([4]), [sha("sibling")]
+    drawn = stage.world.drawn_segments(work.unit)
+    honest = work.proof(drawn)
+    for wrong in ([*honest, ZERO], honest[:-1] if honest else [ZERO], [sha("another"), *honest[1:]]):
+        stage.refused("LeavesNotInTree", opening(stage, proof=wrong))
+    stage.refused("LeavesNotInTree", opening(stage, leaves=leaves, proof=proof))
+
+
+def test_what_is_opened_is_what_was_committed() -> None:
+    stage = stage_at(OPEN)
+    work = stage.work_of(stage.miners[0])
+    root, contribution, cid = work.commitment
+    for other in (
+        (sha("root"), contribution, cid),
+        (root, sha("end"), cid),
+        (root, contribution, (0x55, cid[1])),
+        (root, contribution, (cid[0], sha("elsewhere"))),
+    ):
+        numbers = stage.refused("CommitmentMismatch", opening(stage, commitment=other))
+        assert numbers["unitId"] == work.unit
 
 
 def test_every_drawn_segment_and_the_last_must_be_opened() -> None:
@@ -170,10 +193,12 @@ def test_every_drawn_segment_and_the_last_must_be_opened() -> None:
     work = stage.work_of(stage.miners[0])
     drawn = stage.world.drawn_segments(work.unit)
     for missing in drawn:
-        numbers = stage.refused("SegmentNotOpened", opening(stage, leaves=work.opened(drawn - {missing})))
+        some = drawn - {missing}
+        spoilt = opening(stage, leaves=work.opened(some), proof=work.proof(some))
+        numbers = stage.refused("SegmentNotOpened", spoilt)
         assert numbers == {"segment": missing}
     stage.refused("SegmentNotOpened", opening(stage, leaves=[]))
-    opening(stage, leaves=work.opened(range(5)))()  # more than asked for is no harm
+    all_opened(stage, work.opened(range(5)))()  # more than asked for is no harm
 
 
 def test_segments_are_opened_in_order_and_within_the_unit() -> None:
@@ -200,8 +225,8 @@ def test_work_from_another_start_state_cannot_be_opened() -> None:
     world.pass_to(SEAL)
     world.seal(stage.verifiers[0], works)
     world.pass_to(OPEN)
-    numbers = stage.refused("LeafNotInTree", lambda: world.open(stale, wrong))
-    assert numbers["leafIndex"] == 0
+    numbers = stage.refused("LeavesNotInTree", lambda: world.open(stale, wrong))
+    assert numbers["root"] == wrong.root
 
 
 def test_a_contribution_that_is_not_the_end_state_cannot_be_opened() -> None:
@@ -220,7 +245,7 @@ def test_a_miner_opens_only_its_own_units() -> None:
     stage = stage_at(OPEN)
     work = stage.work_of(stage.miners[0])
     stage.refused("UnknownUnit", lambda: stage.world.open(stage.outsider, work))
-    stage.refused("LeafNotInTree", lambda: stage.world.open(stage.miners[1], work))
+    stage.refused("CommitmentMismatch", lambda: stage.world.open(stage.miners[1], work))
     stage.refused("UnknownUnit", opening(stage, index=1))
 
 
@@ -231,7 +256,7 @@ def reveal(stage: Stage, verifier: int = 0, **changes: Any) -> Callable[[], Any]
     """A verifier's reveal of the first miner's unit, with some of its arguments replaced."""
     account = stage.verifiers[verifier]
     work = stage.work_of(stage.miners[0])
-    segments = stage.world.ask("assignedSegments", work.unit, account.address)
+    segments = stage.world.assigned_segments(work.unit, account.address)
     arguments = {
         "unit": work.unit,
         "answers": work.answers(segments),
@@ -249,7 +274,7 @@ def test_a_reveal_goes_through_once() -> None:
 def test_a_reveal_must_be_what_was_sealed() -> None:
     stage = stage_at(OPEN)
     work = stage.work_of(stage.miners[0])
-    segments = stage.world.ask("assignedSegments", work.unit, stage.verifiers[0].address)
+    segments = stage.world.assigned_segments(work.unit, stage.verifiers[0].address)
     other = spoil(work, 0).answers(segments)
     numbers = stage.refused("SealMismatch", reveal(stage, answers=other))
     salt = sha(f"salt {stage.verifiers[0].address} {work.unit.hex()}")
@@ -266,13 +291,13 @@ def test_a_seal_copied_from_another_verifier_cannot_be_revealed() -> None:
     units = [one["unitId"] for one in world.ask("assignmentsOf", 0, honest.address)]
     copied = []
     for unit in units:
-        segments = world.ask("assignedSegments", unit, honest.address)
+        segments = world.assigned_segments(unit, honest.address)
         salt = sha(f"salt {honest.address} {unit.hex()}")
         copied.append(compute_seal(unit, honest.address, stage.works[unit].answers(segments), salt))
     world.send(copier, "seal", world.draw_seed, units, copied)
     world.seal(third, stage.works)
     world.pass_to(OPEN)
-    segments = world.ask("assignedSegments", units[0], honest.address)
+    segments = world.assigned_segments(units[0], honest.address)
     answers = stage.works[units[0]].answers(segments)
     salt = sha(f"salt {honest.address} {units[0].hex()}")
     stage.refused("SealMismatch", lambda: world.send(copier, "reveal", 0, [units[0]], [answers], [salt]))

@@ -21,7 +21,7 @@ from network_world import CONFIG, PASSWORD, key, make_text
 from rpc_faults import FaultyRpc
 
 from cupel.chain.abi import Call, load_abi
-from cupel.chain.bytecode import bind_run, load_runtime_code
+from cupel.chain.bytecode import bind_rules, bind_run, load_runtime_code
 from cupel.chain.client import ChainClient
 from cupel.chain.deployment import DeploymentDiffers
 from cupel.chain.errors import WrongChain
@@ -360,14 +360,21 @@ def test_a_file_that_says_something_else_than_the_chain_fails(
     assert complaint in found[name]
 
 
-def deploy_by_hand(client: ChainClient, parameters: Parameters, *, spoil: bool = False, **creation: str) -> RunFile:
+def deploy_by_hand(
+    client: ChainClient, parameters: Parameters, *, spoil: bool = False, swapped: bool = False, **creation: str
+) -> RunFile:
     """A run deployed without the command; `spoil`: with other code than the shipped one."""
     lens, _ = client.deploy(load_abi("RunLens").bind_deployment())
-    call: Call = bind_run(parameters, lens, "Cupel", "CUP")
+    half: Call = bind_rules(parameters)
     if spoil:
         # What is burned goes to an address somebody may have the key of.
-        assert call.data.count(b"\x61\xde\xad") == 1
-        call = dataclasses.replace(call, data=call.data.replace(b"\x61\xde\xad", b"\x61\xbe\xef"))
+        assert half.data.count(b"\x61\xde\xad") == 1
+        half = dataclasses.replace(half, data=half.data.replace(b"\x61\xde\xad", b"\x61\xbe\xef"))
+    rules, _ = client.deploy(half)
+    call: Call = bind_run(parameters, rules, lens, "Cupel", "CUP")
+    if swapped:
+        # A unit's bond is worth a wei less than it says.
+        call = dataclasses.replace(call, data=call.data.replace(b"\x61\x27\x10", b"\x61\x27\x11", 1))
     address, receipt = client.deploy(call)
     return RunFile(
         chain_id=client.chain_id,
@@ -381,8 +388,11 @@ def deploy_by_hand(client: ChainClient, parameters: Parameters, *, spoil: bool =
 
 def test_other_code_than_the_shipped_one_fails(chain: ChainProcess, deployed: tuple[RunFile, Parameters]) -> None:
     client = ChainClient(chain.url, RICH[8])
-    run_file = deploy_by_hand(client, deployed[1], spoil=True)
+    half, run_file = (deploy_by_hand(client, deployed[1], **{what: True}) for what in ("spoil", "swapped"))  # type: ignore[arg-type]
     client.close()
+    found = failures(chain, half)
+    assert list(found) == ["rules"]
+    assert "is not RunRules's of this version" in found["rules"]
     found = failures(chain, run_file)
     assert "is not Run's of this version" in found["run"]
     assert "not created by the shipped constructor" in found["creation"]

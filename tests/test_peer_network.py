@@ -166,7 +166,7 @@ def test_until_a_round_is_judged_its_checkpoints_are_for_drawn_verifiers_alone(t
             assert unit.cid is not None
             with BlockStore(miner.data / "store", read_only=True) as store:
                 states = UnitDescription.from_bytes(store.read(unit.cid)).states
-            drawn = set(world.contract.assigned_segments(unit.unit_id, key("verifier").address))
+            drawn = set(world.contract.assigned_segments(0, unit.unit_id, key("verifier").address))
             assert get(unit.cid)[0] == get(states[0].cid)[0] == 200
             for leaf in range(1, 5):
                 assert get(states[leaf].cid)[0] == 401

@@ -27,6 +27,7 @@ from cupel.chain.bytecode import (
     get_code,
     get_creation,
     is_creation_of,
+    list_rules_immutables,
     list_run_immutables,
     load_runtime_code,
     read_slot,
@@ -153,10 +154,12 @@ def _check_code(
 ) -> None:
     """Bytecode against the artifacts, addresses against the file."""
     token, blob = (compute_created(run.address, nonce) for nonce in (TOKEN_NONCE, PARAMETERS_NONCE))
-    lens = run.lens()
-    immutables = list_run_immutables(parameters, token=token, lens=lens, blob=blob)
+    lens, rules = run.lens(), run.rules()
+    immutables = list_run_immutables(parameters, rules=rules, token=token, lens=lens, blob=blob)
     difference = find_difference(get_code(client, run.address), "Run", immutables)
     checks.add("run", difference and f"{run.address}: {difference}", f"{run.address} is Run of this version")
+    difference = find_difference(get_code(client, rules), "RunRules", list_rules_immutables(parameters, rules=rules))
+    checks.add("rules", difference and f"{rules}: {difference}", f"{rules} is RunRules of this version")
     difference = find_difference(get_code(client, lens), "RunLens")
     checks.add("lens", difference and f"{lens}: {difference}", f"{lens} is RunLens of this version")
     difference = find_difference(get_code(client, token), "Token", (address_word(run.address),))
@@ -183,7 +186,7 @@ def _check_creation(
         checks.add("creation", problem, "")
         return
     token = TokenContract(client, run.token())
-    arguments = bind_run(parameters, run.lens(), token.name(), token.symbol())
+    arguments = bind_run(parameters, run.rules(), run.lens(), token.name(), token.symbol())
     problem = None if created.input == arguments.data else "the run was not created by the shipped constructor alone"
     if problem is None and created.height != run_file.deploy_block:
         problem = f"it was created in block {created.height}, the run file says {run_file.deploy_block}"
@@ -235,7 +238,13 @@ def is_scripted(code: bytes) -> bool:
 
 def _check_privilege(checks: _Checks, client: ChainClient, run_file: RunFile, run: RunContract) -> None:
     """Nobody behind the contracts: no proxy's slots are set."""
-    contracts = {"run": run.address, "lens": run.lens(), "token": run.token(), "beacon": run_file.beacon}
+    contracts = {
+        "run": run.address,
+        "rules": run.rules(),
+        "lens": run.lens(),
+        "token": run.token(),
+        "beacon": run_file.beacon,
+    }
     found = [
         f"{name} at {address} obeys 0x{value:040x} ({slot} slot of a proxy)"
         for name, address in contracts.items()

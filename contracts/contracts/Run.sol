@@ -1,17 +1,86 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Parameters} from "../interfaces/IRun.sol";
+import {Address} from "@openzeppelin/contracts/utils/Address.sol";
+
+import {IRunRounds, IRunWork, Parameters} from "../interfaces/IRun.sol";
+import {CodeLib} from "./libraries/CodeLib.sol";
+import {ErrorsLib} from "./libraries/ErrorsLib.sol";
+import {RunRules} from "./RunRules.sol";
 import {Claims} from "./run/Claims.sol";
-import {Membership} from "./run/Membership.sol";
-import {Merging} from "./run/Merging.sol";
 import {RunStorage} from "./run/RunStorage.sol";
 import {Work} from "./run/Work.sol";
+import {Token} from "./Token.sol";
 
 /// @title One deployment, one model lineage, one token
-/// @dev Membership: seats and deposits. Rounds: phases. Work: units. Merging: the next state. Claims: rewards. Questions go to the lens.
-contract Run is Membership, Work, Merging, Claims {
-    constructor(Parameters memory p, address lens_, string memory tokenName, string memory tokenSymbol)
-        RunStorage(p, lens_, tokenName, tokenSymbol)
-    {}
+/// @dev Here is what happens for every unit: `Work` and `Claims`. What happens once a round, or less often, is in `RunRules`,
+/// because one contract may have no more than 24 KiB of code; it runs on this contract's storage. Its address is in this code
+/// and cannot change: two halves of one contract, and nothing that anybody could set. Questions go to the lens.
+contract Run is Work, Claims {
+    Token private immutable _TOKEN;
+    /// @inheritdoc IRunWork
+    address public immutable rules;
+    /// @inheritdoc IRunWork
+    address public immutable lens;
+    /// @inheritdoc IRunWork
+    address public immutable parametersAt;
+
+    constructor(Parameters memory p, address rules_, address lens_, string memory tokenName, string memory tokenSymbol)
+        RunStorage(p)
+    {
+        _range("code size of lens", lens_.code.length, 1, type(uint256).max);
+        _range("code size of rules", rules_.code.length, 1, type(uint256).max);
+        bytes memory encoded = abi.encode(p);
+        bytes32 expected = keccak256(encoded);
+        bytes32 found = RunRules(rules_).parametersHash();
+        if (found != expected) revert ErrorsLib.OtherParameters(found, expected);
+        _TOKEN = new Token(tokenName, tokenSymbol);
+        rules = rules_;
+        lens = lens_;
+        parametersAt = CodeLib.store(encoded);
+        _rounds[0].stateRoot = p.genesisRoot;
+        _rounds[0].stateCodec = p.genesis.codec;
+        _rounds[0].stateDigest = p.genesis.digest;
+    }
+
+    /// @dev What is not here is in the rules, or nowhere.
+    fallback() external payable {
+        address other = rules;
+        assembly ("memory-safe") {
+            let free := mload(64)
+            calldatacopy(free, 0, calldatasize())
+            let succeeded := delegatecall(gas(), other, free, calldatasize(), 0, 0)
+            returndatacopy(free, 0, returndatasize())
+            if succeeded { return(free, returndatasize()) }
+            revert(free, returndatasize())
+        }
+    }
+
+    /// @dev Deposits come with `joinMiner` and `stake`.
+    receive() external payable {
+        revert ErrorsLib.NoPlainTransfers();
+    }
+
+    /// @inheritdoc IRunWork
+    function claim(uint64[] calldata rounds_) external returns (uint256 tokens, uint256 bonds) {
+        _advance();
+        (tokens, bonds) = _claimAll(rounds_);
+        // Bonds that came free may be what a waiting round lacked.
+        _advance();
+
+        if (tokens != 0) _TOKEN.mint(msg.sender, tokens);
+    }
+
+    /// @inheritdoc IRunWork
+    function token() external view returns (address) {
+        return address(_TOKEN);
+    }
+
+    /// @dev Phases that are due. Where the heights say that none is, the other half need not be asked.
+    function _advance() internal override {
+        Phase phase = _live.phase;
+        bool isTimed = phase != Phase.Waiting && phase != Phase.Seed && phase != Phase.Draw;
+        if (isTimed && block.number <= _live.until) return;
+        Address.functionDelegateCall(rules, abi.encodeCall(IRunRounds.advance, ()));
+    }
 }

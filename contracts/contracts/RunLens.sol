@@ -2,12 +2,12 @@
 pragma solidity ^0.8.28;
 
 import {IBeacon} from "../interfaces/IBeacon.sol";
-import {Cid, IRun, Parameters} from "../interfaces/IRun.sol";
+import {Cid, IRun, IRunTypes, Parameters} from "../interfaces/IRun.sol";
 import {IRunLens} from "../interfaces/IRunLens.sol";
 import {DrawLib} from "./libraries/DrawLib.sol";
 import {ErrorsLib} from "./libraries/ErrorsLib.sol";
 import {IRunState} from "./run/IRunState.sol";
-import {Candidate, Entry, Member, Round, Unit} from "./run/Types.sol";
+import {Candidate, Entry, Live, Member, Place, Round, Unit} from "./run/Types.sol";
 
 /// @title Answers about any run
 contract RunLens is IRunLens {
@@ -21,12 +21,12 @@ contract RunLens is IRunLens {
 
     /// @inheritdoc IRunLens
     function current(address run) external view returns (Current memory c) {
-        c.round = IRunState(run).currentRound();
-        Round memory r = IRunState(run).rounds(c.round);
+        c.round = IRun(run).currentRound();
+        Live memory r = IRunState(run).rounds(c.round).played;
         c.phase = r.phase;
         c.until = r.until;
-        if (c.phase == IRun.Phase.Waiting) return c;
-        if (c.phase != IRun.Phase.Seed && c.phase != IRun.Phase.Draw) {
+        if (c.phase == IRunTypes.Phase.Waiting) return c;
+        if (c.phase != IRunTypes.Phase.Seed && c.phase != IRunTypes.Phase.Draw) {
             c.due = block.number > c.until;
         } else if (block.number >= c.until) {
             (, bool known) = IBeacon(_parameters(run).beacon).valueAt(c.until);
@@ -38,28 +38,31 @@ contract RunLens is IRunLens {
     function getRound(address run, uint64 round) external view returns (RoundView memory v) {
         Parameters memory p = _parameters(run);
         Round memory r = _round(run, round);
-        v.phase = r.phase;
+        Live memory live = r.played;
+        v.phase = live.phase;
         v.seed = r.seed;
         v.drawSeed = r.drawSeed;
         v.stateRoot = r.stateRoot;
         v.state = Cid(r.stateCodec, r.stateDigest);
-        v.miners = r.miners;
-        v.verifiers = r.verifiers;
-        v.units = r.units;
-        v.committed = r.committed;
-        v.opened = r.opened;
-        v.attested = r.attested;
-        v.assignments = r.assignments;
-        v.seals = r.seals;
-        v.reveals = r.reveals;
-        v.jurors = r.jurors;
-        v.candidates = r.candidates;
-        v.merged = r.merged;
-        v.accepted = r.accepted;
+        v.miners = live.miners;
+        v.verifiers = live.verifiers;
+        v.units = live.units;
+        v.committed = live.committed;
+        v.opened = live.opened;
+        v.attested = live.attested;
+        v.assignments = live.assignments;
+        v.seals = live.seals;
+        v.reveals = live.reveals;
+        v.jurors = live.jurors;
+        v.candidates = live.candidates;
+        v.merged = live.merged;
+        v.accepted = live.accepted;
         v.judgedAt = r.judgedAt;
         v.heldUntil = _heldUntil(p, r);
-        v.endedAt = r.endedAt;
+        v.endedAt = _endedAt(r);
         v.matureAt = _matureAt(p, r);
+        v.seededAt = r.seededAt;
+        v.drawnAt = r.drawnAt;
     }
 
     /// @inheritdoc IRunLens
@@ -74,31 +77,14 @@ contract RunLens is IRunLens {
     }
 
     /// @inheritdoc IRunLens
-    function getUnit(address run, bytes32 unitId) external view returns (UnitView memory) {
-        return _view(run, unitId);
+    function getUnitStates(address run, bytes32[] calldata unitIds) external view returns (UnitState[] memory states) {
+        states = new UnitState[](unitIds.length);
+        for (uint256 i = 0; i < unitIds.length; ++i) states[i] = _state(run, unitIds[i]);
     }
 
     /// @inheritdoc IRunLens
-    function getUnits(address run, uint64 round) external view returns (UnitView[] memory units) {
-        units = new UnitView[](_round(run, round).committed);
-        for (uint256 place = 0; place < units.length; ++place) units[place] = _view(run, IRunState(run).unitIds(round, place));
-    }
-
-    /// @inheritdoc IRunLens
-    function mergeSet(address run, uint64 round) external view returns (bytes32[] memory unitIds) {
-        Round memory r = _round(run, round);
-        bytes32[] memory sorted = new bytes32[](r.attested);
-        uint256 filled = 0;
-        for (uint256 place = 0; place < r.committed; ++place) {
-            bytes32 unitId = IRunState(run).unitIds(round, place);
-            if (IRunState(run).units(unitId).status != IRun.Status.Attested) continue;
-            uint256 slot = filled++;
-            for (; slot > 0 && sorted[slot - 1] > unitId; --slot) sorted[slot] = sorted[slot - 1];
-            sorted[slot] = unitId;
-        }
-        uint256 most = _parameters(run).maxMerge;
-        unitIds = new bytes32[](filled < most ? filled : most);
-        for (uint256 i = 0; i < unitIds.length; ++i) unitIds[i] = sorted[i];
+    function getUnitNames(address run) external view returns (UnitName[] memory) {
+        return _names(run, IRun(run).currentRound());
     }
 
     /// @inheritdoc IRunLens
@@ -107,28 +93,30 @@ contract RunLens is IRunLens {
     }
 
     /// @inheritdoc IRunLens
-    function assignedSegments(address run, bytes32 unitId, address verifier) external view returns (uint8[] memory) {
+    function assignedSegments(address run, uint64 round, bytes32 unitId, address verifier) external view returns (uint8[] memory) {
         Unit memory unit = IRunState(run).units(unitId);
         uint256 id = IRunState(run).members(verifier).id;
         if (DrawLib.placeOf(unit.verifierIds, id) == DrawLib.NOT_THERE) revert ErrorsLib.NotAssigned(unitId, verifier);
-        return _segments(_parameters(run), IRunState(run).rounds(unit.round).drawSeed, unitId, verifier);
+        return _segments(_parameters(run), _round(run, round).drawSeed, unitId, id);
     }
 
     /// @inheritdoc IRunLens
     function assignmentsOf(address run, uint64 round, address verifier) external view returns (Assignment[] memory assignments) {
-        Round memory r = _round(run, round);
+        if (round != IRun(run).currentRound()) return assignments;
         Parameters memory p = _parameters(run);
+        bytes32 drawSeed = IRunState(run).rounds(round).drawSeed;
         uint256 id = IRunState(run).members(verifier).id;
-        assignments = new Assignment[](r.committed);
+        UnitName[] memory names = _names(run, round);
+        assignments = new Assignment[](names.length);
         uint256 found = 0;
-        for (uint256 place = 0; place < r.committed; ++place) {
-            bytes32 unitId = IRunState(run).unitIds(round, place);
+        for (uint256 place = 0; place < names.length; ++place) {
+            bytes32 unitId = names[place].unitId;
             Unit memory unit = IRunState(run).units(unitId);
             uint256 v = DrawLib.placeOf(unit.verifierIds, id);
             if (v == DrawLib.NOT_THERE) continue;
             assignments[found++] = Assignment({
                 unitId: unitId,
-                segments: _segments(p, r.drawSeed, unitId, verifier),
+                segments: _segments(p, drawSeed, unitId, id),
                 isSealed: unit.sealedMask >> v & 1 == 1,
                 isRevealed: unit.revealedMask >> v & 1 == 1
             });
@@ -140,18 +128,18 @@ contract RunLens is IRunLens {
 
     /// @inheritdoc IRunLens
     function unitsOf(address run, address miner) external view returns (uint8) {
-        uint64 round = IRunState(run).currentRound();
-        IRun.Phase phase = IRunState(run).rounds(round).phase;
+        uint64 round = IRun(run).currentRound();
+        IRunTypes.Phase phase = IRunState(run).rounds(round).played.phase;
         Member memory member = IRunState(run).members(miner);
-        if (phase == IRun.Phase.Waiting || phase == IRun.Phase.Seed) return 0;
-        if (member.role != IRun.Role.Miner || member.joinedRound > round) return 0;
+        if (phase == IRunTypes.Phase.Waiting || phase == IRunTypes.Phase.Seed) return 0;
+        if (member.role != IRunTypes.Role.Miner || member.joinedRound > round) return 0;
         return IRunState(run).frozenUnits(member.seat);
     }
 
     /// @inheritdoc IRunLens
     function jury(address run) external view returns (address[] memory jurors) {
-        Round memory r = IRunState(run).rounds(IRunState(run).currentRound());
-        jurors = new address[](r.jurors);
+        Round memory r = IRunState(run).rounds(IRun(run).currentRound());
+        jurors = new address[](r.played.jurors);
         uint256 filled = 0;
         for (uint256 seat = 0; filled < jurors.length; ++seat) {
             if (r.jury >> seat & 1 == 1) jurors[filled++] = IRunState(run).verifierSeats(seat).account;
@@ -165,7 +153,7 @@ contract RunLens is IRunLens {
 
     /// @inheritdoc IRunLens
     function candidates(address run, uint64 round) external view returns (CandidateView[] memory views) {
-        views = new CandidateView[](_round(run, round).candidates);
+        views = new CandidateView[](_round(run, round).played.candidates);
         for (uint256 i = 0; i < views.length; ++i) {
             Candidate memory c = IRunState(run).candidates(round, i);
             views[i] = CandidateView(c.proposer, c.stateRoot, Cid(c.codec, c.digest), c.acknowledgements);
@@ -182,13 +170,13 @@ contract RunLens is IRunLens {
         v.joinedRound = member.joinedRound;
         v.deposit = member.deposit;
         v.locked = member.locked;
-        if (member.role == IRun.Role.None) v.exitAt = member.exitAt;
+        if (member.role == IRunTypes.Role.None) v.exitAt = member.exitAt;
         v.endpoint = IRunState(run).endpoints(account);
     }
 
     /// @inheritdoc IRunLens
     function participants(address run) external view returns (Participant[] memory all) {
-        Round memory r = IRunState(run).rounds(IRunState(run).currentRound());
+        Round memory r = IRunState(run).rounds(IRun(run).currentRound());
         (uint256 miners, uint256 verifiers) = IRunState(run).seatCounts();
         all = new Participant[](miners + verifiers);
         for (uint256 i = 0; i < all.length; ++i) {
@@ -201,22 +189,22 @@ contract RunLens is IRunLens {
             p.leaving = member.leaving;
             p.endpoint = IRunState(run).endpoints(p.account);
             // Seats taken since the round was frozen play from the next one.
-            if (isMiner && seat < r.miners) p.frozen = IRunState(run).frozenUnits(seat);
-            else if (!isMiner && seat < r.verifiers) p.frozen = IRunState(run).frozenSlots(seat);
+            if (isMiner && seat < r.played.miners) p.frozen = IRunState(run).frozenUnits(seat);
+            else if (!isMiner && seat < r.played.verifiers) p.frozen = IRunState(run).frozenSlots(seat);
         }
     }
 
     /// @inheritdoc IRunLens
     function claimable(address run, address account, uint64 from, uint64 to) external view returns (Claimable[] memory found) {
         Parameters memory p = _parameters(run);
-        uint64 currentRound = IRunState(run).currentRound();
+        uint64 currentRound = IRun(run).currentRound();
         if (to > currentRound + 1) to = currentRound + 1;
         if (from > to) from = to;
         found = new Claimable[](to - from);
         uint256 count = 0;
         for (uint64 round = from; round < to; ++round) {
             Entry memory entry = IRunState(run).entries(round, account);
-            uint256 tokens = IRunState(run).rewardOf(round, account);
+            uint256 tokens = IRun(run).rewardOf(round, account);
             if (entry.bonds == 0 && entry.held == 0 && tokens == 0) continue;
             Round memory r = IRunState(run).rounds(round);
             Claimable memory c = found[count++];
@@ -235,22 +223,22 @@ contract RunLens is IRunLens {
     }
 
     function _round(address run, uint64 round) private view returns (Round memory) {
-        uint64 currentRound = IRunState(run).currentRound();
+        uint64 currentRound = IRun(run).currentRound();
         if (round > currentRound) revert ErrorsLib.UnknownRound(round, currentRound);
         return IRunState(run).rounds(round);
     }
 
-    function _segments(Parameters memory p, bytes32 drawSeed, bytes32 unitId, address verifier)
+    function _segments(Parameters memory p, bytes32 drawSeed, bytes32 unitId, uint256 id)
         private
         pure
         returns (uint8[] memory)
     {
-        return DrawLib.segments(drawSeed, unitId, verifier, p.segments, p.segmentsPerVerifier);
+        return DrawLib.segments(drawSeed, unitId, id, p.segments, p.segmentsPerVerifier);
     }
 
     /// @dev A static struct's encoding, after one zero byte, is the code of an account the run deployed.
     function _parameters(address run) private view returns (Parameters memory) {
-        address account = IRunState(run).parametersAt();
+        address account = IRun(run).parametersAt();
         bytes memory encoded = new bytes(account.code.length - 1);
         assembly ("memory-safe") {
             extcodecopy(account, add(encoded, 32), 1, mload(encoded))
@@ -259,28 +247,37 @@ contract RunLens is IRunLens {
     }
 
     function _matureAt(Parameters memory p, Round memory r) private pure returns (uint64) {
-        return r.endedAt == 0 ? 0 : uint64(r.endedAt) + p.maturityBlocks;
+        uint64 endedAt = _endedAt(r);
+        return endedAt == 0 ? 0 : endedAt + p.maturityBlocks;
+    }
+
+    function _endedAt(Round memory r) private pure returns (uint64) {
+        return r.played.phase == IRunTypes.Phase.Ended ? r.played.until : 0;
     }
 
     function _heldUntil(Parameters memory p, Round memory r) private pure returns (uint64) {
         return r.judgedAt == 0 ? 0 : uint64(r.judgedAt) + p.holdBlocks;
     }
 
-    function _view(address run, bytes32 unitId) private view returns (UnitView memory v) {
+    function _names(address run, uint64 round) private view returns (UnitName[] memory names) {
+        names = new UnitName[](IRunState(run).rounds(round).played.committed);
+        for (uint256 i = 0; i < names.length; ++i) {
+            Place memory place = IRunState(run).places(i);
+            bytes32 unitId = keccak256(abi.encode(block.chainid, run, round, place.miner, place.index));
+            names[i] = UnitName(unitId, place.miner, place.index);
+        }
+    }
+
+    function _state(address run, bytes32 unitId) private view returns (UnitState memory s) {
         Unit memory unit = IRunState(run).units(unitId);
-        v.unitId = unitId;
-        v.round = unit.round;
-        v.miner = unit.miner;
-        v.index = unit.index;
-        v.status = unit.status;
-        v.opened = unit.opened;
-        v.root = unit.root;
-        v.contribution = unit.contribution;
-        v.cid = Cid(unit.codec, unit.digest);
-        v.verifiers = _verifiers(run, unit.verifierIds);
-        v.sealedMask = unit.sealedMask;
-        v.revealedMask = unit.revealedMask;
-        v.agreedMask = unit.agreedMask;
+        s.status = unit.status;
+        // Who has not opened by the judgement is rejected, and nobody else.
+        s.opened = unit.status > IRunTypes.Status.Rejected;
+        s.commitment = unit.commitment;
+        s.verifiers = _verifiers(run, unit.verifierIds);
+        s.sealedMask = unit.sealedMask;
+        s.revealedMask = unit.revealedMask;
+        s.agreedMask = unit.agreedMask;
     }
 
     function _verifiers(address run, uint256 ids) private view returns (address[] memory verifiers) {

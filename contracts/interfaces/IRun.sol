@@ -59,13 +59,8 @@ struct Parameters {
     address beacon;
 }
 
-/// @title One run: one model lineage, one token, and the rounds that train it
-/// @notice Every registered miner and verifier plays rounds: seed, train, draw, seal, open, merge. Nobody is privileged: the only
-/// rights are those a deposit or a draw gives. docs/design/round.md is the specification.
-/// @dev Warning: every action first moves the phases that are due, so its gas depends on what is due. Estimate with a margin, or
-/// call `advance` in a transaction of its own when `current().due` is true.
-/// @dev Warning: heights count blocks of the chain the contract is on (`block.number`).
-interface IRun {
+/// @title What the functions of a run speak of
+interface IRunTypes {
     enum Role {
         None,
         Miner,
@@ -85,14 +80,15 @@ interface IRun {
         Ended
     }
 
-    /// @notice What became of a unit. None: not committed.
+    /// @notice What became of a unit. None: not committed. Opened: by its miner, not judged yet.
     enum Status {
         None,
         Committed,
         Rejected,
         Disputed,
         Unverified,
-        Attested
+        Attested,
+        Opened
     }
 
     /// @notice What a verifier says about one segment. `loss` and `gradientNorm` are binary32, their bytes in little-endian order.
@@ -107,11 +103,18 @@ interface IRun {
         uint8 segment;
         Answer answer;
         bytes32 salt;
-        bytes32[] proof;
     }
 
-    // ---------------------------------------------------------------- membership
+    /// @notice What `commit` said about a unit. The contract keeps a hash of it; the words are in the event.
+    struct Commitment {
+        bytes32 root;
+        bytes32 contribution;
+        Cid cid;
+    }
+}
 
+/// @title Seats and deposits
+interface IRunMembers is IRunTypes {
     /// @notice Take or keep a miner's seat, asking for `units` units a round from the next round on, and add the sent wei to the deposit.
     /// @dev The whole deposit must cover `units` unit bonds. Bonds stay locked until the round is mature, so a miner that wants all its
     /// units every round deposits several rounds' bonds; with less it gets fewer units. Calling again changes units and endpoint,
@@ -126,13 +129,10 @@ interface IRun {
 
     /// @notice Send the unlocked deposit to its owner, once out of the seat and past `exitAt`.
     function withdraw() external returns (uint256 amount);
+}
 
-    // ---------------------------------------------------------------- round
-
-    /// @notice Move every phase that is due, then send burned wei to 0x...dEaD. Anyone may call; doing nothing is not an error.
-    /// @return moved Whether a phase moved.
-    function advance() external returns (bool moved);
-
+/// @title Units of work, and what they earn
+interface IRunWork is IRunTypes {
     /// @notice Commit one of the caller's drawn units, 0 <= index < units drawn for it. Locks `unitBond`.
     /// @param seed The current round's seed, which the unit's data followed from. After a re-org that changed it the work is worth
     /// nothing, and a commit to it must not cost a bond.
@@ -146,17 +146,47 @@ interface IRun {
     function seal(bytes32 drawSeed, bytes32[] calldata unitIds, bytes32[] calldata seals) external;
 
     /// @notice Open the caller's unit: leaf 0, the contribution leaf, the last segment and every drawn segment.
+    /// @param commitment As it was committed.
     /// @param leaves Ascending by segment; must hold `segments - 1` and all drawn ones.
+    /// @param proof Whatever else of the tree it takes to reach the root: level by level from the leaves up, ascending, the
+    /// sibling of every node that is known when its sibling is not.
     function open(
         uint64 round,
         uint8 index,
-        bytes32[] calldata startProof,
+        Commitment calldata commitment,
         Opened[] calldata leaves,
-        bytes32[] calldata contributionProof
+        bytes32[] calldata proof
     ) external;
 
     /// @notice Reveal what was sealed about units, in the order of each one's assigned segments.
     function reveal(uint64 round, bytes32[] calldata unitIds, Answer[][] calldata answers, bytes32[] calldata salts) external;
+
+    /// @notice Mint the caller's rewards and unlock its bonds of these rounds, as far as their heights allow.
+    /// @dev Reverts if one of the rounds has nothing for the caller now; ask `claimable` first.
+    function claim(uint64[] calldata rounds_) external returns (uint256 tokens, uint256 bonds);
+
+    /// @notice Tokens an account earned in a round that has ended and has not claimed; 0 before the end.
+    function rewardOf(uint64 round, address account) external view returns (uint256 reward);
+
+    /// @notice The ERC-20 this run alone mints.
+    function token() external view returns (address);
+
+    /// @notice The lens this run was deployed with: it answers questions about any run.
+    function lens() external view returns (address);
+
+    /// @notice The other half of this run's code, which it runs on its own storage: seats, phases, merges. It was deployed for
+    /// these parameters, before the run, and neither can change.
+    function rules() external view returns (address);
+
+    /// @notice Account whose code is a zero byte and the ABI encoding of `Parameters`.
+    function parametersAt() external view returns (address);
+}
+
+/// @title What moves phases, and the merge
+interface IRunRounds is IRunTypes {
+    /// @notice Move every phase that is due, then send burned wei to 0x...dEaD. Anyone may call; doing nothing is not an error.
+    /// @return moved Whether a phase moved.
+    function advance() external returns (bool moved);
 
     /// @notice Propose the merged state of the current round's `mergeSet`. Locks `mergeBond`. One candidate a member.
     /// @dev A root may stand with several CIDs, the same pair only once: a CID nobody serves does not keep the true one out.
@@ -168,27 +198,17 @@ interface IRun {
     /// whose file you hold: the next round's start state is fetched by it.
     function acknowledge(bytes32 drawSeed, uint8 candidate, bytes32 stateRoot, Cid calldata cid) external;
 
-    /// @notice Mint the caller's rewards and unlock its bonds of these rounds, as far as their heights allow.
-    /// @dev Reverts if one of the rounds has nothing for the caller now; ask `claimable` first.
-    function claim(uint64[] calldata rounds_) external returns (uint256 tokens, uint256 bonds);
-
-    // ---------------------------------------------------------------- whereabouts
-
-    /// @notice The ERC-20 this run alone mints.
-    function token() external view returns (address);
-
-    /// @notice The lens this run was deployed with: it answers questions about any run.
-    function lens() external view returns (address);
-
-    /// @notice Account whose code is a zero byte and the ABI encoding of `Parameters`.
-    function parametersAt() external view returns (address);
-
     /// @notice The round that is played, or awaited.
     function currentRound() external view returns (uint64);
-
-    /// @notice Tokens an account earned in a round that has ended and has not claimed; 0 before the end.
-    function rewardOf(uint64 round, address account) external view returns (uint256 reward);
 
     /// @notice Wei burned and not yet sent away by `advance`.
     function burnOwed() external view returns (uint256);
 }
+
+/// @title One run: one model lineage, one token, and the rounds that train it
+/// @notice Every registered miner and verifier plays rounds: seed, train, draw, seal, open, merge. Nobody is privileged: the only
+/// rights are those a deposit or a draw gives. docs/design/round.md is the specification.
+/// @dev Warning: every action first moves the phases that are due, so its gas depends on what is due. Estimate with a margin, or
+/// call `advance` in a transaction of its own when `current().due` is true.
+/// @dev Warning: heights count blocks of the chain the contract is on (`block.number`).
+interface IRun is IRunMembers, IRunRounds, IRunWork {}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Cid, IRun, Parameters} from "./IRun.sol";
+import {Cid, IRunTypes, Parameters} from "./IRun.sol";
 
 /// @title What a node asks a run: everything on the path of a round without reading events
 /// @notice One lens serves every run. It holds nothing and decides nothing: its answers are a run's public getters, put together. It
@@ -13,7 +13,7 @@ interface IRunLens {
     /// @param due Whether `advance` would move the run in the block this is asked in.
     struct Current {
         uint64 round;
-        IRun.Phase phase;
+        IRunTypes.Phase phase;
         uint64 until;
         bool due;
     }
@@ -23,9 +23,11 @@ interface IRunLens {
     /// @param assignments Pairs of a unit and a verifier; `seals` were sealed, `reveals` of those revealed.
     /// @param merged Whether a candidate was accepted: `accepted` is its number.
     /// @param endedAt Height the round ended at, 0 before. Bonds and rewards unlock at `matureAt`.
+    /// @param seededAt Block of the seed, 0 before, and `drawnAt` of the draw: what the round's units are is said by the `Committed`
+    /// events of the blocks between.
     /// @param judgedAt Height of the judgement, 0 before. What a dispute holds is free at `heldUntil`.
     struct RoundView {
-        IRun.Phase phase;
+        IRunTypes.Phase phase;
         bytes32 seed;
         bytes32 drawSeed;
         bytes32 stateRoot;
@@ -47,23 +49,27 @@ interface IRunLens {
         uint64 heldUntil;
         uint64 endedAt;
         uint64 matureAt;
+        uint64 seededAt;
+        uint64 drawnAt;
     }
 
-    /// @notice One committed unit. Bit v of the masks speaks of `verifiers[v]`.
-    struct UnitView {
-        bytes32 unitId;
-        uint64 round;
-        address miner;
-        uint8 index;
-        IRun.Status status;
+    /// @notice What became of a unit so far. Bit v of the masks speaks of `verifiers[v]`.
+    /// @param commitment First 27 bytes of keccak256(abi.encode(Commitment)).
+    struct UnitState {
+        IRunTypes.Status status;
         bool opened;
-        bytes32 root;
-        bytes32 contribution;
-        Cid cid;
+        bytes27 commitment;
         address[] verifiers;
         uint8 sealedMask;
         uint8 revealedMask;
         uint8 agreedMask;
+    }
+
+    /// @notice A committed unit of the current round.
+    struct UnitName {
+        bytes32 unitId;
+        address miner;
+        uint8 index;
     }
 
     /// @notice One unit a verifier was drawn for. `segments` ascend; answers are given in that order.
@@ -88,7 +94,7 @@ interface IRunLens {
     /// @param exitAt Height at which `withdraw` opens; 0 while seated.
     struct MemberView {
         address account;
-        IRun.Role role;
+        IRunTypes.Role role;
         bool leaving;
         uint8 units;
         uint64 joinedRound;
@@ -101,7 +107,7 @@ interface IRunLens {
     /// @notice A seated member and what was frozen for the current round: units drawn for a miner, slots of a verifier.
     struct Participant {
         address account;
-        IRun.Role role;
+        IRunTypes.Role role;
         bool leaving;
         uint16 frozen;
         string endpoint;
@@ -136,20 +142,18 @@ interface IRunLens {
     /// @notice keccak256(abi.encode(chain id, contract, round, miner, index)).
     function unitIdOf(address run, uint64 round, address miner, uint8 index) external view returns (bytes32);
 
-    function getUnit(address run, bytes32 unitId) external view returns (UnitView memory);
+    /// @notice What became of units of any round, in the order asked for. Of one that was never committed, status None.
+    function getUnitStates(address run, bytes32[] calldata unitIds) external view returns (UnitState[] memory);
 
-    /// @notice Committed units of a round, in the order of their commits.
-    function getUnits(address run, uint64 round) external view returns (UnitView[] memory);
-
-    /// @notice Attested units of a judged round in unit id order, at most `maxMerge`.
-    function mergeSet(address run, uint64 round) external view returns (bytes32[] memory unitIds);
+    /// @notice Committed units of the current round, in the order of their commits.
+    function getUnitNames(address run) external view returns (UnitName[] memory);
 
     function assignedVerifiers(address run, bytes32 unitId) external view returns (address[] memory);
 
-    /// @notice Segments drawn for a verifier of a unit, ascending. Reverts if it was not drawn.
-    function assignedSegments(address run, bytes32 unitId, address verifier) external view returns (uint8[] memory);
+    /// @notice Segments drawn for a verifier of a round's unit, ascending. Reverts if it was not drawn.
+    function assignedSegments(address run, uint64 round, bytes32 unitId, address verifier) external view returns (uint8[] memory);
 
-    /// @notice Everything `verifier` was drawn for in `round`.
+    /// @notice Everything `verifier` was drawn for in `round`, if that is the current one; nothing where it is not.
     function assignmentsOf(address run, uint64 round, address verifier) external view returns (Assignment[] memory);
 
     /// @notice Units drawn for `miner` in the current round (indices 0 to that less 1); 0 before the seed.

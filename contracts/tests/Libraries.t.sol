@@ -4,6 +4,7 @@ pragma solidity ^0.8.28;
 import {DrawLib} from "../contracts/libraries/DrawLib.sol";
 import {MerkleLib} from "../contracts/libraries/MerkleLib.sol";
 import {RewardLib} from "../contracts/libraries/RewardLib.sol";
+import {LeavesLib} from "../contracts/libraries/LeavesLib.sol";
 import {Test} from "./Test.sol";
 import {Trees} from "./Trees.sol";
 
@@ -67,6 +68,100 @@ contract MerkleTest is Test {
         bytes32 root = Trees.rootOf(leaves);
         // A proof of the node in the level above, offered as a proof of a leaf.
         assertTrue("node", !this.isIn(root, level[0], 0, count, Trees.proofOf(level, 0)));
+    }
+}
+
+contract TreeTest is Test {
+    struct Some {
+        bytes32 root;
+        bytes32[] hashes;
+        uint256[] places;
+        bytes32[] proof;
+    }
+
+    function rootOf(bytes32[] memory hashes, uint256[] memory places, uint256 count, bytes32[] calldata proof)
+        external
+        view
+        returns (bytes32)
+    {
+        return LeavesLib.rootOf(hashes, places, count, proof);
+    }
+
+    /// @dev Leaves of a tree, those of them in `mask`, and what their proof has to be.
+    function _some(bytes32 seed, uint256 count, uint256 mask) private pure returns (Some memory s) {
+        bytes32[] memory level = new bytes32[](count);
+        bool[] memory known = new bool[](count);
+        uint256 length = 0;
+        for (uint256 i = 0; i < count; ++i) {
+            level[i] = keccak256(abi.encode(seed, i));
+            known[i] = mask >> i & 1 == 1;
+            if (known[i]) ++length;
+        }
+        (s.hashes, s.places) = (new bytes32[](length), new uint256[](length));
+        for (uint256 i = count; i-- > 0;) {
+            if (!known[i]) continue;
+            s.hashes[--length] = level[i];
+            s.places[length] = i;
+        }
+        s.proof = new bytes32[](count);
+        length = 0;
+        while (level.length > 1) {
+            for (uint256 i = 0; i < level.length; ++i) {
+                if (known[i] && i ^ 1 < level.length && !known[i ^ 1]) s.proof[length++] = level[i ^ 1];
+            }
+            known = _above(known);
+            level = Trees.parents(level);
+        }
+        s.root = level[0];
+        s.proof = _resized(s.proof, length);
+    }
+
+    function _above(bool[] memory known) private pure returns (bool[] memory above) {
+        above = new bool[]((known.length + 1) / 2);
+        for (uint256 i = 0; i < known.length; ++i) if (known[i]) above[i / 2] = true;
+    }
+
+    function _resized(bytes32[] memory words, uint256 length) private pure returns (bytes32[] memory copy) {
+        copy = new bytes32[](length);
+        for (uint256 i = 0; i < length && i < words.length; ++i) copy[i] = words[i];
+    }
+
+    function _any(bytes32 seed, uint256 count, uint256 mask) private pure returns (Some memory) {
+        return _some(seed, count, mask % (uint256(1) << count) | uint256(1) << (mask >> 128) % count);
+    }
+
+    function _root(Some memory s, uint256 count) private view returns (bytes32) {
+        return this.rootOf(s.hashes, s.places, count, s.proof);
+    }
+
+    function testFuzz_SeveralLeavesReachTheRootTogether(bytes32 seed, uint256 count, uint256 mask) external view {
+        count = bound(count, 1, 70);
+        Some memory s = _any(seed, count, mask);
+        assertTrue("root", _root(s, count) == s.root);
+    }
+
+    function testFuzz_ASpoiltLeafReachesAnotherRoot(bytes32 seed, uint256 count, uint256 mask, uint256 place) external view {
+        count = bound(count, 1, 70);
+        Some memory s = _any(seed, count, mask);
+        s.hashes[place % s.hashes.length] ^= bytes32(uint256(1) << (place >> 248));
+        assertTrue("leaf", _root(s, count) != s.root);
+    }
+
+    function testFuzz_AProofOfAWrongLengthReachesNothing(bytes32 seed, uint256 count, uint256 mask) external view {
+        count = bound(count, 2, 70);
+        Some memory s = _any(seed, count, mask);
+        uint256 length = s.proof.length;
+        s.proof = _resized(s.proof, length + 1);
+        assertTrue("longer", _root(s, count) == 0);
+        if (length == 0) return;
+        s.proof = _resized(s.proof, length - 1);
+        assertTrue("shorter", _root(s, count) == 0);
+    }
+
+    function testFuzz_TheHashesAreThoseOfTheOtherLibrary(bytes32 a, bytes32 b, bytes4 loss, bytes4 norm) external view {
+        assertTrue("leaf", LeavesLib.checkpointLeaf(a, b) == MerkleLib.checkpointLeaf(a, b));
+        assertTrue("evidence", LeavesLib.evidenceOf(loss, norm, a) == MerkleLib.evidenceOf(loss, norm, a));
+        assertTrue("contribution", LeavesLib.contributionLeaf(a) == MerkleLib.contributionLeaf(a));
     }
 }
 

@@ -2,12 +2,13 @@
 pragma solidity ^0.8.28;
 
 import {Run} from "../contracts/Run.sol";
+import {RunRules} from "../contracts/RunRules.sol";
 import {RunLens} from "../contracts/RunLens.sol";
 import {ScriptedBeacon} from "../contracts/ScriptedBeacon.sol";
 import {Token} from "../contracts/Token.sol";
-import {Cid, IRun, Parameters} from "../interfaces/IRun.sol";
+import {Cid, IRun, IRunTypes, Parameters} from "../interfaces/IRun.sol";
 import {IRunLens} from "../interfaces/IRunLens.sol";
-import {Entry, Member, Round, Unit} from "../contracts/run/Types.sol";
+import {Entry, Member, Unit} from "../contracts/run/Types.sol";
 import {IRunState} from "../contracts/run/IRunState.sol";
 import {Test} from "./Test.sol";
 import {Trees} from "./Trees.sol";
@@ -37,7 +38,7 @@ function makeParameters(address beacon) pure returns (Parameters memory p) {
 
 /// @dev Lets a few accounts do anything a node could do, well or badly, and remembers what must not change.
 contract Players is Test {
-    Run public immutable run;
+    IRun public immutable run;
     RunLens public immutable lens;
     address[] public accounts;
 
@@ -47,7 +48,7 @@ contract Players is Test {
     /// @dev Whether anything was done with another seed than the run's.
     bool public actedForAnother;
     /// @dev What was said about a unit: the first answer is the only one.
-    mapping(bytes32 unitId => bytes32) public committedRoot;
+    mapping(bytes32 unitId => bytes27) public commitmentOf;
     bytes32[] public committedUnits;
     mapping(bytes32 unitId => bool) private _lied;
     uint256 public height = 1;
@@ -56,7 +57,8 @@ contract Players is Test {
     constructor() {
         ScriptedBeacon beacon = new ScriptedBeacon("players");
         lens = new RunLens();
-        run = new Run(makeParameters(address(beacon)), address(lens), "Players", "PLAY");
+        Parameters memory p = makeParameters(address(beacon));
+        run = IRun(address(new Run(p, address(new RunRules(p)), address(lens), "Players", "PLAY")));
         for (uint256 i = 0; i < 8; ++i) {
             accounts.push(address(uint160(0x1000 + i)));
             vm.deal(accounts[i], 1000 ether);
@@ -121,15 +123,15 @@ contract Players is Test {
     }
 
     function _playPhase(uint256 seed) private {
-        IRun.Phase phase = lens.current(address(run)).phase;
+        IRunTypes.Phase phase = lens.current(address(run)).phase;
         for (uint256 i = 0; i < accounts.length; ++i) {
             uint256 chance = uint256(keccak256(abi.encode(seed, i)));
             if (chance % 16 == 0) continue;
-            if (phase == IRun.Phase.Train) commit(i, chance >> 8 & 7 == 0);
-            else if (phase == IRun.Phase.Seal) seal(i, chance >> 8 & 7 == 0);
-            else if (phase == IRun.Phase.Open) (i < 3) ? open(i) : reveal(i);
-            else if (phase == IRun.Phase.Merge) (i < 3) ? merge(i, chance >> 8 & 7 == 0) : acknowledge(i);
-            else if (phase == IRun.Phase.Acknowledge) acknowledge(i);
+            if (phase == IRunTypes.Phase.Train) commit(i, chance >> 8 & 7 == 0);
+            else if (phase == IRunTypes.Phase.Seal) seal(i, chance >> 8 & 7 == 0);
+            else if (phase == IRunTypes.Phase.Open) (i < 3) ? open(i) : reveal(i);
+            else if (phase == IRunTypes.Phase.Merge) (i < 3) ? merge(i, chance >> 8 & 7 == 0) : acknowledge(i);
+            else if (phase == IRunTypes.Phase.Acknowledge) acknowledge(i);
             claim(i);
         }
     }
@@ -153,7 +155,7 @@ contract Players is Test {
             bytes32 end = Trees.answerOf(unitId, SEGMENTS - 1, lies).endRoot;
             vm.prank(miner);
             try run.commit(seed, index, root, end, Cid(0x55, root)) {
-                committedRoot[unitId] = root;
+                commitmentOf[unitId] = bytes27(keccak256(abi.encode(root, end, Cid(0x55, root))));
                 committedUnits.push(unitId);
                 _lied[unitId] = lies;
             } catch {}
@@ -169,7 +171,7 @@ contract Players is Test {
         bytes32[] memory seals = new bytes32[](1);
         for (uint256 i = 0; i < drawn.length; ++i) {
             units[0] = drawn[i].unitId;
-            IRun.Answer[] memory answers = _answers(drawn[i], dissent && who % 7 == 0);
+            IRunTypes.Answer[] memory answers = _answers(drawn[i], dissent && who % 7 == 0);
             seals[0] = keccak256(abi.encode(units[0], verifier, answers, bytes32("salt")));
             vm.prank(verifier);
             try run.seal(drawSeed, units, seals) {} catch {}
@@ -182,7 +184,7 @@ contract Players is Test {
         IRunLens.Assignment[] memory drawn = lens.assignmentsOf(address(run), round, verifier);
         bytes32[] memory units = new bytes32[](1);
         bytes32[] memory salts = new bytes32[](1);
-        IRun.Answer[][] memory answers = new IRun.Answer[][](1);
+        IRunTypes.Answer[][] memory answers = new IRunTypes.Answer[][](1);
         salts[0] = "salt";
         for (uint256 i = 0; i < drawn.length; ++i) {
             units[0] = drawn[i].unitId;
@@ -197,23 +199,26 @@ contract Players is Test {
 
     function open(uint256 who) public watched {
         address miner = _who(who % 3);
-        uint64 round = run.currentRound();
-        IRunLens.UnitView[] memory units = lens.getUnits(address(run), round);
-        (bytes32 start,) = lens.getState(address(run), round);
+        IRunLens.UnitName[] memory units = lens.getUnitNames(address(run));
         for (uint256 i = 0; i < units.length; ++i) {
-            if (units[i].miner != miner) continue;
-            bytes32[] memory leaves = Trees.leavesOf(units[i].unitId, start, SEGMENTS, _lied[units[i].unitId]);
-            IRun.Opened[] memory opened = new IRun.Opened[](SEGMENTS);
-            for (uint256 j = 0; j < SEGMENTS; ++j) {
-                IRun.Answer memory answer = Trees.answerOf(units[i].unitId, j, _lied[units[i].unitId]);
-                opened[j] =
-                    IRun.Opened(uint8(j), answer, Trees.saltOf(units[i].unitId, j), Trees.proofOf(leaves, j + 1));
-            }
-            bytes32[] memory start_ = Trees.proofOf(leaves, 0);
-            bytes32[] memory end_ = Trees.proofOf(leaves, SEGMENTS + 1);
-            vm.prank(miner);
-            try run.open(round, units[i].index, start_, opened, end_) {} catch {}
+            if (units[i].miner == miner) _open(miner, units[i].unitId, units[i].index);
         }
+    }
+
+    /// @dev Every leaf: the tree needs no other word.
+    function _open(address miner, bytes32 unitId, uint8 index) private {
+        uint64 round = run.currentRound();
+        (bytes32 start,) = lens.getState(address(run), round);
+        bool lied = _lied[unitId];
+        bytes32 root = Trees.rootOf(Trees.leavesOf(unitId, start, SEGMENTS, lied));
+        IRunTypes.Opened[] memory opened = new IRunTypes.Opened[](SEGMENTS);
+        for (uint256 j = 0; j < SEGMENTS; ++j) {
+            opened[j] = IRunTypes.Opened(uint8(j), Trees.answerOf(unitId, j, lied), Trees.saltOf(unitId, j));
+        }
+        bytes32 end = opened[SEGMENTS - 1].answer.endRoot;
+        IRunTypes.Commitment memory said = IRunTypes.Commitment(root, end, Cid(0x55, root));
+        vm.prank(miner);
+        try run.open(round, index, said, opened, new bytes32[](0)) {} catch {}
     }
 
     function merge(uint256 who, bool other) public watched {
@@ -250,17 +255,16 @@ contract Players is Test {
         IRunLens.CandidateView[] memory stand = lens.candidates(address(run), round);
         Cid memory cid = stand.length == 0 ? Cid(0x55, seed) : stand[0].cid;
         bytes32 root = stand.length == 0 ? keccak256("root") : stand[0].stateRoot;
-        bytes[4] memory calls = [
-            abi.encodeCall(run.commit, (seed, 0, root, root, cid)),
-            abi.encodeCall(run.seal, (seed, units, units)),
-            abi.encodeCall(run.proposeMerge, (seed, keccak256("other"), cid)),
-            abi.encodeCall(run.acknowledge, (seed, 0, root, cid))
-        ];
-        for (uint256 i = 0; i < calls.length; ++i) {
-            vm.prank(account);
-            (bool acted,) = address(run).call(calls[i]);
-            if (acted) actedForAnother = true;
-        }
+        _try(account, abi.encodeCall(run.commit, (seed, 0, root, root, cid)));
+        _try(account, abi.encodeCall(run.seal, (seed, units, units)));
+        _try(account, abi.encodeCall(run.proposeMerge, (seed, keccak256("other"), cid)));
+        _try(account, abi.encodeCall(run.acknowledge, (seed, 0, root, cid)));
+    }
+
+    function _try(address account, bytes memory call_) private {
+        vm.prank(account);
+        (bool acted,) = address(run).call(call_);
+        if (acted) actedForAnother = true;
     }
 
     function claim(uint256 who) public watched {
@@ -278,8 +282,8 @@ contract Players is Test {
         }
     }
 
-    function _answers(IRunLens.Assignment memory drawn, bool dissent) private pure returns (IRun.Answer[] memory answers) {
-        answers = new IRun.Answer[](drawn.segments.length);
+    function _answers(IRunLens.Assignment memory drawn, bool dissent) private pure returns (IRunTypes.Answer[] memory answers) {
+        answers = new IRunTypes.Answer[](drawn.segments.length);
         for (uint256 i = 0; i < answers.length; ++i) answers[i] = Trees.answerOf(drawn.unitId, drawn.segments[i], dissent);
     }
 }
@@ -287,7 +291,7 @@ contract Players is Test {
 /// @dev After any sequence of what the players do.
 contract RunInvariants is Test {
     Players private _players;
-    Run private _run;
+    IRun private _run;
     RunLens private _lens;
 
     function setUp() external {
@@ -316,8 +320,8 @@ contract RunInvariants is Test {
 
     function _disputes() private view returns (uint256 disputes) {
         for (uint256 i = 0; i < _players.unitsCount(); ++i) {
-            IRun.Status status = IRunState(address(_run)).units(_players.committedUnits(i)).status;
-            if (status == IRun.Status.Disputed) ++disputes;
+            IRunTypes.Status status = IRunState(address(_run)).units(_players.committedUnits(i)).status;
+            if (status == IRunTypes.Status.Disputed) ++disputes;
         }
     }
 
@@ -331,6 +335,10 @@ contract RunInvariants is Test {
 
     function invariant_WhatIsLockedIsWhatEntriesHoldAndNeverMoreThanTheDeposit() external view {
         IRunState state = IRunState(address(_run));
+        IRunTypes.Phase phase = _lens.current(address(_run)).phase;
+        // Until the draw, what commits have locked is in no entry yet.
+        bool isBefore = phase == IRunTypes.Phase.Train || phase == IRunTypes.Phase.Draw;
+        IRunLens.UnitName[] memory units = _lens.getUnitNames(address(_run));
         for (uint256 i = 0; i < _players.accountsCount(); ++i) {
             address account = _players.accounts(i);
             Member memory member = state.members(account);
@@ -340,6 +348,7 @@ contract RunInvariants is Test {
                 Entry memory entry = state.entries(round, account);
                 entries += uint256(entry.bonds) + entry.held;
             }
+            for (uint256 j = 0; isBefore && j < units.length; ++j) if (units[j].miner == account) entries += 1 ether;
             assertEq("entries", member.locked, entries);
         }
     }
@@ -348,9 +357,9 @@ contract RunInvariants is Test {
         uint256 scheduled = 0;
         uint256 owed = 0;
         for (uint64 round = 0; round < _run.currentRound(); ++round) {
-            Round memory r = IRunState(address(_run)).rounds(round);
+            uint8 committed = IRunState(address(_run)).rounds(round).played.committed;
             uint256 subsidy = uint256(1e24) >> (round / 2);
-            if (r.committed < 2) subsidy = subsidy * r.committed / 2;
+            if (committed < 2) subsidy = subsidy * committed / 2;
             uint256 earned = 0;
             for (uint256 i = 0; i < _players.accountsCount(); ++i) earned += _run.rewardOf(round, _players.accounts(i));
             assertAtMost("a round's subsidy", earned, subsidy);
@@ -372,11 +381,10 @@ contract RunInvariants is Test {
         for (uint256 i = 0; i < _players.unitsCount(); ++i) {
             bytes32 unitId = _players.committedUnits(i);
             Unit memory unit = IRunState(address(_run)).units(unitId);
-            assertTrue("the committed root stays", unit.root == _players.committedRoot(unitId));
+            assertTrue("what was committed stays", unit.commitment == _players.commitmentOf(unitId));
             assertEq("revealed after sealed", unit.revealedMask & ~unit.sealedMask, 0);
             assertEq("agreed after revealed", unit.agreedMask & ~unit.revealedMask, 0);
-            if (unit.status == IRun.Status.Attested) {
-                assertTrue("opened", unit.opened);
+            if (unit.status == IRunTypes.Status.Attested) {
                 assertTrue("somebody agreed and nobody dissented", unit.agreedMask != 0 && unit.agreedMask == unit.revealedMask);
             }
         }

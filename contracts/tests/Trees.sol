@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {IRun} from "../interfaces/IRun.sol";
+import {IRunTypes} from "../interfaces/IRun.sol";
 import {MerkleLib} from "../contracts/libraries/MerkleLib.sol";
 
 /// @title Building trees and units, which the contracts only check
@@ -33,9 +33,9 @@ library Trees {
     }
 
     /// @dev What an honest miner gets for a segment of a unit; a liar gets something else from its first segment on.
-    function answerOf(bytes32 unitId, uint256 segment, bool lie) internal pure returns (IRun.Answer memory) {
+    function answerOf(bytes32 unitId, uint256 segment, bool lie) internal pure returns (IRunTypes.Answer memory) {
         bytes32 h = keccak256(abi.encode("answer", unitId, segment, lie));
-        return IRun.Answer(h, bytes4(h), bytes4(h << 32));
+        return IRunTypes.Answer(h, bytes4(h), bytes4(h << 32));
     }
 
     function saltOf(bytes32 unitId, uint256 segment) internal pure returns (bytes32) {
@@ -50,7 +50,7 @@ library Trees {
         leaves = new bytes32[](segments + 2);
         leaves[0] = MerkleLib.checkpointLeaf(start, 0);
         for (uint256 j = 0; j < segments; ++j) {
-            IRun.Answer memory answer = answerOf(unitId, j, lie);
+            IRunTypes.Answer memory answer = answerOf(unitId, j, lie);
             bytes32 evidence = MerkleLib.evidenceOf(answer.loss, answer.gradientNorm, saltOf(unitId, j));
             leaves[j + 1] = MerkleLib.checkpointLeaf(answer.endRoot, evidence);
         }

@@ -137,6 +137,11 @@ class Commitment:
         """Path of a leaf to the root, siblings from the bottom."""
         return merkle.proof(self.leaves(), leaf)
 
+    def proof_of_segments(self, segments: Sequence[int]) -> list[bytes]:
+        """What the leaves of these segments, ascending, leaf 0 and the contribution leaf need to reach the root."""
+        indices = [0, *(segment + 1 for segment in segments), self.contribution_leaf_index]
+        return merkle.proof_of_several(self.leaves(), indices)
+
 
 def compute_leaves(state_roots: Sequence[Root], evidence: Sequence[Root]) -> list[bytes]:
     """The n + 2 leaves of a unit's tree from what its description shows of its n + 1 checkpoints."""

@@ -8,8 +8,15 @@ library DrawLib {
     bytes32 internal constant LOT = keccak256("cupel lot");
     bytes32 internal constant JURY = keccak256("cupel jury");
 
-    function word(bytes32 seed, bytes32 item, uint256 i) internal pure returns (uint256) {
-        return uint256(keccak256(abi.encode(seed, item, i)));
+    function word(bytes32 seed, bytes32 item, uint256 i) internal pure returns (uint256 drawn) {
+        // keccak256(abi.encode(seed, item, i)), without taking memory for it: the largest draw asks for some hundreds.
+        assembly ("memory-safe") {
+            let free := mload(64)
+            mstore(free, seed)
+            mstore(add(free, 32), item)
+            mstore(add(free, 64), i)
+            drawn := keccak256(free, 96)
+        }
     }
 
     /// @notice Draw `take` of the units of all miners, uniformly without replacement.
@@ -62,33 +69,29 @@ library DrawLib {
     function distinct(bytes32 seed, bytes32 item, uint256 n, uint256 take) internal pure returns (uint8[] memory drawn) {
         if (take > n) take = n;
         drawn = new uint8[](take);
-        // Fisher-Yates on a bitmap: the i-th draw picks among the n - i numbers not drawn yet, counted from below.
-        uint256 bitmap = 0;
-        for (uint256 i = 0; i < take; ++i) {
-            uint256 rank = word(seed, item, i) % (n - i);
-            uint256 number = 0;
-            while (true) {
-                if (bitmap >> number & 1 == 0) {
-                    if (rank == 0) break;
-                    --rank;
+        unchecked {
+            for (uint256 i = 0; i < take; ++i) {
+                // The i-th draw picks among the n - i numbers not drawn yet, counted from below: pass those that are.
+                uint256 number = word(seed, item, i) % (n - i);
+                uint256 slot = 0;
+                while (slot < i && drawn[slot] <= number) {
+                    ++number;
+                    ++slot;
                 }
-                ++number;
+                for (uint256 j = i; j > slot; --j) drawn[j] = drawn[j - 1];
+                drawn[slot] = uint8(number);
             }
-            bitmap |= 1 << number;
-        }
-        uint256 filled = 0;
-        for (uint256 number = 0; filled < take; ++number) {
-            if (bitmap >> number & 1 == 1) drawn[filled++] = uint8(number);
         }
     }
 
     /// @notice Segments of a unit drawn for a verifier, ascending.
-    function segments(bytes32 seed, bytes32 unitId, address verifier, uint256 n, uint256 take)
+    /// @param id The verifier's member id: on chain it costs less to come by than the address.
+    function segments(bytes32 seed, bytes32 unitId, uint256 id, uint256 n, uint256 take)
         internal
         pure
         returns (uint8[] memory)
     {
-        return distinct(seed, keccak256(abi.encode(unitId, verifier)), n, take);
+        return distinct(seed, keccak256(abi.encode(unitId, id)), n, take);
     }
 
     /// @notice Place of a member's id among a unit's verifiers, packed 32 bits each; NOT_THERE if absent.

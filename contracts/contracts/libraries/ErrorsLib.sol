@@ -7,6 +7,9 @@ library ErrorsLib {
     error ParameterOutOfRange(string name, uint256 value, uint256 low, uint256 high);
     error DeploymentFailed();
     error UnknownCodec(uint8 codec);
+    error OtherParameters(bytes32 found, bytes32 expected);
+    error NotARun(address code);
+    error NoPlainTransfers();
 
     // Membership
     error NotAMember(address account);
@@ -45,7 +48,8 @@ library ErrorsLib {
     error SegmentsNotAscending(uint8 segment, uint8 previous);
     error SegmentOutOfRange(uint8 segment, uint8 segments);
     error SegmentNotOpened(uint8 segment);
-    error LeafNotInTree(uint256 leafIndex, bytes32 leaf, bytes32 root);
+    error CommitmentMismatch(bytes32 unitId, bytes27 committed, bytes27 given);
+    error LeavesNotInTree(bytes32 found, bytes32 root);
     error ContributionMismatch(bytes32 contribution, bytes32 endRoot);
 
     // Merge

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Candidate, Entry, Member, Round, Seat, Unit} from "./Types.sol";
+import {Candidate, Entry, Member, Place, Round, Seat, Unit} from "./Types.sol";
 
-/// @title The getters of a run's public storage, with whole structs for answers
-/// @dev A getter returns a static struct's fields in order, which is the encoding of the struct itself.
+/// @title A run's storage, for the lens
 interface IRunState {
-    function parametersAt() external view returns (address);
-    function currentRound() external view returns (uint64);
-    function rewardOf(uint64 round, address account) external view returns (uint256);
+    /// @notice With `played` filled in for the round that is played, too.
     function rounds(uint256 round) external view returns (Round memory);
-    function unitIds(uint256 round, uint256 place) external view returns (bytes32);
+    /// @notice Of the round that is played; places from `committed` on are what is left of earlier ones.
+    function places(uint256 place) external view returns (Place memory);
     function units(bytes32 unitId) external view returns (Unit memory);
     function candidates(uint256 round, uint256 number) external view returns (Candidate memory);
     function entries(uint256 round, address account) external view returns (Entry memory);

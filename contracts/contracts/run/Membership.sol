@@ -3,19 +3,19 @@ pragma solidity ^0.8.28;
 
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 
-import {IRun} from "../../interfaces/IRun.sol";
+import {IRunMembers} from "../../interfaces/IRun.sol";
 import {ErrorsLib} from "../libraries/ErrorsLib.sol";
 import {EventsLib} from "../libraries/EventsLib.sol";
 import {Rounds} from "./Rounds.sol";
 import {Member, Seat} from "./Types.sol";
 
 /// @title Taking a seat, giving it up, and getting the deposit back
-abstract contract Membership is Rounds {
-    /// @inheritdoc IRun
+abstract contract Membership is IRunMembers, Rounds {
+    /// @inheritdoc IRunMembers
     function joinMiner(uint8 units, string calldata endpoint) external payable {
         _advance();
         if (units == 0 || units > UNITS_PER_MINER) revert ErrorsLib.UnitsOutOfRange(units, UNITS_PER_MINER);
-        Member storage member = _sit(Role.Miner, minerSeats, MINER_SEATS, endpoint);
+        Member storage member = _sit(Role.Miner, _minerSeats, MINER_SEATS, endpoint);
         uint256 needed = uint256(units) * UNIT_BOND;
         if (member.deposit < needed) revert ErrorsLib.DepositTooSmall(member.deposit, needed);
         member.units = units;
@@ -24,19 +24,19 @@ abstract contract Membership is Rounds {
         _advance();
     }
 
-    /// @inheritdoc IRun
+    /// @inheritdoc IRunMembers
     function stake(string calldata endpoint) external payable {
         _advance();
-        Member storage member = _sit(Role.Verifier, verifierSeats, VERIFIER_SEATS, endpoint);
+        Member storage member = _sit(Role.Verifier, _verifierSeats, VERIFIER_SEATS, endpoint);
         if (member.deposit < SLOT_STAKE) revert ErrorsLib.DepositTooSmall(member.deposit, SLOT_STAKE);
         emit EventsLib.VerifierStaked(msg.sender, member.deposit, endpoint);
         _advance();
     }
 
-    /// @inheritdoc IRun
+    /// @inheritdoc IRunMembers
     function retire() external {
         _advance();
-        Member storage member = members[msg.sender];
+        Member storage member = _members[msg.sender];
         if (member.role == Role.None) revert ErrorsLib.NotAMember(msg.sender);
         if (member.leaving) revert ErrorsLib.AlreadyLeaving(msg.sender);
         member.leaving = true;
@@ -45,10 +45,10 @@ abstract contract Membership is Rounds {
         _advance();
     }
 
-    /// @inheritdoc IRun
+    /// @inheritdoc IRunMembers
     function withdraw() external returns (uint256 amount) {
         _advance();
-        Member storage member = members[msg.sender];
+        Member storage member = _members[msg.sender];
         if (member.role != Role.None) revert ErrorsLib.StillSeated(msg.sender);
         if (block.number < member.exitAt) revert ErrorsLib.WithdrawalTooEarly(block.number, member.exitAt);
         amount = _free(member);
@@ -70,23 +70,23 @@ abstract contract Membership is Rounds {
         if (bytes(endpoint).length > MAX_ENDPOINT_BYTES) {
             revert ErrorsLib.EndpointTooLong(bytes(endpoint).length, MAX_ENDPOINT_BYTES);
         }
-        member = members[msg.sender];
+        member = _members[msg.sender];
         if (member.role == Role.None) {
             if (seats.length >= maximum) revert ErrorsLib.SeatsTaken(maximum);
             if (member.id == 0) {
                 member.id = ++_lastId;
-                accountOf[member.id] = msg.sender;
+                _accountOf[member.id] = msg.sender;
             }
             member.role = role;
             member.seat = uint8(seats.length);
             // A round that has not frozen its members yet still takes this one.
-            member.joinedRound = uint40(rounds[currentRound].phase == Phase.Waiting ? currentRound : currentRound + 1);
+            member.joinedRound = uint40(_live.phase == Phase.Waiting ? _live.round : _live.round + 1);
             seats.push(Seat({account: msg.sender, id: member.id}));
         } else if (member.role != role) {
             revert ErrorsLib.AlreadyMember(msg.sender, uint8(member.role));
         }
         member.leaving = false;
         member.deposit += SafeCast.toUint96(msg.value);
-        endpoints[msg.sender] = endpoint;
+        _endpoints[msg.sender] = endpoint;
     }
 }

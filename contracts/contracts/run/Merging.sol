@@ -1,34 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Cid, IRun} from "../../interfaces/IRun.sol";
+import {Cid, IRunRounds} from "../../interfaces/IRun.sol";
 import {ErrorsLib} from "../libraries/ErrorsLib.sol";
 import {EventsLib} from "../libraries/EventsLib.sol";
 import {Rounds} from "./Rounds.sol";
-import {Candidate, Entry, Member, Round} from "./Types.sol";
+import {Candidate, Entry, Live, Member} from "./Types.sol";
 
 /// @title Agreeing on the state the next round starts from
 abstract contract Merging is Rounds {
-    /// @inheritdoc IRun
+    /// @inheritdoc IRunRounds
     function proposeMerge(bytes32 drawSeed, bytes32 stateRoot, Cid calldata cid) external returns (uint8 candidate) {
         _advance();
-        (uint64 round, Round storage r) = _answering(drawSeed, Phase.Merge);
-        Member storage member = members[msg.sender];
+        uint64 round = _answering(drawSeed, Phase.Merge);
+        Live storage live = _live;
+        Member storage member = _members[msg.sender];
         if (member.role == Role.None) revert ErrorsLib.NotAMember(msg.sender);
         if (stateRoot == 0) revert ErrorsLib.EmptyRoot();
         _checkCodec(cid.codec);
-        if (r.merged) revert ErrorsLib.AlreadyAccepted(r.accepted);
-        if (_hasProposed[round][msg.sender]) revert ErrorsLib.OneCandidateEach(msg.sender);
+        if (live.merged) revert ErrorsLib.AlreadyAccepted(live.accepted);
+        Entry storage entry = _entries[round][msg.sender];
+        if (entry.proposed != 0) revert ErrorsLib.OneCandidateEach(msg.sender);
         bytes32 identity = _identityOf(stateRoot, cid);
         uint8 standing = _candidateOf[round][identity];
         if (standing != 0) revert ErrorsLib.AlreadyProposed(stateRoot, standing - 1);
 
         _lock(member, MERGE_BOND);
-        entries[round][msg.sender].bonds += MERGE_BOND;
-        _hasProposed[round][msg.sender] = true;
-        candidate = r.candidates++;
+        candidate = live.candidates++;
+        entry.bonds += MERGE_BOND;
+        entry.proposed = candidate + 1;
         _candidateOf[round][identity] = candidate + 1;
-        candidates[round][candidate] = Candidate({
+        _candidates[round][candidate] = Candidate({
             proposer: msg.sender,
             codec: cid.codec,
             acknowledgements: 0,
@@ -39,30 +41,31 @@ abstract contract Merging is Rounds {
         emit EventsLib.MergeProposed(round, candidate, msg.sender, stateRoot, cid.codec, cid.digest);
     }
 
-    /// @inheritdoc IRun
+    /// @inheritdoc IRunRounds
     function acknowledge(bytes32 drawSeed, uint8 candidate, bytes32 stateRoot, Cid calldata cid) external {
         _advance();
-        (uint64 round, Round storage r) = _answering(drawSeed, Phase.Acknowledge);
-        if (r.merged) revert ErrorsLib.AlreadyAccepted(r.accepted);
-        Member storage member = members[msg.sender];
-        bool isJuror = member.role == Role.Verifier && member.joinedRound <= round && r.jury >> member.seat & 1 == 1;
+        uint64 round = _answering(drawSeed, Phase.Acknowledge);
+        Live storage live = _live;
+        if (live.merged) revert ErrorsLib.AlreadyAccepted(live.accepted);
+        Member storage member = _members[msg.sender];
+        bool isJuror = member.role == Role.Verifier && member.joinedRound <= round && _rounds[round].jury >> member.seat & 1 == 1;
         if (!isJuror) revert ErrorsLib.NotAJuror(msg.sender);
-        if (candidate >= r.candidates) revert ErrorsLib.UnknownCandidate(candidate, r.candidates);
-        Candidate storage chosen = candidates[round][candidate];
+        if (candidate >= live.candidates) revert ErrorsLib.UnknownCandidate(candidate, live.candidates);
+        Candidate storage chosen = _candidates[round][candidate];
         if (_candidateOf[round][_identityOf(stateRoot, cid)] != candidate + 1) {
             revert ErrorsLib.CandidateMismatch(candidate, chosen.stateRoot, chosen.codec, chosen.digest);
         }
-        Entry storage entry = entries[round][msg.sender];
+        Entry storage entry = _entries[round][msg.sender];
         if (entry.acknowledged != 0) revert ErrorsLib.AlreadyAcknowledged(msg.sender, entry.acknowledged - 1);
 
         entry.acknowledged = candidate + 1;
-        ++r.acknowledged;
-        if (uint256(++chosen.acknowledgements) * 2 > r.jurors) {
-            r.merged = true;
-            r.accepted = candidate;
+        ++live.acknowledged;
+        if (uint256(++chosen.acknowledgements) * 2 > live.jurors) {
+            live.merged = true;
+            live.accepted = candidate;
         }
         // Decided, or nobody is left to decide.
-        if (r.merged || r.acknowledged == r.jurors) _endPhaseHere(r);
+        if (live.merged || live.acknowledged == live.jurors) _endPhaseHere();
 
         emit EventsLib.Acknowledged(round, candidate, msg.sender);
     }

@@ -1,100 +1,111 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {IRun, Parameters} from "../../interfaces/IRun.sol";
+import {IRunRounds} from "../../interfaces/IRun.sol";
 import {DrawLib} from "../libraries/DrawLib.sol";
+import {ErrorsLib} from "../libraries/ErrorsLib.sol";
 import {EventsLib} from "../libraries/EventsLib.sol";
 import {RunStorage} from "./RunStorage.sol";
-import {Candidate, Entry, Member, Round, Seat, Unit} from "./Types.sol";
+import {Candidate, Entry, Live, Member, Place, Round, Seat, Unit} from "./Types.sol";
 
 /// @title The phases of a round and what moves them
 /// @dev A phase whose actions are over is left in the next transaction, whoever sends it: `until` decides, not the sender.
-abstract contract Rounds is RunStorage {
-    /// @inheritdoc IRun
+abstract contract Rounds is IRunRounds, RunStorage {
+    /// @dev This code's own address: called there, and not by a run, it has no run to act on.
+    address private immutable _SELF = address(this);
+
+    /// @inheritdoc IRunRounds
     function advance() external returns (bool moved) {
         moved = _advance();
-        uint256 amount = burnOwed;
+        uint256 amount = _burnOwed;
         if (amount == 0) return moved;
-        burnOwed = 0;
+        _burnOwed = 0;
         // Last, and to an address nobody has a key of. Should it refuse, the wei stays owed and locked here.
         (bool sent,) = BURN_ADDRESS.call{value: amount}("");
-        if (!sent) burnOwed += amount;
+        if (!sent) _burnOwed += amount;
+    }
+
+    /// @inheritdoc IRunRounds
+    function currentRound() external view returns (uint64) {
+        return _live.round;
+    }
+
+    /// @inheritdoc IRunRounds
+    function burnOwed() external view returns (uint256) {
+        return _burnOwed;
     }
 
     /// @dev Bounded: Seed and Draw restart the clock from this block, so that no more than one round's worth of phases can be due.
     function _advance() internal returns (bool moved) {
+        if (address(this) == _SELF) revert ErrorsLib.NotARun(_SELF);
         while (_step()) moved = true;
     }
 
     function _step() private returns (bool) {
-        uint64 round = currentRound;
-        Round storage r = rounds[round];
-        Phase phase = r.phase;
+        Live storage live = _live;
+        uint64 round = live.round;
+        Round storage r = _rounds[round];
+        Phase phase = live.phase;
         if (phase == Phase.Waiting) return _tryToOpen(block.number);
         if (phase == Phase.Seed) return _seed(round, r);
         if (phase == Phase.Draw) return _draw(round, r);
-        uint40 until = r.until;
+        uint40 until = live.until;
         if (block.number <= until) return false;
         if (phase == Phase.Train) {
-            if (r.committed == 0) return _end(round, r, until);
-            r.phase = Phase.Draw;
-            r.until = until + BEACON_DELAY;
+            if (live.committed == 0) return _end(round, r, until);
+            live.phase = Phase.Draw;
+            live.until = until + BEACON_DELAY;
         } else if (phase == Phase.Seal) {
-            r.phase = Phase.Open;
-            r.until = until + OPEN_BLOCKS;
+            live.phase = Phase.Open;
+            live.until = until + OPEN_BLOCKS;
         } else if (phase == Phase.Open) {
             _judge(round, r, until);
-            if (r.attested == 0) return _end(round, r, until);
-            r.phase = Phase.Merge;
-            r.until = until + MERGE_BLOCKS;
-        } else if (phase == Phase.Merge && !r.merged && r.candidates != 0 && r.acknowledged != r.jurors) {
-            r.phase = Phase.Acknowledge;
-            r.until = until + ACKNOWLEDGE_BLOCKS;
+            if (live.attested == 0) return _end(round, r, until);
+            live.phase = Phase.Merge;
+            live.until = until + MERGE_BLOCKS;
+        } else if (phase == Phase.Merge && !live.merged && live.candidates != 0 && live.acknowledged != live.jurors) {
+            live.phase = Phase.Acknowledge;
+            live.until = until + ACKNOWLEDGE_BLOCKS;
         } else {
             return _end(round, r, until);
         }
         return true;
     }
 
-    /// @dev End the phase once everybody has acted: what comes next starts from this block, in the next transaction to come later.
-    function _endPhaseHere(Round storage r) internal {
-        r.until = uint40(block.number);
-    }
-
     // ---------------------------------------------------------------- Waiting: who plays is frozen
 
     /// @dev Freeze members, units and slots, if enough are there. `height` is when the last round ended, or now.
     function _tryToOpen(uint256 height) internal returns (bool) {
-        uint64 round = currentRound;
-        _sweep(round, minerSeats);
-        _sweep(round, verifierSeats);
-        uint256 miners = minerSeats.length;
-        uint256 verifiers = verifierSeats.length;
+        uint64 round = _live.round;
+        _sweep(round, _minerSeats);
+        _sweep(round, _verifierSeats);
+        uint256 miners = _minerSeats.length;
+        uint256 verifiers = _verifierSeats.length;
         if (miners < LEAST_MINERS || verifiers < LEAST_VERIFIERS) return false;
 
         uint256 active = 0;
         for (uint256 i = 0; i < miners; ++i) {
-            Member storage member = members[minerSeats[i].account];
+            Member storage member = _members[_minerSeats[i].account];
             uint256 covered = _free(member) / UNIT_BOND;
             uint8 units = covered < member.units ? uint8(covered) : member.units;
-            frozenUnits[i] = units;
+            _frozenUnits[i] = units;
             if (units != 0) ++active;
         }
         if (active < LEAST_MINERS) return false;
         active = 0;
         for (uint256 i = 0; i < verifiers; ++i) {
-            uint256 slots = _free(members[verifierSeats[i].account]) / SLOT_STAKE;
-            frozenSlots[i] = slots > type(uint16).max ? type(uint16).max : uint16(slots);
+            uint256 slots = _free(_members[_verifierSeats[i].account]) / SLOT_STAKE;
+            _frozenSlots[i] = slots > type(uint16).max ? type(uint16).max : uint16(slots);
             if (slots != 0) ++active;
         }
         if (active < LEAST_VERIFIERS) return false;
 
-        Round storage r = rounds[round];
-        r.phase = Phase.Seed;
-        r.miners = uint8(miners);
-        r.verifiers = uint8(verifiers);
-        r.until = uint40(height + BEACON_DELAY);
-        emit EventsLib.RoundOpened(round, r.stateRoot, miners, verifiers, r.until);
+        Live storage live = _live;
+        live.phase = Phase.Seed;
+        live.miners = uint8(miners);
+        live.verifiers = uint8(verifiers);
+        live.until = uint40(height + BEACON_DELAY);
+        emit EventsLib.RoundOpened(round, _rounds[round].stateRoot, miners, verifiers, height + BEACON_DELAY);
         return true;
     }
 
@@ -103,7 +114,7 @@ abstract contract Rounds is RunStorage {
         uint256 i = 0;
         while (i < seats.length) {
             address account = seats[i].account;
-            Member storage member = members[account];
+            Member storage member = _members[account];
             uint96 needed = member.role == Role.Miner ? UNIT_BOND : SLOT_STAKE;
             if (!member.leaving && member.deposit >= needed) {
                 ++i;
@@ -111,7 +122,7 @@ abstract contract Rounds is RunStorage {
             }
             // Never earlier than what an earlier seat owes: else sitting down for a moment would cut the delay short.
             uint256 exitAt = member.exitAt;
-            if (member.joinedRound < round) exitAt = rounds[round - 1].endedAt + EXIT_BLOCKS;
+            if (member.joinedRound < round) exitAt = _rounds[round - 1].played.until + EXIT_BLOCKS;
             member.role = Role.None;
             member.leaving = false;
             member.silentRounds = 0;
@@ -119,7 +130,7 @@ abstract contract Rounds is RunStorage {
             uint256 last = seats.length - 1;
             if (i != last) {
                 seats[i] = seats[last];
-                members[seats[i].account].seat = uint8(i);
+                _members[seats[i].account].seat = uint8(i);
             }
             seats.pop();
             emit EventsLib.SeatFreed(account, exitAt);
@@ -132,13 +143,13 @@ abstract contract Rounds is RunStorage {
     /// starts from so that a fork with another state has other seeds, though its beacon may say the same. A value missed for good moves
     /// the awaited height on by multiples of BEACON_WINDOW, to the only one of them that can still be proved.
     function _beaconValue(uint64 round, Round storage r, uint256 kind) private returns (bytes32 mixed, bool known) {
-        uint256 height = r.until;
+        uint256 height = _live.until;
         if (block.number < height) return (0, false);
         bytes32 value;
         (value, known) = _recordedValue(height);
         if (!known && block.number > height + BEACON_WINDOW) {
             uint256 next = height + (block.number - height - 1) / BEACON_WINDOW * BEACON_WINDOW;
-            r.until = uint40(next);
+            _live.until = uint40(next);
             emit EventsLib.BeaconMissed(round, height, next);
             (value, known) = _recordedValue(next);
         }
@@ -153,11 +164,15 @@ abstract contract Rounds is RunStorage {
     function _seed(uint64 round, Round storage r) private returns (bool) {
         (bytes32 seed, bool known) = _beaconValue(round, r, 0);
         if (!known) return false;
+        Live storage live = _live;
+        uint256 drawn = _drawUnits(seed, live.miners);
+        uint256 until = block.number + TRAIN_BLOCKS;
         r.seed = seed;
-        r.units = uint8(_drawUnits(seed, r.miners));
-        r.phase = Phase.Train;
-        r.until = uint40(block.number + TRAIN_BLOCKS);
-        emit EventsLib.Seeded(round, seed, r.units, r.until);
+        r.seededAt = uint40(block.number);
+        live.units = uint8(drawn);
+        live.phase = Phase.Train;
+        live.until = uint40(until);
+        emit EventsLib.Seeded(round, seed, drawn, until);
         return true;
     }
 
@@ -165,77 +180,92 @@ abstract contract Rounds is RunStorage {
     function _drawUnits(bytes32 seed, uint256 miners) private returns (uint256 total) {
         uint256[] memory asked = new uint256[](miners);
         for (uint256 i = 0; i < miners; ++i) {
-            asked[i] = frozenUnits[i];
+            asked[i] = _frozenUnits[i];
             total += asked[i];
         }
         if (total <= UNITS) return total;
         uint256[] memory drawn = DrawLib.lot(seed, asked, total, UNITS);
-        for (uint256 i = 0; i < miners; ++i) frozenUnits[i] = uint8(drawn[i]);
+        for (uint256 i = 0; i < miners; ++i) _frozenUnits[i] = uint8(drawn[i]);
         return UNITS;
     }
 
     function _draw(uint64 round, Round storage r) private returns (bool) {
         (bytes32 seed, bool known) = _beaconValue(round, r, 1);
         if (!known) return false;
-        uint256 verifiers = r.verifiers;
-        uint256[] memory slots = new uint256[](verifiers);
-        for (uint256 i = 0; i < verifiers; ++i) slots[i] = frozenSlots[i];
-
-        uint256 assignments = 0;
-        uint256 committed = r.committed;
-        for (uint256 place = 0; place < committed; ++place) {
-            bytes32 unitId = unitIds[round][place];
-            uint256[] memory seats = DrawLib.weighted(seed, unitId, slots, VERIFIERS_PER_UNIT);
-            uint256 ids = 0;
-            for (uint256 v = 0; v < seats.length; ++v) ids |= uint256(verifierSeats[seats[v]].id) << (32 * v);
-            units[unitId].verifierIds = ids;
-            assignments += seats.length;
-        }
+        Live storage live = _live;
+        uint256[] memory slots = new uint256[](live.verifiers);
+        for (uint256 i = 0; i < slots.length; ++i) slots[i] = _frozenSlots[i];
+        uint256 assignments = _drawVerifiers(round, seed, slots, live.committed);
         uint256[] memory jurors = DrawLib.weighted(seed, DrawLib.JURY, slots, JURY_TARGET);
         uint256 jury = 0;
         for (uint256 j = 0; j < jurors.length; ++j) jury |= 1 << jurors[j];
+        uint256 until = block.number + SEAL_BLOCKS;
 
         r.drawSeed = seed;
-        r.assignments = uint16(assignments);
         r.jury = uint64(jury);
-        r.jurors = uint8(jurors.length);
-        r.phase = Phase.Seal;
-        r.until = uint40(block.number + SEAL_BLOCKS);
-        emit EventsLib.Drawn(round, seed, assignments, r.until);
+        r.drawnAt = uint40(block.number);
+        live.assignments = uint16(assignments);
+        live.jurors = uint8(jurors.length);
+        live.phase = Phase.Seal;
+        live.until = uint40(until);
+        emit EventsLib.Drawn(round, seed, assignments, until);
         return true;
+    }
+
+    /// @dev Each unit's verifiers; and, of each miner, the bonds its commits have locked, once and not with every commit.
+    function _drawVerifiers(uint64 round, bytes32 seed, uint256[] memory slots, uint256 committed)
+        private
+        returns (uint256 assignments)
+    {
+        for (uint256 place = 0; place < committed; ++place) {
+            (bytes32 unitId, address miner) = _unitAt(round, place);
+            uint256[] memory seats = DrawLib.weighted(seed, unitId, slots, VERIFIERS_PER_UNIT);
+            uint256 ids = 0;
+            for (uint256 v = 0; v < seats.length; ++v) ids |= uint256(_verifierSeats[seats[v]].id) << (32 * v);
+            _units[unitId].verifierIds = ids;
+            assignments += seats.length;
+            Entry storage entry = _entries[round][miner];
+            ++entry.committedUnits;
+            entry.bonds += UNIT_BOND;
+        }
+    }
+
+    function _unitAt(uint64 round, uint256 number) private view returns (bytes32 unitId, address miner) {
+        Place storage place = _places[number];
+        miner = place.miner;
+        unitId = _unitIdOf(round, miner, place.index);
     }
 
     // ---------------------------------------------------------------- Open: judgement
 
     function _judge(uint64 round, Round storage r, uint40 height) private {
-        uint256 committed = r.committed;
+        uint256 committed = _live.committed;
         uint8 attested = 0;
         r.judgedAt = height;
         for (uint256 place = 0; place < committed; ++place) {
-            bytes32 unitId = unitIds[round][place];
-            Status status = _judgeUnit(round, unitId, height + HOLD_BLOCKS);
+            (bytes32 unitId, address miner) = _unitAt(round, place);
+            Status status = _judgeUnit(round, unitId, miner, height + HOLD_BLOCKS);
             if (status == Status.Attested) ++attested;
         }
-        r.attested = attested;
+        _live.attested = attested;
     }
 
-    function _judgeUnit(uint64 round, bytes32 unitId, uint256 heldUntil) private returns (Status status) {
-        Unit storage unit = units[unitId];
+    function _judgeUnit(uint64 round, bytes32 unitId, address miner, uint256 heldUntil) private returns (Status status) {
+        Unit storage unit = _units[unitId];
         uint256 revealed = unit.revealedMask;
         uint256 agreed = unit.agreedMask;
         uint256 verifiers = unit.verifierIds;
-        status = _verdict(unit.opened, verifiers, revealed, agreed);
+        status = _verdict(unit.status == Status.Opened, verifiers, revealed, agreed);
         unit.status = status;
 
-        address miner = unit.miner;
-        Entry storage mined = entries[round][miner];
+        Entry storage mined = _entries[round][miner];
         if (status == Status.Rejected) {
             // Out of the unit's own bond, which covers it: a miner cannot have withdrawn the fee.
-            Member storage member = members[miner];
+            Member storage member = _members[miner];
             member.deposit -= UNAVAILABLE_FEE;
             member.locked -= UNAVAILABLE_FEE;
             mined.bonds -= UNAVAILABLE_FEE;
-            burnOwed += UNAVAILABLE_FEE;
+            _burnOwed += UNAVAILABLE_FEE;
             emit EventsLib.Burned(round, miner, UNAVAILABLE_FEE);
         } else if (status == Status.Disputed) {
             mined.bonds -= UNIT_BOND;
@@ -248,11 +278,11 @@ abstract contract Rounds is RunStorage {
 
         uint256 sealedMask = unit.sealedMask;
         for (uint256 v = 0; verifiers >> (32 * v) != 0; ++v) {
-            address verifier = accountOf[uint32(verifiers >> (32 * v))];
+            address verifier = _accountOf[uint32(verifiers >> (32 * v))];
             if (sealedMask >> v & 1 == 0) _burnFree(round, verifier, SEAL_FEE);
             else if (revealed >> v & 1 == 0) _burnFree(round, verifier, SLOT_STAKE);
             else if (status == Status.Disputed) _hold(round, verifier, heldUntil);
-            else if (status == Status.Attested) ++entries[round][verifier].attestations;
+            else if (status == Status.Attested) ++_entries[round][verifier].attestations;
         }
     }
 
@@ -268,11 +298,11 @@ abstract contract Rounds is RunStorage {
 
     /// @dev Hold a slot stake of one that answered about a disputed unit, or what is free of it.
     function _hold(uint64 round, address account, uint256 heldUntil) private {
-        Member storage member = members[account];
+        Member storage member = _members[account];
         uint96 free = _free(member);
         uint96 amount = free < SLOT_STAKE ? free : SLOT_STAKE;
         member.locked += amount;
-        entries[round][account].held += amount;
+        _entries[round][account].held += amount;
         emit EventsLib.Held(round, account, amount, heldUntil);
     }
 
@@ -280,9 +310,11 @@ abstract contract Rounds is RunStorage {
 
     /// @dev The next state, and the next round opened at once if enough members are there. `height` is the last block of the round.
     function _end(uint64 round, Round storage r, uint40 height) private returns (bool) {
-        Round storage next = rounds[round + 1];
-        if (r.merged) {
-            Candidate storage chosen = candidates[round][r.accepted];
+        Live storage live = _live;
+        Round storage next = _rounds[round + 1];
+        bool merged = live.merged;
+        if (merged) {
+            Candidate storage chosen = _candidates[round][live.accepted];
             next.stateRoot = chosen.stateRoot;
             next.stateCodec = chosen.codec;
             next.stateDigest = chosen.digest;
@@ -291,21 +323,25 @@ abstract contract Rounds is RunStorage {
             next.stateCodec = r.stateCodec;
             next.stateDigest = r.stateDigest;
         }
-        r.phase = Phase.Ended;
-        r.endedAt = height;
-        _countSilence(round, r.miners);
-        currentRound = round + 1;
-        emit EventsLib.RoundEnded(round, r.merged, next.stateRoot, height);
+        _countSilence(round, live.miners);
+        Live memory ended = live;
+        ended.phase = Phase.Ended;
+        ended.until = height;
+        r.played = ended;
+        Live memory fresh;
+        fresh.round = uint32(round + 1);
+        _live = fresh;
+        emit EventsLib.RoundEnded(round, merged, next.stateRoot, height);
         _tryToOpen(height);
         return true;
     }
 
     function _countSilence(uint64 round, uint256 miners) private {
         for (uint256 i = 0; i < miners; ++i) {
-            if (frozenUnits[i] == 0) continue;
-            address account = minerSeats[i].account;
-            Member storage member = members[account];
-            if (entries[round][account].committedMask != 0) {
+            if (_frozenUnits[i] == 0) continue;
+            address account = _minerSeats[i].account;
+            Member storage member = _members[account];
+            if (_entries[round][account].committedUnits != 0) {
                 if (member.silentRounds != 0) member.silentRounds = 0;
             } else if (++member.silentRounds == SILENT_ROUNDS) {
                 member.leaving = true;

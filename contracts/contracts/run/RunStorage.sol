@@ -2,21 +2,19 @@
 pragma solidity ^0.8.28;
 
 import {IBeacon} from "../../interfaces/IBeacon.sol";
-import {Cid, IRun, Parameters} from "../../interfaces/IRun.sol";
-import {CodeLib} from "../libraries/CodeLib.sol";
+import {IRunTypes, Parameters} from "../../interfaces/IRun.sol";
 import {ErrorsLib} from "../libraries/ErrorsLib.sol";
 import {EventsLib} from "../libraries/EventsLib.sol";
-import {Token} from "../Token.sol";
-import {Candidate, Entry, Member, Round, Seat, Unit} from "./Types.sol";
+import {Candidate, Entry, Live, Member, Place, Round, Seat, Unit} from "./Types.sol";
 
 /// @title What a run remembers, and the bookkeeping of deposits
-/// @dev Solvency: the balance is at least the sum of all deposits plus `burnOwed`. `locked` is a part of `deposit`.
-abstract contract RunStorage is IRun {
+/// @dev Solvency: the balance is at least the sum of all deposits plus `_burnOwed`. `locked` is a part of `deposit`.
+abstract contract RunStorage is IRunTypes {
     /// @dev Bounds of every loop: they keep each transaction far below 2^24 gas.
     uint256 internal constant MAX_MINERS = 64;
     uint256 internal constant MAX_VERIFIERS = 64;
     uint256 internal constant MAX_UNITS = 64;
-    uint256 internal constant MAX_UNITS_PER_MINER = 32; // bits of Entry.committedMask
+    uint256 internal constant MAX_UNITS_PER_MINER = 32; // keeps 64 miners' lots in one transaction
     uint256 internal constant MAX_VERIFIERS_PER_UNIT = 8; // ids in Unit.verifierIds, bits of its masks
     uint256 internal constant MAX_SEGMENTS = 254; // segments + 2 leaves, numbered in uint8
     uint256 internal constant MAX_ENDPOINT_BYTES = 256;
@@ -57,42 +55,39 @@ abstract contract RunStorage is IRun {
     uint16 internal immutable VERIFIER_SHARE_BPS;
     uint16 internal immutable MERGE_SHARE_BPS;
     IBeacon internal immutable BEACON;
-    Token internal immutable TOKEN;
-    /// @inheritdoc IRun
-    address public immutable lens;
-    /// @inheritdoc IRun
-    address public immutable parametersAt;
 
-    /// @inheritdoc IRun
-    uint64 public currentRound;
+    Live internal _live;
     uint32 internal _lastId;
-    mapping(address account => Member) public members;
-    mapping(address account => string) public endpoints;
-    mapping(uint256 id => address) public accountOf;
-    Seat[] public minerSeats;
-    Seat[] public verifierSeats;
+    mapping(address account => Member) internal _members;
+    mapping(address account => string) internal _endpoints;
+    mapping(uint256 id => address) internal _accountOf;
+    Seat[] internal _minerSeats;
+    Seat[] internal _verifierSeats;
     /// @dev By seat, for the current round: units (asked, then drawn) and slots.
-    uint8[MAX_MINERS] public frozenUnits;
-    uint16[MAX_VERIFIERS] public frozenSlots;
+    uint8[MAX_MINERS] internal _frozenUnits;
+    uint16[MAX_VERIFIERS] internal _frozenSlots;
 
-    mapping(uint256 round => Round) public rounds;
-    mapping(uint256 round => mapping(uint256 place => bytes32)) public unitIds;
-    mapping(bytes32 unitId => Unit) public units;
-    /// @dev Place v of a unit: its seal; once revealed before the miner opened, the hash of the answers.
-    mapping(bytes32 unitId => mapping(uint256 v => bytes32)) internal _seals;
-    /// @dev Place v of a unit: hash of the answers the miner opened, while v has not revealed.
-    mapping(bytes32 unitId => mapping(uint256 v => bytes32)) internal _openedAnswers;
-    mapping(uint256 round => mapping(uint256 number => Candidate)) public candidates;
+    mapping(uint256 round => Round) internal _rounds;
+    mapping(bytes32 unitId => Unit) internal _units;
+    mapping(uint256 round => mapping(uint256 number => Candidate)) internal _candidates;
     /// @dev Number + 1 of the candidate with this root and CID, by the hash of both.
     mapping(uint256 round => mapping(bytes32 identity => uint8)) internal _candidateOf;
-    mapping(uint256 round => mapping(address proposer => bool)) internal _hasProposed;
-    mapping(uint256 round => mapping(address account => Entry)) public entries;
+    mapping(uint256 round => mapping(address account => Entry)) internal _entries;
 
-    /// @inheritdoc IRun
-    uint256 public burnOwed;
+    /// @dev Of the round that is played. Every round writes them anew, over what the one before left: a word that is there
+    /// already costs a quarter of a new one. What was not written this round is not read: the unit's masks say so.
+    Place[MAX_UNITS] internal _places;
+    /// @dev Verifier v of the unit at a place: its seal; once revealed before the miner opened, the hash of the answers.
+    bytes32[MAX_UNITS * MAX_VERIFIERS_PER_UNIT] internal _seals;
+    /// @dev Likewise: ten bytes of the hash of the answers the miner opened, where v had still to reveal. To pass for right, wrong
+    /// answers would have to be found, before the draw, of which these ten bytes are those of the right ones: 2^80 trials.
+    bytes10[MAX_UNITS * MAX_VERIFIERS_PER_UNIT] internal _openedAnswers;
 
-    constructor(Parameters memory p, address lens_, string memory tokenName, string memory tokenSymbol) {
-        _check(p, lens_);
+    /// @dev Burned and not yet sent away.
+    uint256 internal _burnOwed;
+
+    constructor(Parameters memory p) {
+        _check(p);
         SEGMENTS = p.segments;
         UNITS_PER_MINER = p.maxUnitsPerMiner;
         UNITS = p.maxUnits;
@@ -124,27 +119,9 @@ abstract contract RunStorage is IRun {
         VERIFIER_SHARE_BPS = p.verifierShareBps;
         MERGE_SHARE_BPS = p.mergeShareBps;
         BEACON = IBeacon(p.beacon);
-        TOKEN = new Token(tokenName, tokenSymbol);
-        lens = lens_;
-        parametersAt = CodeLib.store(abi.encode(p));
-
-        Round storage first = rounds[0];
-        first.stateRoot = p.genesisRoot;
-        first.stateCodec = p.genesis.codec;
-        first.stateDigest = p.genesis.digest;
     }
 
-    /// @inheritdoc IRun
-    function token() external view returns (address) {
-        return address(TOKEN);
-    }
-
-    /// @notice Seats taken, by role.
-    function seatCounts() external view returns (uint256 miners, uint256 verifiers) {
-        return (minerSeats.length, verifierSeats.length);
-    }
-
-    function _check(Parameters memory p, address lens_) private view {
+    function _check(Parameters memory p) private view {
         if (p.programsRoot == 0 || p.dataRoot == 0 || p.genesisRoot == 0) revert ErrorsLib.EmptyRoot();
         _checkCodec(p.genesis.codec);
         _checkCodec(p.manifest.codec);
@@ -174,11 +151,10 @@ abstract contract RunStorage is IRun {
         _range("halvingRounds", p.halvingRounds, 1, type(uint32).max);
         _range("workTarget", p.workTarget, 1, type(uint16).max);
         _range("verifierShareBps + mergeShareBps", uint256(p.verifierShareBps) + p.mergeShareBps, 0, 10_000);
-        _range("code size of lens", lens_.code.length, 1, type(uint256).max);
         _range("code size of beacon", p.beacon.code.length, 1, type(uint256).max);
     }
 
-    function _range(string memory name, uint256 value, uint256 low, uint256 high) private pure {
+    function _range(string memory name, uint256 value, uint256 low, uint256 high) internal pure {
         if (value < low || value > high) revert ErrorsLib.ParameterOutOfRange(name, value, low, high);
     }
 
@@ -198,33 +174,38 @@ abstract contract RunStorage is IRun {
 
     /// @dev Burn up to `amount` of what is free of an account's deposit: a short deposit never blocks a judgement.
     function _burnFree(uint64 round, address account, uint96 amount) internal {
-        Member storage member = members[account];
+        Member storage member = _members[account];
         uint96 free = _free(member);
         if (amount > free) amount = free;
         if (amount == 0) return;
         member.deposit -= amount;
-        burnOwed += amount;
+        _burnOwed += amount;
         emit EventsLib.Burned(round, account, amount);
     }
 
     /// @dev The current round in the phase an action needs. Call after `_advance`.
-    function _inPhase(uint64 round, Phase phase) internal view returns (Round storage r) {
-        if (round != currentRound) revert ErrorsLib.WrongRound(round, currentRound);
-        r = rounds[round];
-        if (r.phase != phase) revert ErrorsLib.WrongPhase(uint8(r.phase), uint8(phase));
+    function _inPhase(uint64 round, Phase phase) internal view {
+        Live storage live = _live;
+        if (round != live.round) revert ErrorsLib.WrongRound(round, live.round);
+        if (live.phase != phase) revert ErrorsLib.WrongPhase(uint8(live.phase), uint8(phase));
     }
 
     /// @dev The current round, if it is the one of this seed: the first for Train, the draw's from then on. What a fork that was
     /// undone asked for has another seed, so an answer to it cannot act here. Call after `_advance`.
-    function _answering(bytes32 given, Phase phase) internal view returns (uint64 round, Round storage r) {
-        round = currentRound;
-        r = rounds[round];
+    function _answering(bytes32 given, Phase phase) internal view returns (uint64 round) {
+        round = _live.round;
+        Round storage r = _rounds[round];
         bytes32 expected = phase == Phase.Train ? r.seed : r.drawSeed;
         if (given != expected) revert ErrorsLib.WrongSeed(given, expected);
         // A merge can be acknowledged while candidates may still come.
-        if (r.phase != phase && (phase != Phase.Acknowledge || r.phase != Phase.Merge)) {
-            revert ErrorsLib.WrongPhase(uint8(r.phase), uint8(phase));
+        if (_live.phase != phase && (phase != Phase.Acknowledge || _live.phase != Phase.Merge)) {
+            revert ErrorsLib.WrongPhase(uint8(_live.phase), uint8(phase));
         }
+    }
+
+    /// @dev End the phase once everybody has acted: what comes next starts from this block, in the next transaction to come later.
+    function _endPhaseHere() internal {
+        _live.until = uint40(block.number);
     }
 
     function _unitIdOf(uint64 round, address miner, uint8 index) internal view returns (bytes32) {

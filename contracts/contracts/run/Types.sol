@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {IRun} from "../../interfaces/IRun.sol";
+import {IRunTypes} from "../../interfaces/IRun.sol";
 
 // What a run stores. Every struct is static, so that a public mapping's getter and an interface that returns the struct
 // have one encoding: the lens reads whole structs.
@@ -10,7 +10,7 @@ import {IRun} from "../../interfaces/IRun.sol";
 struct Member {
     uint96 deposit;
     uint96 locked;
-    IRun.Role role;
+    IRunTypes.Role role;
     bool leaving;
     uint8 units;
     uint8 seat;
@@ -26,8 +26,11 @@ struct Seat {
     uint32 id;
 }
 
-struct Round {
-    IRun.Phase phase;
+/// @dev The round that is played, one slot in a place of its own: every action reads it and most write it. What an ended
+/// round leaves of it is kept in its `Round`, with `until` as the height it ended at.
+struct Live {
+    uint32 round;
+    IRunTypes.Phase phase;
     bool merged;
     uint8 miners;
     uint8 verifiers;
@@ -43,31 +46,37 @@ struct Round {
     uint16 seals;
     uint16 reveals;
     uint40 until;
-    uint40 endedAt;
-    // Further slots
+}
+
+struct Round {
+    Live played; // empty until the round has ended
     bytes32 seed;
     bytes32 drawSeed;
     uint64 jury; // bit per verifier seat
     uint40 judgedAt;
+    uint40 seededAt;
+    uint40 drawnAt;
     uint8 stateCodec;
     bytes32 stateRoot;
     bytes32 stateDigest;
 }
 
-struct Unit {
+/// @dev A unit of the round that is played, by its place: the order of the commits.
+struct Place {
     address miner;
-    uint40 round;
     uint8 index;
-    IRun.Status status;
-    uint8 codec;
-    bool opened;
+}
+
+/// @dev Round, miner and index are in the unit's id, which is its key. `commitment` is keccak256(abi.encode(root,
+/// contribution, cid)) without its last five bytes: what was committed is in the event and comes again with `open`.
+struct Unit {
+    bytes27 commitment;
+    uint8 place;
+    IRunTypes.Status status;
     uint8 sealedMask;
     uint8 revealedMask;
     uint8 agreedMask;
-    // Further slots
-    bytes32 root;
-    bytes32 contribution;
-    bytes32 digest;
+    // Second slot
     uint256 verifierIds; // 32 bits each, from the lowest; 0 ends
 }
 
@@ -81,10 +90,11 @@ struct Candidate {
 
 /// @dev One account in one round, one slot: what it earned and what it has locked.
 struct Entry {
-    uint32 committedMask;
+    uint8 committedUnits; // known from the draw on
     uint8 attestedUnits;
     uint8 attestations;
     uint8 acknowledged; // candidate number + 1
+    uint8 proposed; // candidate number + 1
     bool claimed;
     uint96 bonds; // free at maturity
     uint96 held; // free when the hold ends

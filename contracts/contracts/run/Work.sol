@@ -1,159 +1,169 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Cid, IRun} from "../../interfaces/IRun.sol";
+import {Cid, IRunWork} from "../../interfaces/IRun.sol";
+import {AnswersLib} from "../libraries/AnswersLib.sol";
 import {DrawLib} from "../libraries/DrawLib.sol";
 import {ErrorsLib} from "../libraries/ErrorsLib.sol";
 import {EventsLib} from "../libraries/EventsLib.sol";
-import {MerkleLib} from "../libraries/MerkleLib.sol";
-import {Rounds} from "./Rounds.sol";
-import {Entry, Member, Round, Unit} from "./Types.sol";
+import {LeavesLib} from "../libraries/LeavesLib.sol";
+import {RunStorage} from "./RunStorage.sol";
+import {Live, Member, Place, Unit} from "./Types.sol";
 
 /// @title Units of work: committed and opened by miners, sealed and revealed by verifiers
-abstract contract Work is Rounds {
-    /// @inheritdoc IRun
+abstract contract Work is IRunWork, RunStorage {
+    /// @dev Move the phases that are due.
+    function _advance() internal virtual;
+
+    /// @inheritdoc IRunWork
     function commit(bytes32 seed, uint8 index, bytes32 root, bytes32 contribution, Cid calldata cid) external {
         _advance();
-        (uint64 round, Round storage r) = _answering(seed, Phase.Train);
-        Member storage member = members[msg.sender];
+        uint64 round = _answering(seed, Phase.Train);
+        Member storage member = _members[msg.sender];
         uint8 drawn = _drawnFor(member, round);
         if (index >= drawn) revert ErrorsLib.IndexNotDrawn(index, drawn);
         if (root == 0 || contribution == 0) revert ErrorsLib.EmptyRoot();
         _checkCodec(cid.codec);
         bytes32 unitId = _unitIdOf(round, msg.sender, index);
-        Unit storage unit = units[unitId];
+        Unit storage unit = _units[unitId];
         if (unit.status != Status.None) revert ErrorsLib.AlreadyCommitted(unitId);
 
         _lock(member, UNIT_BOND);
-        Entry storage entry = entries[round][msg.sender];
-        entry.committedMask |= uint32(1) << index;
-        entry.bonds += UNIT_BOND;
-        unit.miner = msg.sender;
-        unit.round = uint40(round);
-        unit.index = index;
+        Live storage live = _live;
+        uint8 place = live.committed++;
+        unit.commitment = bytes27(keccak256(abi.encode(root, contribution, cid)));
+        unit.place = place;
         unit.status = Status.Committed;
-        unit.codec = cid.codec;
-        unit.root = root;
-        unit.contribution = contribution;
-        unit.digest = cid.digest;
-        unitIds[round][r.committed++] = unitId;
-        if (r.committed == r.units) _endPhaseHere(r);
+        _places[place] = Place({miner: msg.sender, index: index});
+        if (live.committed == live.units) _endPhaseHere();
 
         emit EventsLib.Committed(round, unitId, msg.sender, index, root, contribution, cid.codec, cid.digest);
     }
 
-    /// @inheritdoc IRun
+    /// @inheritdoc IRunWork
     function seal(bytes32 drawSeed, bytes32[] calldata unitIds, bytes32[] calldata seals) external {
         _advance();
-        (uint64 round, Round storage r) = _answering(drawSeed, Phase.Seal);
+        uint64 round = _answering(drawSeed, Phase.Seal);
         if (unitIds.length != seals.length) revert ErrorsLib.LengthsDiffer(unitIds.length, seals.length);
+        uint256 id = _members[msg.sender].id;
         for (uint256 i = 0; i < unitIds.length; ++i) {
             bytes32 unitId = unitIds[i];
-            Unit storage unit = _unitIn(round, unitId);
-            uint256 v = _placeOf(unit, unitId);
-            if (unit.sealedMask >> v & 1 == 1) revert ErrorsLib.AlreadySealed(unitId, msg.sender);
+            Unit storage unit = _units[unitId];
+            (, uint256 v) = _placeOf(unit, unitId, id);
+            uint8 sealedMask = unit.sealedMask;
+            if (sealedMask >> v & 1 == 1) revert ErrorsLib.AlreadySealed(unitId, msg.sender);
             if (seals[i] == 0) revert ErrorsLib.EmptySeal(unitId);
-            unit.sealedMask |= uint8(1 << v);
-            _seals[unitId][v] = seals[i];
+            unit.sealedMask = sealedMask | uint8(1 << v);
+            _seals[_slotOf(unit, v)] = seals[i];
             emit EventsLib.Sealed(round, unitId, msg.sender, seals[i]);
         }
-        r.seals += uint16(unitIds.length);
-        if (r.seals == r.assignments) _endPhaseHere(r);
+        Live storage live = _live;
+        live.seals += uint16(unitIds.length);
+        if (live.seals == live.assignments) _endPhaseHere();
     }
 
-    /// @inheritdoc IRun
+    /// @inheritdoc IRunWork
     function open(
         uint64 round,
         uint8 index,
-        bytes32[] calldata startProof,
+        Commitment calldata commitment,
         Opened[] calldata leaves,
-        bytes32[] calldata contributionProof
+        bytes32[] calldata proof
     ) external {
         _advance();
-        Round storage r = _inPhase(round, Phase.Open);
+        _inPhase(round, Phase.Open);
         bytes32 unitId = _unitIdOf(round, msg.sender, index);
-        Unit storage unit = _unitIn(round, unitId);
-        if (unit.opened) revert ErrorsLib.AlreadyOpened(unitId);
+        Unit storage unit = _units[unitId];
+        _checkCommitment(unit, unitId, commitment);
+        uint256[] memory places = _checkLeaves(_rounds[round].stateRoot, commitment, leaves, proof);
 
-        bytes32 root = unit.root;
-        uint256 count = uint256(SEGMENTS) + 2;
-        _checkLeaf(root, MerkleLib.checkpointLeaf(r.stateRoot, 0), 0, count, startProof);
-        _checkLeaf(root, MerkleLib.contributionLeaf(unit.contribution), count - 1, count, contributionProof);
-        uint256[] memory places = _checkLeaves(root, count, leaves);
-        bytes32 endRoot = leaves[_openedPlace(places, SEGMENTS - 1)].answer.endRoot;
-        if (endRoot != unit.contribution) revert ErrorsLib.ContributionMismatch(unit.contribution, endRoot);
-
-        unit.opened = true;
-        ++r.opened;
-        _compareAll(round, r.drawSeed, unitId, unit, leaves, places);
-        if (r.opened == r.committed && r.reveals == r.seals) _endPhaseHere(r);
+        unit.status = Status.Opened;
+        _compareAll(round, unitId, unit, leaves, places);
+        ++_live.opened;
+        _endIfAllIsOpen();
 
         emit EventsLib.UnitOpened(round, unitId, msg.sender);
     }
 
-    /// @inheritdoc IRun
+    /// @inheritdoc IRunWork
     function reveal(uint64 round, bytes32[] calldata unitIds, Answer[][] calldata answers, bytes32[] calldata salts)
         external
     {
         _advance();
-        Round storage r = _inPhase(round, Phase.Open);
+        _inPhase(round, Phase.Open);
         if (unitIds.length != answers.length) revert ErrorsLib.LengthsDiffer(unitIds.length, answers.length);
         if (unitIds.length != salts.length) revert ErrorsLib.LengthsDiffer(unitIds.length, salts.length);
-        for (uint256 i = 0; i < unitIds.length; ++i) _reveal(round, unitIds[i], answers[i], salts[i]);
-        r.reveals += uint16(unitIds.length);
-        if (r.opened == r.committed && r.reveals == r.seals) _endPhaseHere(r);
+        uint256 id = _members[msg.sender].id;
+        for (uint256 i = 0; i < unitIds.length; ++i) _reveal(round, unitIds[i], id, answers[i], salts[i]);
+        _live.reveals += uint16(unitIds.length);
+        _endIfAllIsOpen();
     }
 
-    function _reveal(uint64 round, bytes32 unitId, Answer[] calldata answers, bytes32 salt) private {
-        Unit storage unit = _unitIn(round, unitId);
-        uint256 v = _placeOf(unit, unitId);
+    function _reveal(uint64 round, bytes32 unitId, uint256 id, Answer[] calldata answers, bytes32 salt) private {
+        Unit storage unit = _units[unitId];
+        (Status status, uint256 v) = _placeOf(unit, unitId, id);
         if (unit.sealedMask >> v & 1 == 0) revert ErrorsLib.NotSealed(unitId, msg.sender);
-        if (unit.revealedMask >> v & 1 == 1) revert ErrorsLib.AlreadyRevealed(unitId, msg.sender);
+        uint8 revealedMask = unit.revealedMask;
+        if (revealedMask >> v & 1 == 1) revert ErrorsLib.AlreadyRevealed(unitId, msg.sender);
         if (answers.length != SEGMENTS_PER_VERIFIER) {
             revert ErrorsLib.AnswersMismatch(unitId, answers.length, SEGMENTS_PER_VERIFIER);
         }
-        bytes32 posted = _seals[unitId][v];
-        bytes32 revealed = keccak256(abi.encode(unitId, msg.sender, answers, salt));
+        uint256 slot = _slotOf(unit, v);
+        bytes32 posted = _seals[slot];
+        (bytes32 revealed, bytes32 answersHash) = AnswersLib.hashes(unitId, msg.sender, answers, salt);
         if (posted != revealed) revert ErrorsLib.SealMismatch(unitId, posted, revealed);
 
-        bytes32 answersHash = keccak256(abi.encode(answers));
-        unit.revealedMask |= uint8(1 << v);
+        unit.revealedMask = revealedMask | uint8(1 << v);
         emit EventsLib.Revealed(round, unitId, msg.sender, answersHash);
-        if (unit.opened) {
-            _compare(round, unitId, unit, v, msg.sender, answersHash, _openedAnswers[unitId][v]);
-            delete _seals[unitId][v];
-            delete _openedAnswers[unitId][v];
-        } else {
-            _seals[unitId][v] = answersHash;
-        }
+        if (status != Status.Opened) _seals[slot] = answersHash;
+        else if (bytes10(answersHash) == _openedAnswers[slot]) unit.agreedMask |= uint8(1 << v);
+        else emit EventsLib.Dissent(round, unitId, msg.sender);
+    }
+
+    function _endIfAllIsOpen() private {
+        Live storage live = _live;
+        if (live.opened == live.committed && live.reveals == live.seals) _endPhaseHere();
     }
 
     // ---------------------------------------------------------------- opened leaves
 
-    /// @dev Every leaf in the unit's tree. Returns, by segment, its place in `leaves` plus 1; 0 where it was not opened.
-    function _checkLeaves(bytes32 root, uint256 count, Opened[] calldata leaves)
-        private
-        view
-        returns (uint256[] memory places)
-    {
-        places = new uint256[](SEGMENTS);
-        uint8 previous = 0;
-        for (uint256 i = 0; i < leaves.length; ++i) {
-            Opened calldata opened = leaves[i];
-            uint8 segment = opened.segment;
-            if (segment >= SEGMENTS) revert ErrorsLib.SegmentOutOfRange(segment, SEGMENTS);
-            if (i != 0 && segment <= previous) revert ErrorsLib.SegmentsNotAscending(segment, previous);
-            previous = segment;
-            places[segment] = i + 1;
-            Answer calldata answer = opened.answer;
-            bytes32 evidence = MerkleLib.evidenceOf(answer.loss, answer.gradientNorm, opened.salt);
-            bytes32 leaf = MerkleLib.checkpointLeaf(answer.endRoot, evidence);
-            _checkLeaf(root, leaf, uint256(segment) + 1, count, opened.proof);
-        }
+    function _checkCommitment(Unit storage unit, bytes32 unitId, Commitment calldata commitment) private view {
+        Status status = unit.status;
+        if (status == Status.None) revert ErrorsLib.UnknownUnit(unitId);
+        if (status == Status.Opened) revert ErrorsLib.AlreadyOpened(unitId);
+        bytes27 given = bytes27(keccak256(abi.encode(commitment)));
+        if (unit.commitment != given) revert ErrorsLib.CommitmentMismatch(unitId, unit.commitment, given);
     }
 
-    function _checkLeaf(bytes32 root, bytes32 leaf, uint256 index, uint256 count, bytes32[] calldata proof) private pure {
-        if (!MerkleLib.isIn(root, leaf, index, count, proof)) revert ErrorsLib.LeafNotInTree(index, leaf, root);
+    /// @dev Leaf 0, the contribution and every opened leaf in the unit's tree, the end state what the merge gets. Returns, by
+    /// segment, its place in `leaves` plus 1; 0 where it was not opened.
+    function _checkLeaves(
+        bytes32 startRoot,
+        Commitment calldata commitment,
+        Opened[] calldata leaves,
+        bytes32[] calldata proof
+    ) private view returns (uint256[] memory places) {
+        places = new uint256[](SEGMENTS);
+        uint256 count = uint256(SEGMENTS) + 2;
+        bytes32[] memory hashes = new bytes32[](leaves.length + 2);
+        uint256[] memory indices = new uint256[](leaves.length + 2);
+        hashes[0] = LeavesLib.checkpointLeaf(startRoot, 0);
+        for (uint256 i = 0; i < leaves.length; ++i) {
+            Opened calldata opened = leaves[i];
+            uint256 segment = opened.segment;
+            if (segment >= SEGMENTS) revert ErrorsLib.SegmentOutOfRange(uint8(segment), SEGMENTS);
+            if (segment < indices[i]) revert ErrorsLib.SegmentsNotAscending(uint8(segment), uint8(indices[i] - 1));
+            places[segment] = i + 1;
+            bytes32 evidence = LeavesLib.evidenceOf(opened.answer.loss, opened.answer.gradientNorm, opened.salt);
+            hashes[i + 1] = LeavesLib.checkpointLeaf(opened.answer.endRoot, evidence);
+            indices[i + 1] = segment + 1;
+        }
+        bytes32 endRoot = leaves[_openedPlace(places, SEGMENTS - 1)].answer.endRoot;
+        if (endRoot != commitment.contribution) revert ErrorsLib.ContributionMismatch(commitment.contribution, endRoot);
+        hashes[leaves.length + 1] = LeavesLib.contributionLeaf(endRoot);
+        indices[leaves.length + 1] = count - 1;
+        bytes32 found = LeavesLib.rootOf(hashes, indices, count, proof);
+        if (found != commitment.root) revert ErrorsLib.LeavesNotInTree(found, commitment.root);
     }
 
     function _openedPlace(uint256[] memory places, uint8 segment) private pure returns (uint256) {
@@ -165,57 +175,49 @@ abstract contract Work is Rounds {
     /// @dev Compare with what was revealed already; leave a hash for those that have still to reveal.
     function _compareAll(
         uint64 round,
-        bytes32 drawSeed,
         bytes32 unitId,
         Unit storage unit,
         Opened[] calldata leaves,
         uint256[] memory places
     ) private {
+        uint256 sealedMask = unit.sealedMask;
+        uint256 revealedMask = unit.revealedMask;
+        uint256 agreedMask = 0;
+        uint256 slot = _slotOf(unit, 0);
+        bytes32 drawSeed = _rounds[round].drawSeed;
         uint256 ids = unit.verifierIds;
-        for (uint256 v = 0; ids >> (32 * v) != 0; ++v) {
-            address verifier = accountOf[uint32(ids >> (32 * v))];
-            uint8[] memory segments = DrawLib.segments(drawSeed, unitId, verifier, SEGMENTS, SEGMENTS_PER_VERIFIER);
-            Answer[] memory answers = new Answer[](segments.length);
-            for (uint256 i = 0; i < segments.length; ++i) answers[i] = leaves[_openedPlace(places, segments[i])].answer;
-            bytes32 openedHash = keccak256(abi.encode(answers));
-            if (unit.revealedMask >> v & 1 == 1) {
-                _compare(round, unitId, unit, v, verifier, _seals[unitId][v], openedHash);
-                delete _seals[unitId][v];
-            } else if (unit.sealedMask >> v & 1 == 1) {
-                _openedAnswers[unitId][v] = openedHash;
-            }
+        for (uint256 v = 0; ids != 0; ++v) {
+            uint256 id = uint32(ids);
+            ids >>= 32;
+            uint8[] memory segments = DrawLib.segments(drawSeed, unitId, id, SEGMENTS, SEGMENTS_PER_VERIFIER);
+            for (uint256 i = 0; i < segments.length; ++i) _openedPlace(places, segments[i]);
+            if (sealedMask >> v & 1 == 0) continue;
+            bytes32 openedHash = AnswersLib.hashOf(leaves, places, segments);
+            if (revealedMask >> v & 1 == 0) _openedAnswers[slot + v] = bytes10(openedHash);
+            else if (_seals[slot + v] == openedHash) agreedMask |= 1 << v;
+            else emit EventsLib.Dissent(round, unitId, _accountOf[id]);
         }
-    }
-
-    function _compare(
-        uint64 round,
-        bytes32 unitId,
-        Unit storage unit,
-        uint256 v,
-        address verifier,
-        bytes32 answersHash,
-        bytes32 openedHash
-    ) private {
-        if (answersHash == openedHash) unit.agreedMask |= uint8(1 << v);
-        else emit EventsLib.Dissent(round, unitId, verifier);
+        if (agreedMask != 0) unit.agreedMask = uint8(agreedMask);
     }
 
     // ---------------------------------------------------------------- look-ups
 
     /// @dev Units drawn for a member in the current round; seats keep their places while a round lasts.
-    function _drawnFor(Member storage member, uint64 round) internal view returns (uint8) {
+    function _drawnFor(Member storage member, uint64 round) private view returns (uint8) {
         if (member.role != Role.Miner || member.joinedRound > round) return 0;
-        return frozenUnits[member.seat];
+        return _frozenUnits[member.seat];
     }
 
-    function _unitIn(uint64 round, bytes32 unitId) private view returns (Unit storage unit) {
-        unit = units[unitId];
-        if (unit.status == Status.None || unit.round != round) revert ErrorsLib.UnknownUnit(unitId);
-    }
-
-    /// @dev The sender's place among the unit's verifiers.
-    function _placeOf(Unit storage unit, bytes32 unitId) private view returns (uint256 v) {
-        v = DrawLib.placeOf(unit.verifierIds, members[msg.sender].id);
+    /// @dev The sender's place among the unit's verifiers. A judged unit is of an earlier round.
+    function _placeOf(Unit storage unit, bytes32 unitId, uint256 id) private view returns (Status status, uint256 v) {
+        status = unit.status;
+        if (status != Status.Committed && status != Status.Opened) revert ErrorsLib.UnknownUnit(unitId);
+        v = DrawLib.placeOf(unit.verifierIds, id);
         if (v == DrawLib.NOT_THERE) revert ErrorsLib.NotAssigned(unitId, msg.sender);
+    }
+
+    /// @dev Where the round keeps what verifier `v` says of the unit.
+    function _slotOf(Unit storage unit, uint256 v) private view returns (uint256) {
+        return uint256(unit.place) * MAX_VERIFIERS_PER_UNIT + v;
     }
 }
