@@ -155,11 +155,15 @@ contract Players is Test {
             bytes32 end = Trees.answerOf(unitId, SEGMENTS - 1, lies).endRoot;
             vm.prank(miner);
             try run.commit(seed, index, root, end, Cid(0x55, root)) {
-                commitmentOf[unitId] = bytes27(keccak256(abi.encode(root, end, Cid(0x55, root))));
-                committedUnits.push(unitId);
-                _lied[unitId] = lies;
+                _remember(unitId, root, end, lies);
             } catch {}
         }
+    }
+
+    function _remember(bytes32 unitId, bytes32 root, bytes32 end, bool lies) private {
+        commitmentOf[unitId] = bytes27(keccak256(abi.encode(root, end, Cid(0x55, root))));
+        committedUnits.push(unitId);
+        _lied[unitId] = lies;
     }
 
     function seal(uint256 who, bool dissent) public watched {
