@@ -12,6 +12,7 @@ near the limit of 2^24 gas.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from contract_world import ETH, MERGE, OPEN, SEAL, TRAIN, Account, Work, World, 
 ROOT = Path(__file__).resolve().parent.parent
 SNAPSHOT = ROOT / "contracts" / "gas-snapshot.json"
 TRANSACTION_LIMIT = 1 << 24
+MEASURED = ("Run", "RunLens", "PrevrandaoBeacon", "ScriptedBeacon")
 
 
 def measure_demo() -> dict[str, int]:
@@ -165,8 +167,8 @@ def _advance_to(world: World, phase: int) -> int:
 
 def source_hash() -> str:
     """Of the contracts measured: a snapshot of others is stale."""
-    artifact = json.loads((ROOT / "chain" / "artifacts" / "Run.json").read_text())
-    return str(artifact["sourceHash"])
+    artifacts = (json.loads((ROOT / "chain" / "artifacts" / f"{name}.json").read_text()) for name in MEASURED)
+    return hashlib.sha256("".join(artifact["sourceHash"] for artifact in artifacts).encode()).hexdigest()
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compile the contracts into chain/artifacts/, or check that what is committed is what the sources give.
 
-    python contracts/compile.py            write chain/artifacts/*.json
-    python contracts/compile.py --check    exit 1 and say which artifact differs
+    python contracts/compile.py            write those chain/artifacts/*.json whose sources have changed
+    python contracts/compile.py --check    compile everything; exit 1 and say which artifact differs
 
 Needs Node.js and `npm install` in contracts/. Running the network needs neither: the artifacts are committed.
 """
@@ -97,14 +97,25 @@ def _resolve(importer: str, target: str) -> str:
     return "/".join(parts)
 
 
-def compile_sources(sources: dict[str, str], outputs: list[str]) -> dict[str, Any]:
-    """The compiler's standard JSON output. Raises CompileError for errors and for warnings."""
+def compile_contract(name: str) -> dict[str, Any]:
+    """The compiler's output for one contract, alone with what it imports: what else is compiled with it can change its
+    bytes, because the compiler names and orders functions by numbers it gives to everything it reads.
+    """
+    unit = f"contracts/{name}.sol"
+    answer = compile_sources(read_sources((name,)), OUTPUTS, {unit: name})
+    output: dict[str, Any] = answer["contracts"][unit][name]
+    return output
+
+
+def compile_sources(sources: dict[str, str], outputs: list[str], of: dict[str, str] | None = None) -> dict[str, Any]:
+    """The compiler's standard JSON output, of all contracts or these by source. Errors and warnings: CompileError."""
+    wanted = {"*": "*"} if of is None else of
     if shutil.which("node") is None:
         raise CompileError("Node.js is missing: install it (version 20 or newer), then run `npm install` in contracts/")
     request = {
         "language": "Solidity",
         "sources": {name: {"content": text} for name, text in sources.items()},
-        "settings": {**SETTINGS, "outputSelection": {"*": {"*": outputs}}},
+        "settings": {**SETTINGS, "outputSelection": {unit: {name: outputs} for unit, name in wanted.items()}},
     }
     command = ["node", str(COMPILER)]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
@@ -128,12 +139,12 @@ def compiler_version() -> str:
     return done.stdout.strip().rsplit("Version: ", 1)[1]
 
 
-def source_hash() -> str:
-    """Of our sources, the settings, and the pinned compiler and libraries: computed without any of them installed.
-
-    One hash for all contracts: an artifact is stale as soon as any source is that one of them is made from.
+def source_hash(name: str) -> str:
+    """Of the sources a contract is made from, the settings, and the pinned compiler and libraries: computed without any
+    of them installed. What the contract does not import leaves its artifact as it is.
     """
-    sources = read_sources(CONTRACTS, packages=False)
+    # A run's interface is that of its rules too.
+    sources = read_sources(("Run", "RunRules") if name == "Run" else (name,), packages=False)
     packages = json.loads((ROOT / "package-lock.json").read_text())["packages"]
     pins = {name: packages[f"node_modules/{name}"]["integrity"] for name in ("@openzeppelin/contracts", "solc")}
     return hashlib.sha256(json.dumps([sources, pins, SETTINGS], sort_keys=True).encode()).hexdigest()
@@ -147,56 +158,51 @@ def join_abis(run: list[dict[str, Any]], rules: list[dict[str, Any]]) -> list[di
     return entries + [entry for entry in others if json.dumps(entry, sort_keys=True) not in own]
 
 
-def build() -> dict[str, str]:
-    """Artifact text by contract name."""
-    sources = read_sources(CONTRACTS)
-    answer = compile_sources(sources, OUTPUTS)
-    digest = source_hash()
-    version = compiler_version()
-    texts = {}
-    for name in CONTRACTS:
-        output = answer["contracts"][f"contracts/{name}.sol"][name]
-        code, creation = output["evm"]["deployedBytecode"], output["evm"]["bytecode"]["object"]
-        for what, size, limit in (
-            ("code", len(code["object"]) // 2, MAX_CODE_BYTES),
-            ("creation code", len(creation) // 2, MAX_CREATION_BYTES),
-        ):
-            if size > limit:
-                raise CompileError(f"{name}: {what} of {size} bytes, the limit is {limit}")
-        artifact = {
-            "contractName": name,
-            "abi": output["abi"],
-            "bytecode": f"0x{creation}",
-            "deployedBytecode": f"0x{code['object']}",
-            "immutableReferences": code["immutableReferences"],
-            "compiler": {"version": version, "settings": SETTINGS},
-            "sourceHash": digest,
-        }
-        if name == "Run":
-            artifact["abi"] = join_abis(output["abi"], answer["contracts"]["contracts/RunRules.sol"]["RunRules"]["abi"])
-        texts[name] = json.dumps(artifact, indent=1, sort_keys=True) + "\n"
-    return texts
+def build(name: str) -> str:
+    """The text of a contract's artifact."""
+    output = compile_contract(name)
+    code, creation = output["evm"]["deployedBytecode"], output["evm"]["bytecode"]["object"]
+    for what, size, limit in (
+        ("code", len(code["object"]) // 2, MAX_CODE_BYTES),
+        ("creation code", len(creation) // 2, MAX_CREATION_BYTES),
+    ):
+        if size > limit:
+            raise CompileError(f"{name}: {what} of {size} bytes, the limit is {limit}")
+    artifact = {
+        "contractName": name,
+        "abi": output["abi"],
+        "bytecode": f"0x{creation}",
+        "deployedBytecode": f"0x{code['object']}",
+        "immutableReferences": code["immutableReferences"],
+        "compiler": {"version": compiler_version(), "settings": SETTINGS},
+        "sourceHash": source_hash(name),
+    }
+    if name == "Run":
+        artifact["abi"] = join_abis(output["abi"], compile_contract("RunRules")["abi"])
+    return json.dumps(artifact, indent=1, sort_keys=True) + "\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     check = parser.parse_args().check
-    try:
-        texts = build()
-    except CompileError as error:
-        print(error, file=sys.stderr)
-        return 1
     stale = []
-    for name, text in texts.items():
+    for name in CONTRACTS:
         path = ARTIFACTS / f"{name}.json"
-        if not check:
-            path.write_text(text)
-        elif not path.is_file() or path.read_text() != text:
+        text = path.read_text() if path.is_file() else ""
+        try:
+            if check or not text or json.loads(text).get("sourceHash") != source_hash(name):
+                text = build(name)
+        except CompileError as error:
+            print(error, file=sys.stderr)
+            return 1
+        if not path.is_file() or path.read_text() != text:
             stale.append(name)
+            if not check:
+                path.write_text(text)
         code, creation = (len(json.loads(text)[key]) // 2 - 1 for key in ("deployedBytecode", "bytecode"))
         print(f"{name:18} {code:6} bytes of {MAX_CODE_BYTES}, creation {creation:6} of {MAX_CREATION_BYTES}")
-    if stale:
+    if stale and check:
         print(f"differ from the sources: {', '.join(stale)}; run contracts/compile.py and commit", file=sys.stderr)
         return 1
     return 0

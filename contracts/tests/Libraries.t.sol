@@ -98,10 +98,11 @@ contract TreeTest is Test {
             if (known[i]) ++length;
         }
         (s.hashes, s.places) = (new bytes32[](length), new uint256[](length));
-        for (uint256 i = count; i-- > 0;) {
+        length = 0;
+        for (uint256 i = 0; i < count; ++i) {
             if (!known[i]) continue;
-            s.hashes[--length] = level[i];
-            s.places[length] = i;
+            s.hashes[length] = level[i];
+            s.places[length++] = i;
         }
         s.proof = new bytes32[](count);
         length = 0;

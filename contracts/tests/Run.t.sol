@@ -151,19 +151,14 @@ contract Players is Test {
         for (uint8 index = 0; index < drawn; ++index) {
             bytes32 unitId = lens.unitIdOf(address(run), round, miner, index);
             bool lies = lie && who % 5 < 2;
-            bytes32 root = Trees.rootOf(Trees.leavesOf(unitId, start, SEGMENTS, lies));
-            bytes32 end = Trees.answerOf(unitId, SEGMENTS - 1, lies).endRoot;
+            (IRunTypes.Commitment memory said,) = this.openingOf(unitId, start, lies);
             vm.prank(miner);
-            try run.commit(seed, index, root, end, Cid(0x55, root)) {
-                _remember(unitId, root, end, lies);
+            try run.commit(seed, index, said.root, said.contribution, said.cid) {
+                commitmentOf[unitId] = bytes27(keccak256(abi.encode(said)));
+                committedUnits.push(unitId);
+                _lied[unitId] = lies;
             } catch {}
         }
-    }
-
-    function _remember(bytes32 unitId, bytes32 root, bytes32 end, bool lies) private {
-        commitmentOf[unitId] = bytes27(keccak256(abi.encode(root, end, Cid(0x55, root))));
-        committedUnits.push(unitId);
-        _lied[unitId] = lies;
     }
 
     function seal(uint256 who, bool dissent) public watched {
@@ -209,20 +204,28 @@ contract Players is Test {
         }
     }
 
-    /// @dev Every leaf: the tree needs no other word.
     function _open(address miner, bytes32 unitId, uint8 index) private {
         uint64 round = run.currentRound();
         (bytes32 start,) = lens.getState(address(run), round);
-        bool lied = _lied[unitId];
+        (IRunTypes.Commitment memory said, IRunTypes.Opened[] memory opened) =
+            this.openingOf(unitId, start, _lied[unitId]);
+        vm.prank(miner);
+        try run.open(round, index, said, opened, new bytes32[](0)) {} catch {}
+    }
+
+    /// @dev What a miner says of a unit, and all its leaves: with every leaf the tree needs no other word. External, so that its
+    /// variables have a stack of their own.
+    function openingOf(bytes32 unitId, bytes32 start, bool lied)
+        external
+        pure
+        returns (IRunTypes.Commitment memory said, IRunTypes.Opened[] memory opened)
+    {
         bytes32 root = Trees.rootOf(Trees.leavesOf(unitId, start, SEGMENTS, lied));
-        IRunTypes.Opened[] memory opened = new IRunTypes.Opened[](SEGMENTS);
+        opened = new IRunTypes.Opened[](SEGMENTS);
         for (uint256 j = 0; j < SEGMENTS; ++j) {
             opened[j] = IRunTypes.Opened(uint8(j), Trees.answerOf(unitId, j, lied), Trees.saltOf(unitId, j));
         }
-        bytes32 end = opened[SEGMENTS - 1].answer.endRoot;
-        IRunTypes.Commitment memory said = IRunTypes.Commitment(root, end, Cid(0x55, root));
-        vm.prank(miner);
-        try run.open(round, index, said, opened, new bytes32[](0)) {} catch {}
+        said = IRunTypes.Commitment(root, opened[SEGMENTS - 1].answer.endRoot, Cid(0x55, root));
     }
 
     function merge(uint256 who, bool other) public watched {
