@@ -388,7 +388,8 @@ def deploy_by_hand(
 
 def test_other_code_than_the_shipped_one_fails(chain: ChainProcess, deployed: tuple[RunFile, Parameters]) -> None:
     client = ChainClient(chain.url, RICH[8])
-    half, run_file = (deploy_by_hand(client, deployed[1], **{what: True}) for what in ("spoil", "swapped"))  # type: ignore[arg-type]
+    half = deploy_by_hand(client, deployed[1], spoil=True)
+    run_file = deploy_by_hand(client, deployed[1], swapped=True)
     client.close()
     found = failures(chain, half)
     assert list(found) == ["rules"]
