@@ -7,7 +7,7 @@ BENCHMARKS ?= products step memory devices shares gas chain network
 # Twice the cores: tests of networks mostly wait for blocks.
 WORKERS ?= $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 1))')
 
-.PHONY: demo test lint types imports artifacts wheel bench exhaustive soak fuzz clean help
+.PHONY: demo test lint types imports artifacts wheel bench exhaustive soak adversary fuzz clean help
 
 help:
 	@echo "make demo    the whole network on this machine (make demo ARGS='--rounds 3')"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench    the benchmarks of minutes (make bench BENCHMARKS=step)"
 	@echo "make exhaustive    every function of the engine at every float32 (make exhaustive ARGS='--function exp')"
 	@echo "make soak    a network under a thousand faults (make soak ARGS='--rounds 5 --faults 50')"
+	@echo "make adversary    every way to cheat, and who loses how much (make adversary ARGS='--attack \"one ulp\"')"
 	@echo "make fuzz    a million hostile Programs (make fuzz ARGS='--seed 2')"
 
 demo:
@@ -66,6 +67,10 @@ exhaustive:
 soak:
 	@VENV=$(VENV) tools/setup.sh dev
 	@PYTHONPATH=benchmarks:tests $(BIN)/python -m soak --output benchmarks/results/soak.txt $(ARGS)
+
+adversary:
+	@VENV=$(VENV) tools/setup.sh dev
+	@PYTHONPATH=benchmarks:tests $(BIN)/python -m adversary --output benchmarks/results/adversary.txt $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info cupel-demo

@@ -4,9 +4,10 @@ Run as a script with the number of an inherited socket. Each request is one line
 
     {"program": "miner", "arguments": [...], "environment": {...}, "output": path, "network": path or null}
 
-and is answered by `{"pid": ...}` with a pidfd beside it. The child is a process like any other: it runs the command's
-own `main()` with that command line, environment and output. When it ends, `{"pid": ..., "code": ...}` follows, the code
-as `subprocess` counts it. When the socket closes, every child is killed and the server ends.
+and is answered by `{"pid": ...}` with a pidfd beside it. A program with a dot in its name is a module, looked for on
+the environment's PYTHONPATH too. The child is a process like any other: it runs the command's own `main()` with that
+command line, environment and output. When it ends, `{"pid": ..., "code": ...}` follows, the code as `subprocess`
+counts it. When the socket closes, every child is killed and the server ends.
 
 Nothing here starts a thread before a fork, and one thread is all that torch may use.
 """
@@ -105,10 +106,17 @@ def become(request: dict[str, Any]) -> None:
         os.dup2(output, standard)
     os.close(output)
     sys.argv = [request["program"], *request["arguments"]]
-    if request["program"] == "cupel":
-        importlib.import_module("cupel.cli").main()
-    else:
-        importlib.import_module(f"cupel.{request['program']}.main").main()
+    # What Python reads when it starts.
+    paths = request["environment"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path += [path for path in paths if path and path not in sys.path]
+    importlib.import_module(find_module(request["program"])).main()
+
+
+def find_module(program: str) -> str:
+    """The module whose `main()` is the program."""
+    if "." in program:
+        return program
+    return "cupel.cli" if program == "cupel" else f"cupel.{program}.main"
 
 
 def main() -> None:

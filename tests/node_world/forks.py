@@ -106,7 +106,7 @@ class ForkServer:
         environment: Mapping[str, str] | None = None,
         network: str | None = None,
     ) -> ForkedProcess:
-        """A new process of `miner`, `verifier` or `cupel`.
+        """A new process of `miner`, `verifier` or `cupel`, or of a module named with its package.
 
         output   file that its stdout and stderr are appended to
         network  path of the network namespace it lives in; None: this process's own
@@ -173,13 +173,14 @@ def start_process(
     environment: Mapping[str, str] | None = None,
     network: str | None = None,
 ) -> Process:
-    """A process of `miner` or `verifier`; see `ForkServer.start`."""
+    """A process of `miner` or `verifier`, or of a module with a `main`; see `ForkServer.start`."""
     server = get_fork_server()
     if server is not None:
         return server.start(program, arguments, output=output, environment=environment, network=network)
     if network is not None:
         raise AssertionError("network namespaces are Linux's alone")
-    code = f"import sys; sys.argv[0] = {program!r}; from cupel.{program}.main import main; main()"
+    module = program if "." in program else f"cupel.{program}.main"
+    code = f"import sys; sys.argv[0] = {program!r}; from {module} import main; main()"
     with output.open("ab") as sink:
         return subprocess.Popen(
             [sys.executable, "-c", code, *arguments],

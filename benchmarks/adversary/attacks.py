@@ -1,0 +1,264 @@
+"""The attacks: who cheats how, under which parameters, and how to tell whether it got through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from network_world import World
+
+from adversary.money import read_tokens
+from adversary.reorgs import undo
+from cupel.chain.run_values import Phase, Status, UnitView
+from cupel.protocol.types import Address
+
+USUAL: Mapping[str, int] = {
+    "min_miners": 2,
+    "min_verifiers": 2,
+    "segments": 2,
+    "segment_steps": 2,
+    "segments_per_verifier": 2,
+    "work_target": 3,
+    "open_blocks": 60,
+    "merge_blocks": 60,
+    "acknowledge_blocks": 60,
+}
+"""Every drawn verifier replays the whole unit: who cheats is found in the same round, whatever the draw says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lie:
+    """One thing that was said and is not so."""
+
+    round: int
+    what: str
+    subject: bytes
+    """Unit id, or the root of a proposed merge."""
+    fate: str
+    """What the contract made of it."""
+    got_through: bool
+
+
+FindLies = Callable[[World, frozenset[Address], int], list[Lie]]
+"""(world, cheaters, rounds that count) to what they said."""
+
+
+def false_units(world: World, cheaters: frozenset[Address], rounds: int) -> list[Lie]:
+    """Every unit of a cheater."""
+    return [_lie_of(unit) for unit in _units(world, rounds) if unit.miner in cheaters]
+
+
+def copies(world: World, cheaters: frozenset[Address], rounds: int) -> list[Lie]:
+    """A cheater's units but the first."""
+    return [_lie_of(unit) for unit in _units(world, rounds) if unit.miner in cheaters and unit.index > 0]
+
+
+def doubted_units(world: World, cheaters: frozenset[Address], rounds: int) -> list[Lie]:
+    """Right units a cheating verifier spoke about; it got through where that kept one from being attested."""
+    return [
+        _lie_of(unit, got_through=unit.status != Status.ATTESTED)
+        for unit in _units(world, rounds)
+        if cheaters & set(unit.verifiers) and unit.miner not in cheaters
+    ]
+
+
+def false_merges(world: World, cheaters: frozenset[Address], rounds: int) -> list[Lie]:
+    """Every candidate of a cheater."""
+    found = []
+    for round_ in range(rounds):
+        view = world.contract.get_round(round_)
+        for number, candidate in enumerate(world.contract.candidates(round_)):
+            if candidate.proposer in cheaters:
+                accepted = view.merged and view.accepted == number
+                fate = "ACCEPTED" if accepted else f"{candidate.acknowledgements} acknowledgements"
+                root = candidate.state_root
+                found.append(Lie(round=round_, what="merge", subject=root, fate=fate, got_through=accepted))
+    return found
+
+
+def extra_tokens(world: World, cheaters: frozenset[Address], rounds: int) -> list[Lie]:
+    """What a cheater has beyond the best paid of those who did the same work."""
+    honest = [node.signer.address for node in world.nodes if node.program == "miner"]
+    most = max(read_tokens(world, account) for account in honest)
+    found = []
+    for account in cheaters:
+        got = read_tokens(world, account)
+        fate = f"{got / 10**18:g} tokens; who asked once has {most / 10**18:g}"
+        found.append(Lie(round=0, what="claims", subject=bytes.fromhex(account[2:]), fate=fate, got_through=got > most))
+    return found
+
+
+def _units(world: World, rounds: int) -> list[UnitView]:
+    return [unit for round_ in range(rounds) for unit in world.contract.get_units(round_)]
+
+
+def _lie_of(unit: UnitView, *, got_through: bool | None = None) -> Lie:
+    passed = unit.status == Status.ATTESTED if got_through is None else got_through
+    return Lie(round=unit.round, what="unit", subject=unit.unit_id, fate=unit.status.name, got_through=passed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """One way to cheat."""
+
+    name: str
+    what: str
+    """In a sentence: who says what that is not so."""
+    cheaters: Mapping[str, str]
+    """Module in `adversary.cheaters` by the name of the party."""
+    arguments: tuple[str, ...] = ()
+    """Of the cheaters' command line."""
+    changes: Mapping[str, int] = field(default_factory=dict)
+    """Parameters of the run that differ from the usual."""
+    lies: FindLies = false_units
+    rounds: int = 1
+    """That have to end before it is over."""
+    is_over: Callable[[World, frozenset[Address]], bool] | None = None
+    """What has to have happened besides."""
+    strike: Callable[[World, str], None] | None = None
+    """What is done to the chain meanwhile; it is told which chain it is."""
+    is_spite: bool = False
+    """Whether all it wants is that honest parties go without a reward: that may cost them tokens, but never ether, and
+    it must cost the cheater."""
+    honest_miners: int = 2
+    honest_verifiers: int = 2
+
+
+def has_claimed(world: World, cheaters: frozenset[Address]) -> bool:
+    """Whether a cheater was paid, and asked again."""
+    node = next(n for n in world.nodes if n.signer.address in cheaters)
+    return len(node.events("second claim refused")) + len(node.events("claimed once more")) >= 3
+
+
+REORG_DEPTHS = range(1, 6)
+REORG_PHASES = (Phase.OPEN, Phase.SEAL, Phase.MERGE, Phase.TRAIN)
+
+
+def undo_blocks(world: World, chain: str) -> None:
+    """Re-orgs of depth 1 to 5, one a round, each begun at another phase; what was undone waits again, or is lost."""
+    for number, depth in enumerate(REORG_DEPTHS):
+        wanted = REORG_PHASES[number % len(REORG_PHASES)]
+        world.wait_for(
+            f"round {number}, phase {wanted.name}",
+            lambda number=number, wanted=wanted: (  # type: ignore[misc]
+                world.contract.current().round >= number and world.contract.current().phase == wanted
+            ),
+        )
+        undo(world, chain, depth, keep_transactions=number % 2 == 0)
+
+
+ATTACKS = (
+    Attack(
+        name="skipped step",
+        what="a miner trains one step less in every segment and hands in the state before it",
+        cheaters={"cheater": "skipped_step"},
+    ),
+    Attack(
+        name="copied unit",
+        what="a miner is drawn two units, trains one and commits to its states twice",
+        cheaters={"cheater": "copied_unit"},
+        arguments=("--units", "2"),
+        lies=copies,
+    ),
+    Attack(
+        name="wrong data order",
+        what="a miner trains on its batches in another order",
+        cheaters={"cheater": "data_order"},
+    ),
+    Attack(
+        name="wrong data",
+        what="a miner trains on a text of its own",
+        cheaters={"cheater": "wrong_data"},
+    ),
+    Attack(
+        name="tampered optimizer state",
+        what="a miner sets one of Adam's moments to zero at the end of every segment",
+        cheaters={"cheater": "optimizer_state"},
+    ),
+    Attack(
+        name="one ulp",
+        what="a miner changes one weight by one unit in the last place at the end of every segment",
+        cheaters={"cheater": "one_ulp"},
+    ),
+    Attack(
+        name="NaN injection",
+        what="a miner makes one weight a NaN",
+        cheaters={"cheater": "nan_injection"},
+    ),
+    Attack(
+        name="false loss",
+        what="a miner trains rightly and commits to half the loss",
+        cheaters={"cheater": "false_loss"},
+    ),
+    Attack(
+        name="lying opening",
+        what="a miner commits to what it trained and opens another loss",
+        cheaters={"cheater": "lying_opening"},
+        changes={"open_blocks": 30},
+    ),
+    Attack(
+        name="withheld state",
+        what="a miner commits rightly and gives nobody a state of its unit",
+        cheaters={"cheater": "withheld_state"},
+        changes={"seal_blocks": 40},
+    ),
+    Attack(
+        name="late opening",
+        what="a miner opens its unit after the phase",
+        cheaters={"cheater": "late_opening"},
+        changes={"open_blocks": 30},
+    ),
+    Attack(
+        name="late reveal",
+        what="a verifier seals its answers and reveals them after the phase",
+        cheaters={"cheater": "late_reveal"},
+        changes={"open_blocks": 30, "min_verifiers": 4, "verifiers_per_unit": 4, "quorum": 3},
+        lies=doubted_units,
+        honest_verifiers=3,
+    ),
+    Attack(
+        name="false dissent",
+        what="a verifier seals that right work is wrong",
+        cheaters={"cheater": "false_dissent"},
+        changes={"min_verifiers": 3},
+        lies=doubted_units,
+        is_spite=True,
+    ),
+    Attack(
+        name="wrong merge",
+        what="a juror proposes a merge with one weight one ulp off, before anybody else",
+        cheaters={"cheater": "wrong_merge"},
+        changes={"min_verifiers": 3},
+        lies=false_merges,
+    ),
+    Attack(
+        name="wrong merge, bought jury",
+        what="two jurors of three agree on a merge with one weight one ulp off",
+        cheaters={"cheater": "wrong_merge", "accomplice": "wrong_merge"},
+        changes={"min_verifiers": 3},
+        lies=false_merges,
+        honest_verifiers=1,
+    ),
+    Attack(
+        name="racing re-orgs",
+        what="one ulp, while blocks are undone under everybody, 1 to 5 at a time",
+        cheaters={"cheater": "one_ulp"},
+        rounds=6,
+        strike=undo_blocks,
+    ),
+    Attack(
+        name="double claims",
+        what="a miner asks for each reward twice in a transaction, and again",
+        cheaters={"cheater": "double_claim"},
+        lies=extra_tokens,
+        is_over=has_claimed,
+    ),
+)
+
+
+def find_attack(name: str) -> Attack:
+    """Raises KeyError, naming what there is."""
+    for attack in ATTACKS:
+        if attack.name == name:
+            return attack
+    raise KeyError(f"no attack is called {name!r}; there are {', '.join(a.name for a in ATTACKS)}")
