@@ -16,6 +16,10 @@ COMMANDS = {
     "chain": ("cupel.commands.chain:chain", "Run the embedded chain as a process of its own."),
     "data": ("cupel.commands.data:data", "Build, show, verify and serve training data."),
     "demo": ("cupel.commands.demo:demo", "The whole network on this machine: mine, verify, merge, pay."),
+    "dispute": (
+        "cupel.commands.dispute:dispute",
+        "Catch a lie by hand: find, prove and judge it; follow the court.",
+    ),
     "doctor": ("cupel.commands.doctor:doctor", "Look at machine, chain, key and folder, and say what to fix."),
     "journal": ("cupel.commands.journal:journal", "Show a node's statements, and take them to another machine."),
     "leave": ("cupel.commands.leave:leave", "Give up a seat, claim, withdraw: out of a run with what is one's own."),

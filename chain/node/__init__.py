@@ -5,5 +5,6 @@ pool.py      transactions that wait: which are admitted, which replace which, wh
 chain.py     the rules: genesis, executing blocks, calls, gas estimates, the beacon value
 encoding.py  JSON-RPC's hexadecimal, both ways
 rpc.py       the methods
+standalone.py  contracts executed in this process, without any chain
 server.py    HTTP, the clock that makes blocks, signals
 """

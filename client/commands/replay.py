@@ -105,6 +105,12 @@ def replay(folder: Path, number: int, wanted: str, threads: int, backend: str, a
         click.echo(f"merge of round {number}: {merge}; its end state's file: {end.word}")
         for line in damage:
             click.echo(f"DAMAGED: {line}")
+        # What to type next.
+        proving = f"cupel dispute prove --dir {folder} --round {number}"
+        if not honest:
+            click.echo(f"Which operation is wrong, and the proof of it: {proving} --unit {wanted}")
+        if merge == "DIFFERENT":
+            click.echo(f"Which operation of the merge is wrong, and the proof of it: {proving} --merge")
     sys.exit(0 if honest and not damage and merge != "DIFFERENT" else 1)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import Any
 
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
@@ -70,7 +72,8 @@ class Proof:
 
     @staticmethod
     def from_bytes(data: bytes) -> Proof:
-        """Raises MalformedProof unless it is the encoding of a proof."""
+        """Raises MalformedProof unless it is the encoding of a proof. Memory stays within a multiple of len(data)."""
+        _check_layout(data)
         try:
             ((tree, operation, operands, claimed, openings),) = decode([PROOF], data)
         except (DecodingError, OverflowError) as wrong:
@@ -108,6 +111,57 @@ class Block:
     """One past the last term."""
     exponent: int
     total: int
+
+
+_WORD_BYTES = 32
+_VALUE_PARTS = ("bytes", "word", "words")
+_OPENING_PARTS = ("bytes", "words")
+_PROOF_PARTS = ("word", _VALUE_PARTS, [_VALUE_PARTS], _OPENING_PARTS, [_OPENING_PARTS])
+"""The proof's layout: a tuple for a struct, a list of one for an array of structs."""
+
+
+def _check_layout(data: bytes) -> None:
+    """That every part follows the one before it, each offset being the one that it then has.
+
+    A decoder follows offsets: a few kilobytes that name one long part a thousand times would become gigabytes.
+    """
+
+    def word(at: int) -> int:
+        if at + _WORD_BYTES > len(data):
+            raise MalformedProof("Undecodable", f"{len(data)} bytes end before offset {at + _WORD_BYTES}")
+        return int.from_bytes(data[at : at + _WORD_BYTES], "big")
+
+    def walk(parts: Any, at: int) -> int:
+        """Where the part that begins at `at` ends."""
+        if parts == "bytes":
+            end = at + _WORD_BYTES + -(-word(at) // _WORD_BYTES) * _WORD_BYTES
+        elif parts == "words":
+            end = at + _WORD_BYTES * (1 + word(at))
+        elif isinstance(parts, list):
+            # Offsets count from behind the number of elements.
+            count = word(at)
+            if at + _WORD_BYTES * (1 + count) > len(data):
+                raise MalformedProof("Undecodable", f"{count} elements announced in {len(data)} bytes")
+            return walk_heads(parts * count, at + _WORD_BYTES)
+        else:
+            return walk_heads(parts, at)
+        if end > len(data):
+            raise MalformedProof("Undecodable", f"{len(data)} bytes end before offset {end}")
+        return end
+
+    def walk_heads(parts: Sequence[Any], start: int) -> int:
+        end = start + _WORD_BYTES * len(parts)
+        for place, part in enumerate(parts):
+            if part == "word":
+                word(start + place * _WORD_BYTES)
+                continue
+            if word(start + place * _WORD_BYTES) != end - start:
+                raise MalformedProof("Undecodable", "not the canonical encoding")
+            end = walk(part, end)
+        return end
+
+    if walk_heads([_PROOF_PARTS], 0) != len(data):
+        raise MalformedProof("Undecodable", "not the canonical encoding")
 
 
 def _value(decoded: tuple[bytes, bytes, tuple[bytes, ...]]) -> Value:

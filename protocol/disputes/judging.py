@@ -50,13 +50,30 @@ class _Opened:
         return further
 
 
-def judge(claim: Claim, proof: Proof) -> bool:
-    """Whether the claimed element is right. Raises MalformedProof."""
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a proof shows."""
+
+    operation: Operation
+    claimed: bytes
+    """The element as the accused has it, little-endian."""
+    right: bytes
+    """As the operation gives it."""
+
+
+def examine(claim: Claim, proof: Proof) -> Judgement:
+    """The element as it is claimed and as it should be. Raises MalformedProof."""
     opened = _open(claim, proof)
     claimed = opened.claimed()
     right = recompute_element(opened.operation, opened.readers, claim.element)
     opened.stream.check_used()
-    return claimed == right
+    return Judgement(opened.operation, claimed, right)
+
+
+def judge(claim: Claim, proof: Proof) -> bool:
+    """Whether the claimed element is right. Raises MalformedProof."""
+    judgement = examine(claim, proof)
+    return judgement.claimed == judgement.right
 
 
 def judge_sums(claim: Claim, sums: Sums, proof: Proof) -> bool:

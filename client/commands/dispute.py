@@ -1,0 +1,19 @@
+"""`cupel dispute`: catch a lie from files, judge a proof, and follow a court."""
+
+from __future__ import annotations
+
+import click
+
+from cupel.commands.dispute_files import judge, prove, trace
+
+
+@click.group()
+def dispute() -> None:
+    """Catch a lie by hand: find what is wrong in a posted result, prove it, judge a proof, follow the court.
+
+    docs/operating/disputes.md walks through it.
+    """
+
+
+for command in (judge, prove, trace):
+    dispute.add_command(command)
