@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from cupel.commands.dispute_chain import list_disputes, show_dispute
 from cupel.commands.dispute_files import judge, prove, trace
 
 
@@ -15,5 +16,5 @@ def dispute() -> None:
     """
 
 
-for command in (judge, prove, trace):
+for command in (judge, list_disputes, prove, show_dispute, trace):
     dispute.add_command(command)

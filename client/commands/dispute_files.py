@@ -320,8 +320,8 @@ def _judge_there(file: ProofFile, rpc: tuple[str, ...], evaluator: str | None, r
     from cupel.chain.client import ChainClient
     from cupel.chain.run_file import RunFile
     from cupel.commands.wallet import parse_address
+    from cupel.disputes.history import find_court
     from cupel.disputes.judging import judge_on_chain
-    from cupel.disputes.reading import find_court
 
     if evaluator is not None and run_path is not None:
         raise UsageError("--evaluator and --run both name the contract to ask: give one")
