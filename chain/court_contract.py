@@ -8,7 +8,6 @@ evaluator's.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -16,6 +15,7 @@ from eth_utils.address import to_canonical_address
 
 from cupel.chain.abi import Call, ContractAbi, load_abi
 from cupel.chain.client import ChainClient
+from cupel.chain.court_deployment import Clocks
 from cupel.chain.court_events import CourtEvent, DisputeRecord, Turn, collect_disputes, read_court_event
 from cupel.chain.heads import HeadTracker
 from cupel.chain.values import Log, Receipt
@@ -46,19 +46,6 @@ def is_move(function: str) -> bool:
         return False
     first = declared.inputs[:1]
     return declared.mutability == "nonpayable" and [one["name"] for one in first] == ["dispute"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clocks:
-    """What a court was deployed with."""
-
-    clock_blocks: int
-    """Each side's time for all its moves."""
-    grace_blocks: int
-    """Each side's time for any move at least."""
-    minimum_bond_wei: Wei
-    defence_gas: int
-    """Gas that a whole defence may take: a bond pays for ten."""
 
 
 class CourtContract:
@@ -216,33 +203,6 @@ class CourtContract:
         return self.get_events(first_block=first_block, kinds=["Accused"], run=run)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CourtDeployment:
-    """Where a new court is, and what it asks."""
-
-    court: Address
-    clerk: Address
-    evaluator: Address
-    functions: Address
-    """The evaluator's other half."""
-    block: Height
-
-
-def deploy_court(client: ChainClient, clocks: Clocks) -> CourtDeployment:
-    """Create a court with a clerk and an evaluator of its own; it serves any number of runs.
-
-    Raises   ContractReverted: ParameterOutOfRange says which of the clocks and its bounds
-    """
-    functions, _ = client.deploy(load_abi("FunctionEvaluator").bind_deployment())
-    evaluator, _ = client.deploy(load_abi("Evaluator").bind_deployment(functions))
-    clerk, _ = client.deploy(load_abi("Clerk").bind_deployment())
-    arguments = (clocks.clock_blocks, clocks.grace_blocks, clocks.minimum_bond_wei, clocks.defence_gas)
-    court, receipt = client.deploy(load_abi("Court").bind_deployment(evaluator, clerk, *arguments))
-    return CourtDeployment(
-        court=court, clerk=clerk, evaluator=evaluator, functions=functions, block=receipt.block_number
-    )
-
-
 def topic_of(dispute: int) -> bytes:
     """A dispute's number as events have it."""
     return dispute.to_bytes(32, "big")
@@ -271,6 +231,8 @@ class CourtFollower:
         self._events: list[CourtEvent] = []
         self._through = self._first - 1
         self.height = Height(0)
+        self.reorgs = 0
+        """Looks at which blocks were gone."""
         self.disputes: dict[int, DisputeRecord] = {}
         self.convicted: frozenset[bytes] = frozenset()
         """Subjects of the run, whichever dispute brought it."""
@@ -286,6 +248,7 @@ class CourtFollower:
         """Bring everything up to date; whether the chain has changed since. Raises Unavailable, ChainUnreachable."""
         for _ in range(_TRIES):
             look = self._heads.look()
+            self.reorgs += look.reorg_depth > 0
             if look.is_deeper:
                 self._forget_after(self._first - 1)
             elif look.reorg_depth:

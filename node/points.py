@@ -57,7 +57,19 @@ VERIFIER_POINTS = (
 """What a verifier passes in a round, about in this order. A miner merges and proposes where no juror does."""
 RARE_POINTS = tuple(f"{call}/{step}" for call in ("recordHeader", "retire") for step in STEPS)
 """Not part of every round."""
-_KNOWN = frozenset((*MINER_POINTS, *VERIFIER_POINTS, *RARE_POINTS))
+DEFENCE_CALLS = (
+    "openSegment", "postTrace", "openNodes", "openValue", "openLeaf", "openStateLeaf", "openEvidence", "timeout",
+)  # fmt: skip
+ATTACK_CALLS = (
+    "announce", "accuse", "chooseStep", "chooseNode", "contestState", "contestEvidence", "judge", "judgeBatch",
+    "proveOmission", "close", "collect",
+)  # fmt: skip
+DISPUTE_POINTS = (
+    "accusation/stated",
+    *(f"{call}/{step}" for call in (*ATTACK_CALLS, *DEFENCE_CALLS) for step in STEPS),
+)
+"""What a node passes that accuses, or is accused."""
+_KNOWN = frozenset((*MINER_POINTS, *VERIFIER_POINTS, *RARE_POINTS, *DISPUTE_POINTS))
 
 
 class Points:

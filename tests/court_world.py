@@ -524,3 +524,14 @@ def _deployed() -> CourtWorld:
 
 def make_court() -> CourtWorld:
     return _deployed().fork()
+
+
+def flipped_weights(step: int = 1) -> Lie:
+    """One bit of one new weight is another, in the trace as in the state after: what a liar shows who took care."""
+    program = step_program()
+    value = program.graph.outputs[program.output_names.index("0.weights.out")]
+    data = bytearray(values_of(prover_of_step(step))[value])
+    data[8] ^= 1
+    forged = torch.frombuffer(data, dtype=torch.float32).reshape(program.graph.type_of(value).shape)
+    root = tensor_root(forged)
+    return Lie(step=step, values={value: bytes(data)}, after=lambda after: {**after, "weights.out": root})
