@@ -119,6 +119,42 @@ def test_an_honest_unit_replays_to_the_last_bit_and_the_liars_does_not(played: R
     assert lie.output.count("DIFFERENT") >= 1
 
 
+def dispute(command: str, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["dispute", command, *options])
+
+
+def test_the_lie_is_proved_from_the_folder_and_nothing_else_is(played: Report, tmp_path: Path) -> None:
+    (only,) = played.rounds
+    folder, proof = ["--dir", str(played.folder), "--round", "0"], tmp_path / "proof.json"
+    lie = str(place(only, "DISPUTED"))
+    assert f"cupel dispute prove --dir {played.folder} --round 0 --unit {lie}" in replay(played.folder, int(lie)).output
+    done = dispute("prove", *folder, "--unit", lie, "--out", str(proof), "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["wrong_values"], found["wrong_elements"]) == (1, 1)
+    assert "the segment's 2 steps before step 2" in found["assumed"]
+    judged = dispute("judge", str(proof))
+    assert judged.exit_code == 0
+    assert "The proof convicts." in judged.output
+    late = dispute("prove", *folder, "--unit", lie, "--segment", "1")
+    assert "prove segment 0" in str(late.exception)
+    honest = dispute("prove", *folder, "--unit", str(place(only, "ATTESTED")))
+    assert (honest.exit_code, "nothing is wrong" in honest.output) == (1, True)
+    merge = dispute("prove", *folder, "--merge")
+    assert (merge.exit_code, "nothing is wrong" in merge.output.lower()) == (1, True)
+
+
+def test_without_the_posted_state_no_element_is_compared(folder: Path, played: Report) -> None:
+    lie = played.rounds[-1].units[place(played.rounds[-1], "DISPUTED")]
+    with open_run(RunArchive(folder)).fetcher as fetcher:
+        states = json.loads(fetcher.fetch(lie.cid))["states"]
+    for path in block_paths(folder, states[1]["cid"]):
+        path.unlink()
+    done = dispute("prove", "--dir", str(folder), "--round", "0", "--unit", lie.unit.hex())
+    assert isinstance(done.exception, UsageError)
+    assert "is not kept in the folder" in str(done.exception)
+
+
 def test_a_flipped_bit_in_a_committed_state_is_noticed(folder: Path, played: Report) -> None:
     (only,) = played.rounds
     unit = only.units[place(only, "ATTESTED")]

@@ -14,14 +14,20 @@ import pytest
 import torch
 from court_world import SEED, STEPS, UNIT, batch, merge_program, prover_of_step, shards, states
 from dispute_files import STEP, Files, invoke, one_bit_off, refused, write_files
-from referee_world import changed, tell_lie
+from referee_world import changed, prove_honest, prover_of_case, tell_lie
 
 from cupel.disputes.files import ProofFile, TraceFile
 from cupel.disputes.judging import judge_in_evm, judge_in_python
+from cupel.disputes.telling import sum_up
 from cupel.network.states import encode_state
-from cupel.protocol.disputes import Proof
+from cupel.protocol.arithmetic import cases
+from cupel.protocol.arithmetic.operations import Opcode
+from cupel.protocol.disputes import Claim, Proof, Value
 from cupel.protocol.disputes.errors import MalformedProof
-from cupel.protocol.errors import MalformedInput
+from cupel.protocol.errors import MalformedInput, MalformedProgram
+from cupel.protocol.program import encoding
+from cupel.protocol.program.traces import root_of, trace_root, value_leaf
+from cupel.protocol.trees import Tree
 
 
 @pytest.fixture(scope="module")
@@ -331,3 +337,52 @@ def test_other_claims_about_a_proof_are_refused_alike(proved: Files) -> None:
         here, there = judge_in_python(file), judge_in_evm(file)
         assert here.right is there.right is None
         assert here.refusal == there.refusal != ""
+
+
+def bend_items(claim: Claim, proof: Proof, lot: random.Random) -> ProofFile:
+    """One byte of one declaration turned, in a trace made to hold it: who makes up the whole has all hashes right."""
+    ids = encoding.Reader(proof.operation.item).operation("operation").operands
+    opened = {claim.value: proof.operation, **dict(zip(ids, proof.operands, strict=True))}
+    victim = lot.choice([claim.value, claim.value, *ids])
+    item = bytearray(opened[victim].item)
+    item[lot.randrange(1, len(item))] = lot.choice((0, 1, 2, 7, 8, 100, 127, 128, 255))
+    opened[victim] = replace(opened[victim], item=bytes(item))
+    leaves = [value_leaf(one.item, typed_root(one)) for one in opened.values()]
+    tree = Tree([dict(zip(opened, leaves, strict=True)).get(value, bytes(32)) for value in range(claim.values)])
+    opened = {value: replace(one, path=tuple(tree.path(value))) for value, one in opened.items()}
+    return ProofFile(
+        claim=replace(claim, trace=trace_root(claim.program, claim.values, tree.root)),
+        proof=replace(
+            proof, tree=tree.root, operation=opened[claim.value], operands=tuple(opened[value] for value in ids)
+        ),
+    )
+
+
+def typed_root(value: Value) -> bytes:
+    try:
+        reader = encoding.Reader(value.item)
+        if value.item[0] == encoding.OPERATION:
+            return root_of(reader.operation("operation").result, value.tree)
+        reader.take(1, "kind")
+        return root_of(reader.type("value"), value.tree)
+    except MalformedProgram:
+        return bytes(32)
+
+
+def test_operations_that_no_program_holds_convict_nobody_and_break_nothing() -> None:
+    lot, chosen = random.Random(11), (Opcode.SUM, Opcode.PERMUTE, Opcode.TAKE, Opcode.DOT, Opcode.SORT, Opcode.PHILOX)
+    known = {case.opcode: case for case in cases.all_cases(seed=11, size=4)}
+    refusals = set()
+    for opcode in chosen:
+        prover = prover_of_case(known[opcode])
+        claim, proof = prove_honest(prover, len(prover.trace.trees) - 1, 0)
+        for _ in range(6):
+            file = bend_items(claim, proof, lot)
+            verdicts = [judge_in_python(file), judge_in_evm(file)]
+            assert verdicts[0].right is not False
+            if verdicts[0].refusal.startswith("MalformedItem"):
+                assert sum_up(verdicts) == "It convicts nobody: no Program holds such an operation."
+            else:
+                assert verdicts[0].right == verdicts[1].right
+            refusals.add(verdicts[0].refusal.partition("(")[0])
+    assert len(refusals) > 2

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 _ETHER = 10**18
 _IN_THE_DATA = "what the run's data has there"
+_LONG = "another: too many terms to be recomputed at once, its sums or a term decided"
 _RUN = click.option("--run", "run_path", type=_PATH, help="The run file.  [default: run.json in --dir]")
 _DIR = click.option(
     "--dir", "folder", type=_PATH, default=Path("cupel-demo"), show_default=True, help="A run's folder."
@@ -177,9 +178,11 @@ def _tell_verdict(court: CourtReader, record: DisputeRecord) -> tuple[dict[str, 
             lines.append(f"  operation     {show_operation(shown.operation)}")
         else:
             lines.append(f"  value         {value}: {opened.name}, {opened.type}")
+            unseen = _LONG if opened.computed else _IN_THE_DATA
+            facts["right"] = unseen if ending.convicted else facts["claimed"]
         lines.append(f"  element       {f'{place}, ' if place else ''}number {ending.element}")
         lines.append(f"    claimed     {facts['claimed']}")
-        lines.append(f"    right       {facts.get('right', _IN_THE_DATA)}")
+        lines.append(f"    right       {facts['right']}")
     money = record.events[-1].arguments
     if ending.convicted:
         facts |= {"prize_wei": str(ending.prize_wei), "finder": ending.finder}

@@ -16,6 +16,7 @@ from cupel.chain.court_contract import CourtContract
 from cupel.chain.court_events import ENDINGS, CourtEvent, DisputeRecord, Reason, collect_disputes
 from cupel.chain.errors import ContractReverted
 from cupel.chain.run_file import RunFile
+from cupel.chain.run_values import ZERO_ADDRESS
 from cupel.disputes.files import ProofFile
 from cupel.disputes.inputs import BATCH
 from cupel.protocol.arithmetic.operations import TensorType
@@ -45,6 +46,8 @@ def find_court(client: ChainClient, run: RunFile) -> CourtContract:
         (address,) = client.call(_DISPUTABLE.bind(run.contract, "court"))
     except (ContractReverted, MalformedInput):
         raise UsageError(f"the contract at {run.contract} names no court: it is older than disputes") from None
+    if address == ZERO_ADDRESS:
+        raise UsageError(f"the run at {run.contract} was deployed without a court: nothing in it can be disputed")
     return CourtContract(client, Address(address))
 
 
@@ -88,6 +91,8 @@ class DisputeSummary:
 class OpenedElement:
     """An element that was judged, as the accused had shown it."""
 
+    computed: bool
+    """By an operation; else it is an input's."""
     name: str
     """Opcode of an operation, or which input it is."""
     type: TensorType
@@ -196,7 +201,10 @@ class CourtReader:
         size = type_.dtype.size_bytes
         at = ending.element * size - leaf.arguments["index"] * LEAF_BYTES
         claimed = leaf.arguments["data"][at : at + size] if at >= 0 else b""
-        return OpenedElement(name=name, type=type_, claimed=claimed) if len(claimed) == size else None
+        if len(claimed) != size:
+            return None
+        computed = move["item"][0][:1] == bytes([encoding.OPERATION])
+        return OpenedElement(computed=computed, name=name, type=type_, claimed=claimed)
 
     def _read_move(self, event: CourtEvent, function: str) -> dict[str, Any] | None:
         """The arguments of the transaction that an event is of, if it called this function of the court."""
@@ -347,6 +355,10 @@ def _tell(event: CourtEvent, stage: Stage) -> str:
         "NodeChosen": lambda: _tell_choice(stage, a["level"], a["index"]),
         "ValueOpened": lambda: f"opens value {a['value']}",
         "LeafOpened": lambda: f"shows leaf {a['index']}, {len(a['data']):,} bytes",
+        "SumsAsked": lambda: f"asks for the partial sums of element {a['element']}, of {a['terms']:,} terms",
+        "SumsPosted": lambda: f"posts {_count(a['sums'], 'sum')}" if a["sums"] else "names the term that decides",
+        "SumChosen": lambda: f"chooses sum {a['place']}, of terms {a['first']:,} to {a['end'] - 1:,}",
+        "PartsPosted": lambda: f"posts {_count(a['parts'], 'part')} of it",
         "StateContested": lambda: "contests the state after: every value is right",
         "EvidenceContested": lambda: "contests loss and gradient norm: every value is right",
         "StateLeafOpened": lambda: (

@@ -104,9 +104,13 @@ def verdict_fields(verdicts: list[Verdict]) -> dict[str, Any]:
 
 
 def sum_up(verdicts: list[Verdict]) -> str:
+    """What all judges together say, the referee in Python first."""
     answers = {verdict.right for verdict in verdicts}
     if any(verdict.refusal == "OutOfGas" for verdict in verdicts):
         return "Recomputing this element takes more gas than a block has: no contract can answer."
+    if verdicts[0].refusal.startswith("MalformedItem"):
+        # The contract does not look: a trace can only be opened with items of a Program, which are well typed.
+        return "It convicts nobody: no Program holds such an operation."
     if len(answers) > 1:
         return "They do not agree: please report this file."
     if answers == {False}:
