@@ -110,13 +110,18 @@ def compile_contract(name: str) -> dict[str, Any]:
 def compile_sources(sources: dict[str, str], outputs: list[str], of: dict[str, str] | None = None) -> dict[str, Any]:
     """The compiler's standard JSON output, of all contracts or these by source. Errors and warnings: CompileError."""
     wanted = {"*": "*"} if of is None else of
-    if shutil.which("node") is None:
-        raise CompileError("Node.js is missing: install it (version 20 or newer), then run `npm install` in contracts/")
     request = {
         "language": "Solidity",
         "sources": {name: {"content": text} for name, text in sources.items()},
         "settings": {**SETTINGS, "outputSelection": {unit: {name: outputs} for unit, name in wanted.items()}},
     }
+    return ask(request)
+
+
+def ask(request: dict[str, Any]) -> dict[str, Any]:
+    """The compiler's answer to a request in standard JSON. Errors and warnings: CompileError."""
+    if shutil.which("node") is None:
+        raise CompileError("Node.js is missing: install it (version 20 or newer), then run `npm install` in contracts/")
     command = ["node", str(COMPILER)]
     done = subprocess.run(command, input=json.dumps(request), capture_output=True, text=True, check=False)
     if done.returncode != 0:

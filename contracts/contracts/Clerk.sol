@@ -20,6 +20,8 @@ contract Clerk {
     bytes private constant STATE = "0.";
     bytes private constant LOSS = "1.loss";
     bytes private constant GRADIENT_NORM = "1.grad_norm";
+    // `_standing` cuts with it.
+    // slither-disable-next-line unused-state
     uint256 private constant STANDING_BYTES = 20 * 32;
     /// @dev Place of the step, and of the merge of none, among a run's Programs.
     uint256 private constant STEP_PROGRAM = 0;
@@ -139,6 +141,8 @@ contract Clerk {
         Standing memory s = _standing();
         _checkHash(keccak256(abi.encode(before, name)), s.node);
         _checkItem(s, 1 + ItemLib.valuesOf(s.counts) + index, output);
+        // Which value it names makes no difference: it is the name that is left out.
+        // slither-disable-next-line unused-return
         (, bytes calldata omitted) = ItemLib.readOutput(output.data);
         omitted = _stateName(s, omitted);
         // Before the first leaf there is no name; every name sorts behind that.
@@ -188,6 +192,8 @@ contract Clerk {
         if (s.value >= s.counts.inputs) revert CourtErrorsLib.NotTheBatch(s.value);
         _checkItem(s, 1 + uint256(s.value), item);
         _checkHash(ItemLib.leafHash(leaf), s.node);
+        // Tokens a leaf are a whole number; and the word is used again, for want of room on the stack.
+        // slither-disable-next-line divide-before-multiply,write-after-write
         uint256 place = uint256(s.index) * (ItemLib.LEAF_BYTES / TOKEN_BYTES);
         uint256 end = place + leaf.length / TOKEN_BYTES;
         if (element < place || element >= end) revert CourtErrorsLib.ElementOutOfRange(element, place, end);
@@ -263,6 +269,8 @@ contract Clerk {
     /// @dev Level and hash of the root that these nodes are below, of a tree of so many leaves.
     function _root(uint256 leaves, bytes32[] calldata nodes) private view returns (uint8 level, bytes32 root) {
         level = uint8(TreeLib.height(leaves));
+        // The root's level is known.
+        // slither-disable-next-line unused-return
         (, uint256 children) = TreeLib.below(leaves, level, 0);
         if (nodes.length != children) revert CourtErrorsLib.WrongLength(nodes.length, children);
         root = TreeLib.rootOf(nodes);

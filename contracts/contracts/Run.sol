@@ -25,6 +25,8 @@ contract Run is Work, Claims {
     /// @inheritdoc IRunWork
     address public immutable parametersAt;
 
+    // `_range` below: there must be code at both.
+    // slither-disable-next-line missing-zero-check
     constructor(Parameters memory p, address rules_, address lens_, string memory tokenName, string memory tokenSymbol)
         RunStorage(p)
     {
@@ -81,6 +83,8 @@ contract Run is Work, Claims {
         Phase phase = _live.phase;
         bool isTimed = phase != Phase.Waiting && phase != Phase.Seed && phase != Phase.Draw;
         if (isTimed && block.number <= _live.until) return;
+        // Whether a phase was due makes no difference here; a revert is passed on.
+        // slither-disable-next-line unused-return
         Address.functionDelegateCall(rules, abi.encodeCall(IRunRounds.advance, ()));
     }
 }

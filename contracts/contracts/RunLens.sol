@@ -11,6 +11,8 @@ import {Candidate, Entry, Live, Member, Place, Round, Unit} from "./run/Types.so
 
 /// @title Answers about any run
 contract RunLens is IRunLens {
+    // It only reads, from the run that the caller names; every loop is over seats, units or rounds that were asked for.
+    // slither-disable-start calls-loop
     /// @dev As `RunStorage.BEACON_WINDOW`.
     uint256 private constant BEACON_WINDOW = 256;
 
@@ -29,6 +31,8 @@ contract RunLens is IRunLens {
         if (c.phase != IRunTypes.Phase.Seed && c.phase != IRunTypes.Phase.Draw) {
             c.due = block.number > c.until;
         } else if (block.number >= c.until) {
+            // Asked whether the value is there, not for it.
+            // slither-disable-next-line unused-return
             (, bool known) = IBeacon(_parameters(run).beacon).valueAt(c.until);
             c.due = known || block.number == c.until || block.number > c.until + BEACON_WINDOW;
         }
@@ -286,4 +290,5 @@ contract RunLens is IRunLens {
         verifiers = new address[](count);
         for (uint256 i = 0; i < count; ++i) verifiers[i] = IRunState(run).accountOf(uint32(ids >> (32 * i)));
     }
+    // slither-disable-end calls-loop
 }

@@ -73,6 +73,8 @@ abstract contract Descents is Disputes {
         }
         _checkTurn(dispute, d);
         Standing storage s = d.standing;
+        // The level matters when one of them is chosen.
+        // slither-disable-next-line unused-return
         (, uint256 children) = TreeLib.below(_leavesOf(s, stage), s.level, s.index);
         _checkLength(nodes.length, children);
         _checkHash(TreeLib.rootOf(nodes), s.node);

@@ -220,6 +220,8 @@ abstract contract Disputes is ICourt, ReentrancyGuardTransient {
 
         // The guard is held: until this returns nothing else can bring ether here or take it away.
         uint256 before = address(this).balance;
+        // What arrives counts, not what is said; and what follows is credited under the guard, which every function that moves ether takes.
+        // slither-disable-next-line unused-return,reentrancy-no-eth
         IDisputable(run).convict(subject);
         uint256 prize = address(this).balance - before;
         if (repaid > prize) repaid = prize;

@@ -163,6 +163,8 @@ library Binary32 {
             (uint256 ma, int256 qa) = decode(a);
             (uint256 mb, int256 qb) = decode(b);
             ma <<= 64;
+            // Multiplied again to see whether there is a remainder.
+            // slither-disable-next-line divide-before-multiply
             uint256 quotient = ma / mb;
             return pack(sign, quotient << 1 | (quotient * mb == ma ? 0 : 1), qa - qb - 65);
         }

@@ -221,6 +221,8 @@ library Elements {
         if (code == EXPONENT_SCALED) {
             bytes calldata row = _row(o, p, x, element);
             bytes calldata scales = Openings.read(o, p, o.operands[1], firstScale(x, element), length);
+            // Of a whole row it makes no difference whether any of it counts.
+            // slither-disable-next-line unused-return
             (int256 largest,) = Products.exponentScaled(row, scales, length);
             return largest;
         }
@@ -237,6 +239,8 @@ library Elements {
     /// @notice First of the scales that a row of x[..., M, K] meets.
     function firstScale(Reader memory x, uint256 row) internal pure returns (uint256) {
         uint256[] memory dims = x.declared.dims;
+        // A place: whole matrices, times what each has.
+        // slither-disable-next-line divide-before-multiply
         return row / dims[dims.length - 2] * dims[dims.length - 1];
     }
 
@@ -245,6 +249,8 @@ library Elements {
         uint256[] memory dims = op.result.dims;
         uint256 width = dims[dims.length - 1];
         left = element / width;
+        // A place, likewise.
+        // slither-disable-next-line divide-before-multiply
         right = left / dims[dims.length - 2] * width + element % width;
     }
 

@@ -54,6 +54,8 @@ library Functions {
             uint256 numerator = sign == 0 ? m - (1 << 24) : (1 << 24) - m;
             // u = 2^-shift times a number of 124 to 126 bits, whatever its size; 0 where z = 1.
             uint256 shift = 150 - Binary32.bitLength(numerator);
+            // Rounded down, by less than the interval that `_decide` allows for.
+            // slither-disable-next-line divide-before-multiply
             uint256 u = (numerator << shift) / (m + (1 << 24));
             uint256 product = u * _artanhSeries(u * u >> (2 * shift - 124));
             if (k == 0) return _decide(sign, product, -123 - int256(shift));

@@ -77,6 +77,8 @@ library Openings {
     }
 
     /// @notice The root that one leaf leads to.
+    // The assembly means exclusive or: 0 and 1 change places.
+    // slither-disable-next-line incorrect-exp
     function rootOf(bytes32 leaf, uint256 index, uint256 count, bytes32[] calldata path)
         internal
         view
@@ -183,6 +185,8 @@ library Openings {
         }
         uint256 offset = reader.offset + start - (count == 0 ? start : reader.start);
         assembly ("memory-safe") {
+            // Two halves of one slice.
+            // slither-disable-next-line write-after-write
             data.offset := offset
             data.length := sub(end, start)
         }

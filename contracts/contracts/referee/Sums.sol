@@ -49,14 +49,14 @@ library Sums {
     /// @notice The sum of these floats: a cell of INDEX_ADD from its old value and what lands there.
     function sumOf(uint256[] memory terms) internal pure returns (uint256) {
         unchecked {
-            uint256 largest;
+            uint256 largest = 0;
             for (uint256 i = 0; i < terms.length; ++i) {
                 uint256 magnitude = terms[i] & Binary32.MAGNITUDE;
                 if (magnitude > largest) largest = magnitude;
             }
             int256 e = Products.exponentOfMagnitude(largest);
-            int256 total;
-            uint256 special;
+            int256 total = 0;
+            uint256 special = 0;
             for (uint256 i = 0; i < terms.length; ++i) {
                 if (e == Products.NOT_FINITE) special = joinSpecial(special, terms[i]);
                 else total += term(terms[i], e);
@@ -101,6 +101,8 @@ library Sums {
                     let right := sub(base, field)
                     // Half to even: one less than half is added, and one more where the last place is odd. From 57 on, m
                     // is below half; from 256 on everything is shifted out, whatever was added.
+                    // The amounts of these shifts come first, as the instruction has them: a one is shifted.
+                    // slither-disable-next-line incorrect-shift
                     m := shr(right, add(add(m, sub(shl(sub(right, 1), 1), 1)), and(shr(right, m), 1)))
                     let minus := sar(255, word)
                     total := add(total, sub(xor(m, minus), minus))

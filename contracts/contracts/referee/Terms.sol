@@ -163,7 +163,7 @@ library Terms {
         if (position >= length) revert RefereeErrors.NotATerm(position);
         uint256 bits = uint256(Elements.value(o, p, x, element * length + position));
         bool scaled = o.operation.opcode == Elements.EXPONENT_SCALED;
-        int256 scale;
+        int256 scale = 0;
         if (scaled) {
             scale = Elements.value(o, p, o.operands[1], Elements.firstScale(x, element) + position);
             if (!Binary32.isZero(bits) && scale == Products.NOT_FINITE) return scale;
@@ -258,8 +258,8 @@ library Terms {
         bool descending = Elements.isDescending(o.operation);
         uint256 dtype = o.operands[0].declared.dtype;
         (uint256 other, uint256 between) = (positions[0], positions[1]);
-        int256 before;
-        uint256 beforeIndex;
+        int256 before = 0;
+        uint256 beforeIndex = 0;
         bool follows = true;
         if (between == 0 || place > 0) {
             if (other >= places || other == place || (between != 0 && other + 1 != place)) {
@@ -275,6 +275,8 @@ library Terms {
         }
         uint256 length = Elements.lastSize(o.operands[0]);
         if (between - 1 >= length) revert RefereeErrors.NotATerm(between - 1);
+        // A place: whole rows, times what each has.
+        // slither-disable-next-line divide-before-multiply
         int256 leftOut = Elements.value(o, p, o.operands[0], element / places * length + between - 1);
         if (place > 0) follows = Orders.isBefore(before, beforeIndex, leftOut, between - 1, dtype, descending);
         return !(follows && Orders.isBefore(leftOut, between - 1, here, index, dtype, descending));

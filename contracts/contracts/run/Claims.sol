@@ -57,11 +57,15 @@ abstract contract Claims is IRunWork, RunStorage {
         if (played.phase != Phase.Ended || entry.claimed || committed == 0) return 0;
         uint256 pool = RewardLib.pool(INITIAL_REWARD, HALVING_ROUNDS, round, committed, WORK_TARGET);
         uint256 verifiersPool = RewardLib.share(pool, VERIFIER_SHARE_BPS);
+        // Each attestation's part is rounded down, and what is lost is never minted.
+        // slither-disable-next-line divide-before-multiply
         reward = entry.attestations * (verifiersPool / (committed * VERIFIERS_PER_UNIT));
         if (!played.merged) return reward;
 
         uint256 mergePool = RewardLib.share(pool, MERGE_SHARE_BPS);
         uint256 accepted = uint256(played.accepted) + 1;
+        // Each unit's, likewise.
+        // slither-disable-next-line divide-before-multiply
         reward += entry.attestedUnits * ((pool - verifiersPool - mergePool) / committed);
         if (entry.proposed == accepted) reward += mergePool / 2;
         // A candidate is accepted, and acknowledged no more, with the first juror over the half.

@@ -22,6 +22,8 @@ abstract contract Rounds is IRunRounds, RunStorage {
         _burnOwed = 0;
         // Last, and to an address nobody has a key of. Should it refuse, the wei stays owed and locked here.
         (bool sent,) = BURN_ADDRESS.call{value: amount}("");
+        // Nobody has a key of that address, and no code is there to call back.
+        // slither-disable-next-line reentrancy-eth,reentrancy-no-eth
         if (!sent) _burnOwed += amount;
     }
 
@@ -148,6 +150,8 @@ abstract contract Rounds is IRunRounds, RunStorage {
         bytes32 value;
         (value, known) = _recordedValue(height);
         if (!known && block.number > height + BEACON_WINDOW) {
+            // Whole windows.
+            // slither-disable-next-line divide-before-multiply
             uint256 next = height + (block.number - height - 1) / BEACON_WINDOW * BEACON_WINDOW;
             _live.until = uint40(next);
             emit EventsLib.BeaconMissed(round, height, next);
@@ -157,7 +161,11 @@ abstract contract Rounds is IRunRounds, RunStorage {
     }
 
     function _recordedValue(uint256 height) private returns (bytes32 value, bool known) {
+        // The beacon is named at deployment, for good, and calls nobody; a run is worth what its beacon is worth. At most a round's phases.
+        // slither-disable-next-line calls-loop,reentrancy-no-eth,reentrancy-eth,reentrancy-benign,reentrancy-events
         if (block.number == height) BEACON.record();
+        // Likewise.
+        // slither-disable-next-line calls-loop
         return BEACON.valueAt(height);
     }
 
@@ -328,6 +336,8 @@ abstract contract Rounds is IRunRounds, RunStorage {
         ended.phase = Phase.Ended;
         ended.until = height;
         r.played = ended;
+        // All zeros.
+        // slither-disable-next-line uninitialized-local
         Live memory fresh;
         fresh.round = uint32(round + 1);
         _live = fresh;

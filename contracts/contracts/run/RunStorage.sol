@@ -10,6 +10,8 @@ import {Candidate, Entry, Live, Member, Place, Round, Seat, Unit} from "./Types.
 /// @title What a run remembers, and the bookkeeping of deposits
 /// @dev Solvency: the balance is at least the sum of all deposits plus `_burnOwed`. `locked` is a part of `deposit`.
 abstract contract RunStorage is IRunTypes {
+    // Both halves of a run have this storage, and each writes its part of it.
+    // slither-disable-start unused-state,uninitialized-state,constable-states
     /// @dev Bounds of every loop: they keep each transaction far below 2^24 gas.
     uint256 internal constant MAX_MINERS = 64;
     uint256 internal constant MAX_VERIFIERS = 64;
@@ -85,6 +87,8 @@ abstract contract RunStorage is IRunTypes {
 
     /// @dev Burned and not yet sent away.
     uint256 internal _burnOwed;
+
+    // slither-disable-end unused-state,uninitialized-state,constable-states
 
     constructor(Parameters memory p) {
         _check(p);
