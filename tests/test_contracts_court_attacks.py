@@ -1,0 +1,174 @@
+"""What somebody could try against a court besides lying: places in the line for the prize, and gas that is repaid."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from functools import cache
+
+import pytest
+from contract_world import Account, Refused
+from court_world import (
+    CLOCK,
+    DEFENCE_GAS,
+    GRACE,
+    MINIMUM_BOND,
+    STEPS,
+    UNIT,
+    UNIT_BOND,
+    CourtWorld,
+    Dispute,
+    Lie,
+    Unit,
+    challenge_of,
+    hold_step,
+    make_court,
+    prover_of_step,
+    step_program,
+    values_of,
+)
+from eth_utils import to_canonical_address
+
+from cupel.protocol.disputes.game import Challenge, Stage, announcement
+
+WRONG = hashlib.sha256(b"wrong").digest()
+BATCH = len(step_program().graph.inputs) - 1
+OPERATION = len(step_program().graph.inputs) + len(step_program().graph.constants)
+# A root of nothing at the second step: it cannot be opened, and silence convicts.
+LIAR = Unit(Lie(step=1, end_root=hashlib.sha256(b"nothing").digest()))
+
+
+@cache
+def _lied() -> CourtWorld:
+    world = make_court()
+    world.post_unit(world.accounts[0], LIAR)
+    return world
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1), (1, 0, 2), (2, 1, 0)])
+def test_the_prize_is_the_next_accuser_s_whatever_order_the_earlier_ones_were_dismissed_in(
+    order: tuple[int, ...],
+) -> None:
+    world = _lied().fork()
+    earlier = [world.accuse(world.accounts[1 + i], world.accounts[0], UNIT, salt=bytes([i]) * 32) for i in range(3)]
+    for dispute in earlier:
+        dispute.send(world.accounts[0], LIAR.defence(0).move(dispute.position))
+    for i in order:
+        earlier[i].time_out()
+        assert earlier[i].ended is not None
+        assert earlier[i].ended[0] == "Dismissed"
+    last = world.accuse(world.accounts[4], world.accounts[0], UNIT)
+    assert last.play(LIAR.defence(0), challenge_of(0)) == "Convicted"
+    assert last.ended is not None
+    assert last.ended[1]["finder"] == last.challenger.address
+    assert world.ask("credit", last.challenger.address) == last.bond + UNIT_BOND // 2
+    world.check_solvent(0)
+
+
+# ---------------------------------------------------------------- the wrong judge
+
+
+def false_challenge(lie: Lie) -> Challenge:
+    """Of a challenger who says that an honest step gave what the lie gives."""
+    true = challenge_of(0)
+    return dataclasses.replace(
+        true,
+        step_roots=[Unit(lie).step_root(1 + i) for i in range(STEPS)],
+        hold=lambda step: hold_step(step, lie),
+    )
+
+
+def contested(value: int) -> Dispute:
+    """An honest unit, at the judgement of one value of its second step."""
+    world = make_court()
+    world.post_unit(world.accounts[0], Unit())
+    honest = values_of(prover_of_step(1))[value]
+    lie = Lie(step=1, values={value: bytes([honest[0] ^ 1]) + honest[1:]}, end_root=WRONG)
+    dispute = world.accuse(world.accounts[1], world.accounts[0], UNIT)
+    return dispute.play_to(Stage.ELEMENT, Unit().defence(0), false_challenge(lie))
+
+
+def judge_batch(dispute: Dispute, element: int) -> None:
+    data = dispute.position.data
+    dispute.world.send(
+        dispute.challenger, "judgeBatch", dispute.number, element, (b"", []), data, WRONG, [], b"", []
+    )  # fmt: skip
+
+
+def test_an_operation_is_not_compared_with_the_data() -> None:
+    """It would differ, whatever it is, and an honest poster would lose."""
+    dispute = contested(OPERATION)
+    with pytest.raises(Refused) as caught:
+        judge_batch(dispute, 0)
+    caught.value.must_be("NotTheBatch")
+    assert caught.value.numbers["value"] == OPERATION
+
+
+def test_the_batch_is_not_recomputed_and_is_compared_only_within_the_leaf_that_was_opened() -> None:
+    dispute = contested(BATCH)
+    world, number = dispute.world, dispute.number
+    with pytest.raises(Refused) as caught:
+        world.send(dispute.challenger, "judge", number, 0, bytes(32))
+    caught.value.must_be("NotAnOperation")
+    item = hold_step(1).item(1 + BATCH)
+    tokens = len(dispute.position.data) // 4
+    for element in (tokens, tokens + 1, 2**40):
+        with pytest.raises(Refused) as caught:
+            world.send(
+                dispute.challenger, "judgeBatch", number, element, item, dispute.position.data, WRONG, [], b"", []
+            )  # fmt: skip
+        caught.value.must_be("ElementOutOfRange")
+        assert (caught.value.numbers["first"], caught.value.numbers["end"]) == (0, tokens)
+
+
+# ---------------------------------------------------------------- announcements
+
+
+def test_announcing_again_neither_renews_nor_delays_an_announcement_that_stands() -> None:
+    """Else whoever repeats another's announcement could keep it from ever being ripe."""
+    world = _lied().fork()
+    one, other = world.accounts[1], world.accounts[2]
+    world.announce(one, UNIT, 0)
+    announced = world.height
+    said = announcement_of(world, one)
+    for _ in range(3):
+        [event] = world.send(other, "announce", said).named("Announced")
+        assert event["expiresAt"] == announced + 256
+    world.world.mine_to(announced + 257)
+    [event] = world.send(one, "announce", said).named("Announced")
+    assert event["expiresAt"] == world.height + 256
+
+
+def announcement_of(world: CourtWorld, account: Account) -> bytes:
+    court, run, sender = (to_canonical_address(a) for a in (world.court, world.docket, account.address))
+    return announcement(world.world.chain.chain_id, court, run, UNIT, 0, sender, bytes(32))
+
+
+# ---------------------------------------------------------------- parameters
+
+
+GOOD = {"clockBlocks": CLOCK, "graceBlocks": GRACE, "minimumBond": MINIMUM_BOND, "defenceGas": DEFENCE_GAS}
+LIMITS = {"clockBlocks": 1 << 20, "graceBlocks": 1 << 16, "minimumBond": 1 << 80, "defenceGas": 1 << 32}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_court_of_clocks_or_money_out_of_range_is_not_made(name: str) -> None:
+    world = make_court()
+    referees = [world.ask("EVALUATOR"), world.ask("CLERK")]
+    for value in (1, LIMITS[name]):
+        world.world.deploy("Court", *referees, *(GOOD | {name: value}).values())
+    for value in (0, LIMITS[name] + 1):
+        with pytest.raises(Refused) as caught:
+            world.world.deploy("Court", *referees, *(GOOD | {name: value}).values())
+        caught.value.must_be("ParameterOutOfRange")
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_court_without_code_behind_its_judges_is_not_made(missing: int) -> None:
+    """A call to no code succeeds, and its answer would be read as anything."""
+    world = make_court()
+    referees = [world.ask("EVALUATOR"), world.ask("CLERK")]
+    referees[missing] = world.accounts[0].address
+    with pytest.raises(Refused) as caught:
+        world.world.deploy("Court", *referees, *GOOD.values())
+    caught.value.must_be("ParameterOutOfRange")
