@@ -11,9 +11,9 @@ import pytest
 from network_world import key
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from adversary.attacks import Lie, find_attack
+from adversary.attacks import find_attack
 from adversary.money import Books, Purse
-from adversary.playing import Outcome, Verdict
+from adversary.outcomes import Lie, Outcome, Verdict
 from adversary.report import describe, summarise
 
 from cupel.protocol.types import Address

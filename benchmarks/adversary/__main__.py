@@ -5,13 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 from machine import describe as describe_machine
 
-from adversary.attacks import ATTACKS, find_attack
-from adversary.playing import Outcome, play
+from adversary.attacks import ATTACKS, Attack
+from adversary.disputes import playing as disputing
+from adversary.disputes.playing import DISPUTE_ATTACKS, Parties
+from adversary.outcomes import Outcome
+from adversary.playing import play
 from adversary.report import describe, summarise
 
 CHAINS = ("embedded", "anvil")
@@ -31,30 +36,42 @@ def adversary(
     output: Path | None,
 ) -> None:
     """Every way to cheat against real nodes, and who loses how much. Exit 0 if no rule failed, 1 otherwise."""
-    try:
-        chosen = [find_attack(name) for name in names] or list(ATTACKS)
-    except KeyError as unknown:
-        raise click.BadParameter(str(unknown.args[0]), param_hint="--attack") from unknown
+    named = {attack.name: attack for attack in (*ATTACKS, *DISPUTE_ATTACKS)}
+    unknown = [name for name in names if name not in named]
+    if unknown:
+        raise click.BadParameter(f"no attack is called {unknown[0]!r}; there are {', '.join(named)}")
+    chosen = names or tuple(named)
     home = folder or Path(tempfile.mkdtemp(prefix="cupel-adversary-"))
     outcomes: list[Outcome] = []
-    for chain in chains or CHAINS:
-        for attack in chosen:
-            place = home / chain / attack.name.replace(" ", "-")
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-            outcomes.append(play(attack, chain, place, block_time_s=block_time_s))
-            click.echo(describe(outcomes[-1]), err=True)
-    text = f"{summarise(outcomes)}\n{describe_machine()}\n\n" + "\n".join(describe(outcome) for outcome in outcomes)
-    click.echo(text, nl=False)
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text)
+    with ExitStack() as stack:
+        parties: Parties | None = None
+        for chain in chains or CHAINS:
+            for name in chosen:
+                place = home / chain / name.replace(" ", "-").replace(",", "")
+                shutil.rmtree(place, ignore_errors=True)
+                place.mkdir(parents=True)
+                attack = named[name]
+                if isinstance(attack, Attack):
+                    outcomes.append(play(attack, chain, place, block_time_s=block_time_s))
+                else:
+                    parties = parties or stack.enter_context(Parties())
+                    outcomes.append(disputing.play(attack, chain, place, parties, block_time_s=block_time_s / 2))
+                click.echo(describe(outcomes[-1]), err=True)
+                if output is not None:  # whatever becomes of the rest
+                    output.parent.mkdir(parents=True, exist_ok=True)
+                    output.write_text(write_table(outcomes))
+    click.echo(write_table(outcomes), nl=False)
     failed = any(outcome.failures() for outcome in outcomes)
     if folder is None and not failed:
         shutil.rmtree(home, ignore_errors=True)
     elif failed:
         click.echo(f"logs: {home}", err=True)
     sys.exit(1 if failed else 0)
+
+
+def write_table(outcomes: Sequence[Outcome]) -> str:
+    books = "\n".join(describe(outcome) for outcome in outcomes)
+    return f"{summarise(outcomes)}\n{describe_machine()}\n\n{books}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from network_world import World
 
 from adversary.money import read_tokens
+from adversary.outcomes import Lie
 from adversary.reorgs import undo
 from cupel.chain.run_values import Phase, Status, UnitView
 from cupel.protocol.types import Address
@@ -24,19 +25,6 @@ USUAL: Mapping[str, int] = {
     "acknowledge_blocks": 60,
 }
 """Every drawn verifier replays the whole unit: who cheats is found in the same round, whatever the draw says."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lie:
-    """One thing that was said and is not so."""
-
-    round: int
-    what: str
-    subject: bytes
-    """Unit id, or the root of a proposed merge."""
-    fate: str
-    """What the contract made of it."""
-    got_through: bool
 
 
 FindLies = Callable[[World, frozenset[Address], int], list[Lie]]
@@ -123,6 +111,11 @@ class Attack:
     honest_miners: int = 2
     honest_verifiers: int = 2
 
+    @property
+    def pays_tokens(self) -> bool:
+        """Whether honest parties are due a reward in any case."""
+        return not self.is_spite
+
 
 def has_claimed(world: World, cheaters: frozenset[Address]) -> bool:
     """Whether a cheater was paid, and asked again."""
@@ -194,25 +187,25 @@ ATTACKS = (
         name="lying opening",
         what="a miner commits to what it trained and opens another loss",
         cheaters={"cheater": "lying_opening"},
-        changes={"open_blocks": 30},
+        changes={"open_blocks": 100},
     ),
     Attack(
         name="withheld state",
         what="a miner commits rightly and gives nobody a state of its unit",
         cheaters={"cheater": "withheld_state"},
-        changes={"seal_blocks": 40},
+        changes={"seal_blocks": 100},
     ),
     Attack(
         name="late opening",
         what="a miner opens its unit after the phase",
         cheaters={"cheater": "late_opening"},
-        changes={"open_blocks": 30},
+        changes={"open_blocks": 100},
     ),
     Attack(
         name="late reveal",
         what="a verifier seals its answers and reveals them after the phase",
         cheaters={"cheater": "late_reveal"},
-        changes={"open_blocks": 30, "min_verifiers": 4, "verifiers_per_unit": 4, "quorum": 3},
+        changes={"open_blocks": 100, "min_verifiers": 4, "verifiers_per_unit": 4, "quorum": 3},
         lies=doubted_units,
         honest_verifiers=3,
     ),

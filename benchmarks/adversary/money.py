@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 from network_world import World
@@ -15,7 +15,21 @@ FIRE = Address("0x000000000000000000000000000000000000dEaD")
 """Where burned wei goes."""
 
 
-def ask(world: World, method: str, *params: Any) -> Any:
+class Running(Protocol):
+    """A chain that answers."""
+
+    @property
+    def url(self) -> str: ...
+
+
+class OnChain(Protocol):
+    """Whatever is on a chain of its own."""
+
+    @property
+    def chain(self) -> Running: ...
+
+
+def ask(world: OnChain, method: str, *params: Any) -> Any:
     """The result of a request to the world's chain; AssertionError if it is an error."""
     body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
     answer = httpx.post(world.chain.url, json=body, timeout=30, trust_env=False).json()
@@ -41,7 +55,7 @@ def read_burned(world: World) -> int:
     return int(ask(world, "eth_getBalance", FIRE, "latest"), 16) + world.contract.burn_owed()
 
 
-def read_gas(world: World) -> dict[str, int]:
+def read_gas(world: OnChain) -> dict[str, int]:
     """Wei paid for transactions, by sender in lower case, over all blocks of the chain as it is now."""
     spent: dict[str, int] = {}
     for number in range(int(ask(world, "eth_blockNumber"), 16) + 1):

@@ -4,76 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
 
 from network_world import World, key, open_world
 from node_world.chains import FUNDS_WEI
 
-from adversary.attacks import USUAL, Attack, Lie
-from adversary.money import Books, Purse, add_up, read_books
+from adversary.attacks import USUAL, Attack
+from adversary.money import read_books
+from adversary.outcomes import Lie, Outcome, promote_provers
 from cupel.node.records import VerdictRecord
 from cupel.protocol.types import Address
 
 HERE = Path(__file__).resolve().parent.parent
 PATIENCE_S = 240.0
 SETTLING_BLOCKS = 3
-
-
-class Verdict(StrEnum):
-    """What came of an attack, from the worst to the best for who cheats."""
-
-    FINED = "fined"
-    """Wei of a cheater's was burned."""
-    LEFT_OUT = "left out"
-    """Nothing of it counts and nothing is paid for it; no deposit is lost."""
-    GOT_THROUGH = "GOT THROUGH"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What the chain and the nodes say of one attack, once it is over."""
-
-    attack: Attack
-    chain: str
-    lies: tuple[Lie, ...]
-    found: tuple[str, ...]
-    """By whom, and how."""
-    books: Books
-    roles: Mapping[str, tuple[Address, ...]]
-    """Accounts by role."""
-    seconds: float
-
-    def purse(self, role: str) -> Purse:
-        return add_up(self.books.accounts[account] for account in self.roles[role])
-
-    @property
-    def verdict(self) -> Verdict:
-        is_fined = self.purse("cheaters").change_wei < 0
-        # Who wants to do harm and has nothing from it may be able to, if it costs.
-        if any(lie.got_through for lie in self.lies) and not (self.attack.is_spite and is_fined):
-            return Verdict.GOT_THROUGH
-        return Verdict.FINED if is_fined else Verdict.LEFT_OUT
-
-    def failures(self) -> list[str]:
-        """Where the rules did not hold; empty if they did."""
-        honest = ("honest miners", "honest verifiers")
-        found: list[str] = []
-        if self.verdict == Verdict.GOT_THROUGH:
-            through = [lie for lie in self.lies if lie.got_through]
-            found = [f"{lie.what} of round {lie.round} got through: {lie.fate}" for lie in through]
-        if not self.lies:
-            found.append("nobody cheated")
-        if self.books.missing_wei:
-            found.append(f"{self.books.missing_wei} wei are nobody's and were not burned")
-        if self.purse("cheaters").change_wei > 0:
-            found.append(f"the cheaters gained {self.purse('cheaters').change_wei} wei")
-        found += [f"{r} lost {-self.purse(r).change_wei} wei" for r in honest if self.purse(r).change_wei < 0]
-        if not self.attack.is_spite:
-            found += [f"{role} earned no tokens" for role in honest if not self.purse(role).tokens]
-        return found
 
 
 def play(attack: Attack, chain: str, folder: Path, *, block_time_s: float = 0.2) -> Outcome:
@@ -116,7 +61,7 @@ def play(attack: Attack, chain: str, folder: Path, *, block_time_s: float = 0.2)
             lies=tuple(lies),
             found=tuple(describe_finds(world, lies)),
             books=read_books(world, dict.fromkeys(map(address, names), FUNDS_WEI)),
-            roles=roles,
+            roles=promote_provers(roles, ()),
             seconds=time.monotonic() - began,
         )
 

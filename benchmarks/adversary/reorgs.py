@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
-from network_world import World
-
-from adversary.money import ask
+from adversary.money import OnChain, ask
 
 
-def undo(world: World, chain: str, depth: int, *, keep_transactions: bool) -> None:
+def undo(world: OnChain, chain: str, depth: int, *, keep_transactions: bool) -> None:
     """Put other blocks in place of the newest `depth`; what was in them waits again, or is forgotten."""
     if chain == "embedded":
         ask(world, "cupel_reorg", depth, keep_transactions)
