@@ -21,15 +21,19 @@ from court_world import (
     Lie,
     Unit,
     challenge_of,
+    docket_abi,
     hold_step,
     make_court,
     prover_of_step,
     step_program,
     values_of,
 )
-from eth_utils import to_canonical_address
+from eth_utils import to_canonical_address, to_checksum_address
 
+from cupel.chain.abi import load_abi
 from cupel.protocol.disputes.game import Challenge, Stage, announcement
+from cupel.protocol.hashing import checkpoint_leaf, contribution_leaf, evidence, proof, tree_root
+from cupel.protocol.types import Address, Salt
 
 WRONG = hashlib.sha256(b"wrong").digest()
 BATCH = len(step_program().graph.inputs) - 1
@@ -172,3 +176,39 @@ def test_a_court_without_code_behind_its_judges_is_not_made(missing: int) -> Non
     with pytest.raises(Refused) as caught:
         world.world.deploy("Court", *referees, *GOOD.values())
     caught.value.must_be("ParameterOutOfRange")
+
+
+# ---------------------------------------------------------------- the largest transactions
+
+
+TRANSACTION_GAS = 1 << 24
+TRANSACTION_BYTES = 128 * 1024
+
+
+def test_the_longest_segment_there_can_be_is_opened_and_chosen_from_in_one_transaction_each() -> None:
+    """1,024 steps: 1,023 inner states. What fits no transaction could be neither defended nor contested."""
+    steps = 1024
+    world = make_court()
+    start, *inner, end = (hashlib.sha256(b"state %d" % i).digest() for i in range(steps + 1))
+    loss, norm, salt = bytes(4), bytes(4), Salt(bytes(32))
+    leaves = [
+        checkpoint_leaf(start, bytes(32)),
+        checkpoint_leaf(end, evidence(loss, norm, salt)),
+        contribution_leaf(end),
+    ]
+    call = docket_abi().bind_deployment(world.court, (WRONG, 5, WRONG, 1, 1, 1, steps))
+    _, computation = world.world.send_raw(world.world.deployer, "", call.data)
+    world.docket = Address(to_checksum_address(computation.msg.storage_address))
+    miner, challenger = world.accounts[:2]
+    world.post(miner, "postUnit", UNIT, tree_root(leaves), WRONG, 300, value=UNIT_BOND)
+    dispute = world.accuse(challenger, miner, UNIT)
+    opening = ((start, bytes(32), proof(leaves, 0)), end, loss, norm, salt, proof(leaves, 1), inner)
+    for account, function, arguments in (
+        (miner, "openSegment", opening),
+        (challenger, "chooseStep", (steps - 1, inner)),
+    ):
+        data = load_abi("Court").bind(world.court, function, dispute.number, *arguments).data
+        receipt = world.send(account, function, dispute.number, *arguments)
+        assert len(data) < TRANSACTION_BYTES // 3
+        assert receipt.gas < TRANSACTION_GAS // 8
+    assert world.ask("turnOf", dispute.number)[0] == Stage.TRACE

@@ -24,8 +24,7 @@ PRIVILEGED = re.compile(
     r"|initialize|implementation|proxy|rescue|recover|sweep|skim|emergency|migrate|mint|burnFrom|seize|confiscate"
     r"|setUp|execute|multicall|permit)([A-Z_]|$)"
 )
-# The two functions that one address alone may call: a token's run, named at its birth; and both belong to contracts that
-# are bound to each other for good. What a run's court may do is checked in the run's own tests.
+# What one address alone may call: a token's run, which deployed it. What a run's court may do, the run's tests check.
 BOUND = {("Token", "mint")}
 
 
@@ -35,8 +34,8 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def instructions(code: bytes) -> list[int]:
-    """The opcodes that can be reached: from the first byte, or a JUMPDEST, to what ends a block. What is pushed and what
-    lies behind the code (tables, messages) is none, unless it looks like a block.
+    """The opcodes that can be reached: from the first byte, or a JUMPDEST, to what ends a block. What is pushed, and
+    what lies behind the code (tables, messages), is none, unless it looks like a block.
     """
     found, at, reached = [], 0, True
     while at < len(code):
@@ -69,7 +68,6 @@ def test_both_checks_see_what_they_are_for() -> None:
         assert PRIVILEGED.match(name), name
     for name in ("settled", "address", "advance", "ownerless", "mintable", "openSegment"):
         assert not PRIVILEGED.match(name), name
-    # PUSH2 0xFFF4, DELEGATECALL, STOP, and data: what is pushed is no instruction, and what follows a STOP is reached by
-    # a jump alone.
+    # PUSH2 0xFFF4, DELEGATECALL, STOP, and data: what is pushed is no instruction, nor what follows a STOP.
     assert instructions(bytes.fromhex("61fff4f400ff")) == [0x61, DELEGATECALL, 0x00]
     assert instructions(bytes.fromhex("005bff")) == [0x00, JUMPDEST, SELFDESTRUCT]
