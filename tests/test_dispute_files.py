@@ -230,6 +230,10 @@ WRONG_OPTIONS: dict[str, tuple[str, list[str]]] = {
     "values alone": ("give its --trace too", ["--values", "a"]),
     "a program alone": ("nothing is claimed", ["--program", "a"]),
     "a state alone": ("give --program too", ["--state", "a", "--claimed", "b"]),
+    "a merge of a unit": ("give one", ["--merge", "--unit", "1"]),
+    "a segment of a claim": ("not with --claimed", ["--segment", "1", "--claimed", "a"]),
+    "nowhere to write": ("is no folder", ["--round", "0", "--unit", "1", "--out", "/no/such/proof.json"]),
+    "a folder to write": ("is a folder", ["--round", "0", "--unit", "1", "--out", "/"]),
     "a claim alone": ("say which work", ["--claimed", "b"]),
 }
 

@@ -30,7 +30,7 @@ _RPC = click.option("--rpc", type=Urls(), envvar="CUPEL_RPC", help="The chain's 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-@click.command("list")
+@click.command("list", short_help="List a run's disputes.")
 @_DIR
 @_RUN
 @_RPC
@@ -71,7 +71,7 @@ def list_disputes(
         click.echo(f"  challenger  {one.challenger}, since block {one.opened_at}")
 
 
-@click.command("show")
+@click.command("show", short_help="Show a dispute, move by move.")
 @click.argument("number", type=click.IntRange(1), metavar="DISPUTE")
 @_DIR
 @_RUN

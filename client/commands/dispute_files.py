@@ -51,7 +51,7 @@ def _with(*options: Callable[[Any], Any]) -> Callable[[_Command], _Command]:
     return add
 
 
-@click.command()
+@click.command(short_help="Find the first wrong element of a result, and prove it.")
 @_with(*_FROM_FOLDER)
 @click.option("--segment", type=click.IntRange(0), help="Of the unit; the first wrong one if it is not given.")
 @click.option("--merge", is_flag=True, help="The round's merge instead of a unit.")
@@ -103,6 +103,11 @@ def prove(
         raise UsageError("--claimed and --trace are two ways to say what was posted: give one")
     if values is not None and trace_path is None:
         raise UsageError("--values holds what was posted of a trace: give its --trace too")
+    if merge and (unit is not None or segment is not None):
+        raise UsageError("--merge looks at the round's merge, --unit and --segment at a unit: give one")
+    if (claimed is not None or trace_path is not None) and (merge or segment is not None):
+        raise UsageError("--merge and --segment compare what the folder holds: not with --claimed or --trace")
+    _check_place(out)
     if claimed is None and trace_path is None:
         if program is not None or step is not None:
             raise UsageError("nothing is claimed: give --claimed, a file of outputs, or --trace, a posted trace")
@@ -148,7 +153,7 @@ def prove(
     sys.exit(0 if all(verdict.right is False for verdict in verdicts) else 1)
 
 
-@click.command()
+@click.command(short_help="Judge a proof, in Python and by the contract.")
 @click.argument("file", type=_PATH)
 @click.option("--rpc", type=Urls(), envvar="CUPEL_RPC", help="Ask the contract on this chain too.")
 @click.option("--evaluator", metavar="ADDRESS", help="With --rpc: the Evaluator's address.")
@@ -161,10 +166,13 @@ def judge(file: Path, rpc: tuple[str, ...] | None, evaluator: str | None, run_pa
     proof is about is read from the proof. Exit 0 if all find the claimed element wrong, so that the proof convicts;
     else 1.
     """
+    from cupel.commands.wallet import parse_address
     from cupel.disputes.files import ProofFile
     from cupel.disputes.telling import describe_proof, sum_up, verdict_fields, verdict_line
 
     proved = ProofFile.read(file)
+    if evaluator is not None:
+        parse_address(evaluator)
     verdicts = _judge_here(proved)
     if evaluator is not None or run_path is not None:
         if rpc is None:
@@ -183,7 +191,7 @@ def judge(file: Path, rpc: tuple[str, ...] | None, evaluator: str | None, run_pa
     sys.exit(0 if all(verdict.right is False for verdict in verdicts) else 1)
 
 
-@click.command()
+@click.command(short_help="Run a Program and write its trace.")
 @_with(*_FROM_FOLDER, *_FROM_FILES)
 @click.option("--out", type=_PATH, default=Path("trace.json"), show_default=True, help="Where the trace goes.")
 @click.option("--value", "wanted", type=click.IntRange(0), multiple=True, help="Write this value too; repeatable.")
@@ -215,6 +223,7 @@ def trace(
     from cupel.disputes.proving import Compared
     from cupel.network.states import encode_state
 
+    _check_place(out)
     if bool(wanted) != (values is not None):
         raise UsageError("--value says which values are written, --values where: give both or neither")
     say = _progress(False)
@@ -241,6 +250,15 @@ def trace(
 
 def _progress(quiet: bool) -> Callable[[str], None]:
     return (lambda text: None) if quiet else (lambda text: click.echo(text, err=True))
+
+
+def _check_place(path: Path) -> None:
+    """Before minutes of computing, that there is a folder to write the result to. Raises UsageError."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise UsageError(
+            f"{path} cannot be written: {'it' if path.is_dir() else path.parent} is "
+            f"{'a folder' if path.is_dir() else 'no folder'}"
+        )
 
 
 def _open_round(
