@@ -27,7 +27,7 @@ At = Height | int | str
 """A height, or `latest`, `pending`, `finalized`."""
 ANNOUNCEMENT_BLOCKS = 256
 """Blocks for which an announcement stands."""
-_CONSULTED = ("Clerk", "Evaluator", "FunctionEvaluator")
+_CONSULTED = ("Clerk", "Evaluator", "FunctionEvaluator", "TermsEvaluator")
 _TRIES = 3
 
 

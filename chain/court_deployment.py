@@ -31,6 +31,8 @@ class CourtDeployment:
     evaluator: Address
     functions: Address
     """The evaluator's other half."""
+    terms: Address
+    """What the clerk asks about elements of many terms."""
     block: Height
 
 
@@ -41,9 +43,10 @@ def deploy_court(client: ChainClient, clocks: Clocks) -> CourtDeployment:
     """
     functions, _ = client.deploy(load_abi("FunctionEvaluator").bind_deployment())
     evaluator, _ = client.deploy(load_abi("Evaluator").bind_deployment(functions))
-    clerk, _ = client.deploy(load_abi("Clerk").bind_deployment())
+    terms, _ = client.deploy(load_abi("TermsEvaluator").bind_deployment())
+    clerk, _ = client.deploy(load_abi("Clerk").bind_deployment(terms))
     arguments = (clocks.clock_blocks, clocks.grace_blocks, clocks.minimum_bond_wei, clocks.defence_gas)
     court, receipt = client.deploy(load_abi("Court").bind_deployment(evaluator, clerk, *arguments))
     return CourtDeployment(
-        court=court, clerk=clerk, evaluator=evaluator, functions=functions, block=receipt.block_number
+        court=court, clerk=clerk, evaluator=evaluator, functions=functions, terms=terms, block=receipt.block_number
     )

@@ -58,11 +58,12 @@ VERIFIER_POINTS = (
 RARE_POINTS = tuple(f"{call}/{step}" for call in ("recordHeader", "retire") for step in STEPS)
 """Not part of every round."""
 DEFENCE_CALLS = (
-    "openSegment", "postTrace", "openNodes", "openValue", "openLeaf", "openStateLeaf", "openEvidence", "timeout",
+    "openSegment", "postTrace", "openNodes", "openValue", "openLeaf", "openStateLeaf", "openEvidence", "postSums",
+    "postParts", "timeout",
 )  # fmt: skip
 ATTACK_CALLS = (
     "announce", "accuse", "chooseStep", "chooseNode", "contestState", "contestEvidence", "judge", "judgeBatch",
-    "proveOmission", "close", "collect",
+    "judgeOrder", "askSums", "chooseSum", "judgeBlock", "judgeWitness", "proveOmission", "close", "collect",
 )  # fmt: skip
 DISPUTE_POINTS = (
     "accusation/stated",

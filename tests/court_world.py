@@ -495,20 +495,20 @@ def docket_abi() -> ContractAbi:
 @cache
 def abi_of_everything() -> ContractAbi:
     """Errors that a transaction to the court may end with: its own, the clerk's, the evaluator's and the docket's."""
-    names = ("Court", "Clerk", "Evaluator", "FunctionEvaluator")
+    names = ("Court", "Clerk", "Evaluator", "FunctionEvaluator", "TermsEvaluator")
     entries = [entry for name in names for entry in load_abi(name).entries]
     return ContractAbi("everything", (*entries, *DOCKET["abi"]), b"")
 
 
 @cache
-def _deployed() -> CourtWorld:
+def _deployed(programs: tuple[bytes, ...]) -> CourtWorld:
     world = empty_world(8).fork()
-    functions = world.deploy("FunctionEvaluator")
-    evaluator, clerk = world.deploy("Evaluator", functions), world.deploy("Clerk")
+    functions, terms = world.deploy("FunctionEvaluator"), world.deploy("TermsEvaluator")
+    evaluator, clerk = world.deploy("Evaluator", functions), world.deploy("Clerk", terms)
     court = world.deploy("Court", evaluator, clerk, CLOCK, GRACE, MINIMUM_BOND, DEFENCE_GAS)
     rules = (
-        tree_root([leaf_hash(root) for root in program_roots()]),
-        len(program_roots()),
+        tree_root([leaf_hash(root) for root in programs]),
+        len(programs),
         tree_root([tensor_root(shard) for shard in shards()]),
         SHARDS,
         SHARD_TOKENS,
@@ -522,8 +522,9 @@ def _deployed() -> CourtWorld:
     return CourtWorld(world, court, docket)
 
 
-def make_court() -> CourtWorld:
-    return _deployed().fork()
+def make_court(programs: Sequence[bytes] | None = None) -> CourtWorld:
+    """programs   roots of the run's Programs, instead of `program_roots`"""
+    return _deployed(tuple(program_roots() if programs is None else programs)).fork()
 
 
 def flipped_weights(step: int = 1) -> Lie:

@@ -117,8 +117,11 @@ class Referee:
 
     def ask(self, function: str, claim: Claim, *arguments: Any) -> bool:
         """A judgement as Python has it: dataclasses for structs."""
+        return bool(self.answers(function, claim, *arguments))
+
+    def answers(self, function: str, claim: Claim, *arguments: Any) -> Any:
         name, address = self._contract(function)
-        return bool(self.world.call_contract(name, address, function, *map(_plain, (claim, *arguments))))
+        return self.world.call_contract(name, address, function, *map(_plain, (claim, *arguments)))
 
     def send(self, function: str, claim: Claim, *arguments: Any) -> tuple[int, int]:
         """Gas of a whole transaction, and the bytes of its data."""

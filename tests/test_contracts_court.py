@@ -469,7 +469,8 @@ def test_no_selector_is_privileged() -> None:
     assert set(load_abi("Court").functions) == {
         "announce", "accuse", "bondFor", "openSegment", "chooseStep", "postTrace", "openNodes", "chooseNode",
         "openValue", "openLeaf", "contestState", "contestEvidence", "openStateLeaf", "openEvidence", "proveOmission",
-        "judge", "judgeBatch", "timeout", "close", "collect", "burn", "longestDispute", "turnOf", "isConvicted",
+        "judge", "judgeBatch", "judgeOrder", "askSums", "postSums", "chooseSum", "postParts", "judgeBlock",
+        "judgeWitness", "timeout", "close", "collect", "burn", "longestDispute", "turnOf", "isConvicted",
         "credit", "burnOwed", "disputesCount", "EVALUATOR", "CLERK", "CLOCK_BLOCKS", "GRACE_BLOCKS", "MINIMUM_BOND",
         "DEFENCE_GAS",
     }  # fmt: skip

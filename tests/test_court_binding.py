@@ -41,8 +41,11 @@ def test_every_function_is_bound_or_a_move() -> None:
 
 
 def test_the_game_s_moves_are_the_court_s() -> None:
-    game = (SOURCES.parent / "protocol" / "disputes" / "game.py").read_text()
+    game, long = (
+        (SOURCES.parent / "protocol" / "disputes" / f"{name}.py").read_text() for name in ("game", "reducing")
+    )
     named = set(re.findall(r'Move\(\s*"(\w+)"', game)) | {"contestState", "contestEvidence"}
+    named |= set(re.findall(r'return "(\w+)", \(', long))
     assert named == {name for name in load_abi("Court").functions if is_move(name)}
 
 

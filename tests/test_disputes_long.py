@@ -23,7 +23,9 @@ from cupel.protocol.disputes import (
     Proof,
     Prover,
     Sums,
+    count_terms,
     judge_block,
+    judge_order,
     judge_sums,
     judge_witness,
     terms,
@@ -110,6 +112,20 @@ CASES: dict[str, Case] = {
     "min of integers": Case("", Opcode.MIN, (WHOLE,), TensorType(I64, (2,))),
     "argmax": Case("", Opcode.ARGMAX, (ROW,), TensorType(I64, (2,))),
     "argmin": Case("", Opcode.ARGMIN, (WHOLE,), TensorType(I64, (2,))),
+    "scatter": Case(
+        "",
+        Opcode.SCATTER,
+        (ROW[:, :3].contiguous(), torch.arange(2 * 1200).reshape(2, 1200) * 7 % 5, ROW[:, :1200].contiguous()),
+        TensorType(F32, (2, 3)),
+        (1,),
+    ),
+    "scatter of nothing": Case(
+        "",
+        Opcode.SCATTER,
+        (ROW[:, :3].contiguous(), torch.full((2, 1200), -1), ROW[:, :1200].contiguous()),
+        TensorType(F32, (2, 3)),
+        (1,),
+    ),
     "top-k": Case("", Opcode.TOPK, (ROW,), TensorType(I64, (2, 600)), (600,)),
     "sort": Case("", Opcode.SORT, (ROW,), TensorType(I64, (2, 2100)), (0,)),
 }
@@ -119,9 +135,7 @@ SUMMED = [
     if CASES[name].opcode in (Opcode.SUM, Opcode.CUMSUM, Opcode.DOT, Opcode.DOT_ROWS, Opcode.INDEX_ADD)
 ]
 FINITE = [name for name in SUMMED if not name.startswith("sum with")]
-EXTREME = [
-    name for name in CASES if CASES[name].opcode in (Opcode.EXPONENT, Opcode.EXPONENT_SCALED, Opcode.MAX, Opcode.MIN)
-]
+NAMED = [name for name in CASES if CASES[name].opcode in terms.NAMED]
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +162,22 @@ class Scene:
         return agreed(judge_block, "judgeBlock", claim, block, proof)
 
     def witness(self, exponent: int, *positions: int) -> bool:
+        """Against a posted exponent."""
+        both = (positions[0], positions[-1])
+        claim, proof = self.prover.prove_witness(*self.about, 0, both)
+        return agreed(judge_witness, "judgeWitness", claim, exponent, 0, both, proof)
+
+    def before(self, position: int, named: int) -> bool:
+        """Against a named term."""
+        claim, proof = self.prover.prove_witness(*self.about, named, (position, 0))
+        return agreed(judge_witness, "judgeWitness", claim, 0, named, (position, 0), proof)
+
+    def order(self, *positions: int) -> bool:
         leaves = range(len(self.accused.tree.levels[0]))
         openings = {n: Opening(self.accused.leaf(n), tuple(self.accused.tree.path(n))) for n in leaves}
-        both = (positions[0], positions[-1])
-        claim, proof = self.prover.prove_witness(*self.about, self.leaf(), both, openings)
-        assert deployed().ask("judgeWitness", claim, exponent, both, proof) is judge_witness(
-            claim, exponent, both, proof
-        )
-        return judge_witness(claim, exponent, both, proof)
+        both = (positions[0], positions[1])
+        claim, proof = self.prover.prove_order(*self.about, self.leaf(), both, openings)
+        return agreed(judge_order, "judgeOrder", claim, both, proof)
 
 
 def agreed(judge: Callable[..., bool], function: str, claim: Claim, *rest: Any) -> bool:
@@ -194,7 +216,7 @@ def blocks(name: str, sums: Sums) -> list[Block]:
     ]
 
 
-@pytest.mark.parametrize("name", [*SUMMED, *EXTREME])
+@pytest.mark.parametrize("name", [*SUMMED, *NAMED])
 def test_what_an_honest_party_posts_stands(name: str) -> None:
     scene, sums = honest(name), posted(name)
     assert scene.sums(sums)
@@ -204,7 +226,7 @@ def test_what_an_honest_party_posts_stands(name: str) -> None:
             assert not scene.block(dataclasses.replace(block, total=block.total + 1))
 
 
-@pytest.mark.parametrize("name", [*SUMMED, *EXTREME])
+@pytest.mark.parametrize("name", [*SUMMED, *NAMED])
 def test_a_wrong_element_is_not_what_right_sums_give(name: str) -> None:
     assert not lying(name).sums(posted(name))
 
@@ -248,24 +270,66 @@ def test_infinities_and_nans_are_above_every_exponent() -> None:
     assert not honest("sum with a NaN").witness(INFINITE, 9)
 
 
-@pytest.mark.parametrize("name", ["exponent", "scaled exponent", "max", "min of integers", "argmax", "argmin"])
+@pytest.mark.parametrize("name", ["exponent", "scaled exponent", "max", "min of integers"])
 def test_a_larger_term_convicts_and_no_other_does(name: str) -> None:
     scene, case = honest(name), CASES[name]
     row = scene.prover.program.constants[0][1]
     named = posted(name).positions[0]
-    worse = next(i for i in range(2100) if row[i] != row[named] and i != named and float(row[i]) != 0)
-    if case.opcode in (Opcode.EXPONENT, Opcode.EXPONENT_SCALED):
-        small = 2000 if case.opcode == Opcode.EXPONENT_SCALED else int(row.abs().argmin())
-        assert scene.witness(0, small, named)
-        assert not scene.witness(0, named, small)
-        return
-    assert scene.witness(0, worse, 0)
-    assert scene.witness(0, named, 0)
-    claimed = row[worse].clone() if case.opcode in (Opcode.MAX, Opcode.MIN) else torch.tensor(worse)
-    result = scene.prover.result(scene.accused.value).clone()
-    result[1] = claimed
-    liar = tell_lie(scene.prover.trace, scene.accused.value, merkle.tensor_bytes(result))
-    assert not dataclasses.replace(scene, accused=liar).witness(0, named, 0)
+    if case.opcode in terms.EXPONENTS:
+        other = 2000 if case.opcode == Opcode.EXPONENT_SCALED else int(row.abs().argmin())
+    else:
+        other = next(i for i in range(2100) if row[i] != row[named] and i != named)
+    assert scene.before(other, named)
+    assert scene.before(named, named)
+    assert not scene.before(named, other)
+
+
+def test_of_equal_terms_the_first_is_the_largest() -> None:
+    """Else another NaN's bits would stand."""
+    row = torch.full((1, 1100), 2.0)
+    prover = prover_of_case(Case("", Opcode.MAX, (row,), TensorType(F32, (1,))))
+    scene = Scene(prover, Liar(prover.trace, 1, merkle.tensor_bytes(prover.result(1))), 0)
+    assert prover.sums(1, 0).positions == (0, 0)
+    assert not scene.before(0, 7)
+    assert scene.before(7, 0)
+
+
+def test_a_later_source_of_the_same_place_convicts() -> None:
+    scene, named = honest("scatter"), posted("scatter").positions[0]
+    assert scene.before(named - 5, named)
+    assert not scene.before(named, named - 5)
+    assert not scene.before(named, 1200)
+    assert posted("scatter of nothing").positions == (1200, 0)
+
+
+def test_a_source_of_another_place_is_no_term_and_cannot_be_named() -> None:
+    scene, sums = honest("scatter"), posted("scatter")
+    elsewhere = sums.positions[0] + 1
+    claim, proof = scene.prover.prove_sums(*scene.about, scene.leaf(), sums)
+    other = dataclasses.replace(sums, positions=(elsewhere, 0))
+    for what in (other, dataclasses.replace(sums, positions=(1201, 0))):
+        refused_by_both("NotATerm", judge_sums, "judgeSums", claim, what, proof)
+    # That none lands where one does is what a witness contradicts; the old value is another element here.
+    claim, proof = scene.prover.prove_sums(
+        *scene.about, scene.leaf(), none := dataclasses.replace(sums, positions=(1200, 0))
+    )
+    assert not agreed(judge_sums, "judgeSums", claim, none, proof)
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+def test_a_position_of_no_largest_term_is_convicted_by_the_largest(name: str) -> None:
+    scene = honest(name)
+    row = scene.prover.program.constants[0][1]
+    right = scene.prover.result(scene.accused.value)
+    named = int(right[1])
+    worse = next(i for i in range(2100) if row[i] != row[named])
+    assert scene.order(worse, 0)
+    assert scene.order(named, 0)
+    for claimed in (worse, -1, 2100):
+        result = right.clone()
+        result[1] = claimed
+        liar = tell_lie(scene.prover.trace, scene.accused.value, merkle.tensor_bytes(result))
+        assert not dataclasses.replace(scene, accused=liar).order(named, 0)
 
 
 @pytest.mark.parametrize("name", ["top-k", "sort"])
@@ -282,16 +346,16 @@ def test_a_wrong_order_shows_in_two_places_or_in_what_is_left_out(name: str) -> 
         return Scene(scene.prover, tell_lie(scene.prover.trace, value, merkle.tensor_bytes(result)), places + 300)
 
     order = right[1].tolist()
-    assert dataclasses.replace(scene, element=places + 300).witness(0, 299, 0)
-    assert not with_places(p300=-1).witness(0, 299, 0)
-    assert not with_places(p300=2100).witness(0, 299, 0)
-    assert not with_places(p300=order[5]).witness(0, 5, 0)
-    assert not with_places(p300=order[301], p301=order[300]).witness(0, 301, 0)
+    assert dataclasses.replace(scene, element=places + 300).order(299, 0)
+    assert not with_places(p300=-1).order(299, 0)
+    assert not with_places(p300=2100).order(299, 0)
+    assert not with_places(p300=order[5]).order(5, 0)
+    assert not with_places(p300=order[301], p301=order[300]).order(301, 0)
     skipping = with_places(p300=order[301])
-    assert not skipping.witness(0, 299, 1 + order[300])
-    assert skipping.witness(0, 299, 1 + order[302])
+    assert not skipping.order(299, 1 + order[300])
+    assert skipping.order(299, 1 + order[302])
     first = Scene(scene.prover, with_places(p0=order[1]).accused, places)
-    assert not first.witness(0, 0, 1 + order[0])
+    assert not first.order(0, 1 + order[0])
 
 
 @pytest.mark.parametrize(
@@ -300,6 +364,8 @@ def test_a_wrong_order_shows_in_two_places_or_in_what_is_left_out(name: str) -> 
         ("sum", lambda one: dataclasses.replace(one, sums=one.sums[:-1]), "WrongSums"),
         ("max", lambda one: dataclasses.replace(one, sums=(1,)), "WrongSums"),
         ("sum", lambda one: dataclasses.replace(one, sums=(1 << 127, *one.sums[1:])), "SumOutOfRange"),
+        ("dot", lambda one: dataclasses.replace(one, exponent=INFINITE), "NoExponent"),
+        ("max", lambda one: dataclasses.replace(one, exponent=-3), "NoExponent"),
     ],
 )
 def test_sums_of_no_honest_party_are_refused(name: str, change: Callable[[Sums], Sums], error: str) -> None:
@@ -321,11 +387,11 @@ def test_what_is_no_block_is_refused(first: int, end: int) -> None:
 @pytest.mark.parametrize("position", [0, 51])
 def test_a_position_that_does_not_land_is_no_term(position: int) -> None:
     scene = honest("index-add")
-    claim, proof = scene.prover.prove_witness(*scene.about, scene.leaf(), (4, 4))
+    claim, proof = scene.prover.prove_witness(*scene.about, 0, (4, 4))
     with pytest.raises(MalformedProof, match=rf"NotATerm\({position}\)"):
-        judge_witness(claim, 0, (position, position), proof)
+        judge_witness(claim, 0, 0, (position, position), proof)
     with pytest.raises(Refused, match="NotATerm"):
-        deployed().ask("judgeWitness", claim, 0, (position, position), proof)
+        deployed().ask("judgeWitness", claim, 0, 0, (position, position), proof)
 
 
 def test_an_operation_without_terms_is_refused() -> None:
@@ -335,6 +401,54 @@ def test_an_operation_without_terms_is_refused() -> None:
     sums = Sums(exponent=0, positions=(0, 0), sums=())
     refused_by_both("NoTerms", judge_sums, "judgeSums", claim, sums, proof)
     refused_by_both("NoTerms", judge_block, "judgeBlock", claim, Block(first=0, end=1, exponent=0, total=0), proof)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_both_learn_the_number_of_terms(name: str) -> None:
+    scene, op = honest(name), CASES[name].opcode
+    value = scene.accused.value
+    if op in terms.ORDERED:
+        with pytest.raises(MalformedProof, match="NoTerms"):
+            scene.prover.count_terms(value, scene.element)
+        return
+    claim, proof = scene.prover.prove_count(*scene.about)
+    count = scene.prover.count_terms(value, scene.element)
+    block = 0 if op in terms.NAMED else 16 if op == Opcode.INDEX_ADD else 1024
+    assert count_terms(claim, proof) == tuple(deployed().answers("countTerms", claim, proof)) == (count, block)
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (2, 3)])
+def test_an_element_of_no_terms_has_no_sums(shape: tuple[int, int]) -> None:
+    """Nobody could name one; it is recomputed at once."""
+    if shape[1]:
+        operands = (torch.ones(3, 3), torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3))
+        case = Case("", Opcode.SCATTER, operands, TensorType(F32, (3, 3)), (1,))
+    else:
+        case = Case("", Opcode.SUM, (torch.ones(2, 0),), TensorType(F32, (2,)))
+    prover = prover_of_case(case)
+    value = len(prover.trace.trees) - 1
+    element = prover.result(value).numel() - 1
+    claim, proof = prover.prove_count(found_in(prover.trace, value), prover.trace.trees[value], element)
+    with pytest.raises(MalformedProof, match="NoTerms"):
+        count_terms(claim, proof)
+    with pytest.raises(Refused, match="NoTerms"):
+        deployed().answers("countTerms", claim, proof)
+
+
+@pytest.mark.parametrize("name", SUMMED)
+def test_whole_rows_give_the_sums_of_their_blocks(name: str) -> None:
+    """`totals` adds up with tensors what `terms` adds up one by one."""
+    scene = honest(name)
+    op = scene.prover.operation(scene.accused.value)
+    sums = posted(name)
+    if sums.exponent >= INFINITE:
+        assert not any(sums.sums)
+        return
+    recorder = Recorder()
+    xs = [recorder.reader(scene.prover.result(v)) for v in op.operands]
+    assert list(sums.sums) == [
+        terms.sum_block(op, xs, scene.element, block.first, block.end, block.exponent) for block in blocks(name, sums)
+    ]
 
 
 def refused_by_both(

@@ -3,6 +3,7 @@ pragma solidity ^0.8.28;
 
 import {ClaimKind, IDisputable, Rules} from "../interfaces/IDisputable.sol";
 import {Item, OutputProof, Reason, StateLeaf} from "../interfaces/ICourt.sol";
+import {Reckoner} from "./court/Reckoner.sol";
 import {Counts, Standing} from "./court/Standing.sol";
 import {CourtErrorsLib} from "./libraries/CourtErrorsLib.sol";
 import {ItemLib} from "./libraries/ItemLib.sol";
@@ -15,20 +16,20 @@ import {Philox} from "./referee/Philox.sol";
 /// unless what is shown fits. A contract of its own because a court with it would be larger than a contract may be.
 /// @dev It has no state and trusts nobody: who calls it with a standing of its own making learns what would follow from that. Parts of
 /// the appended words taken for arguments prove nothing, since everything shown is checked by its hash.
-contract Clerk {
+contract Clerk is Reckoner {
     /// @dev Inputs and outputs of a step that are the state; its other input is the batch.
     bytes private constant STATE = "0.";
     bytes private constant LOSS = "1.loss";
     bytes private constant GRADIENT_NORM = "1.grad_norm";
-    // `_standing` cuts with it.
-    // slither-disable-next-line unused-state
-    uint256 private constant STANDING_BYTES = 20 * 32;
     /// @dev Place of the step, and of the merge of none, among a run's Programs.
     uint256 private constant STEP_PROGRAM = 0;
     uint256 private constant FIRST_MERGE = 3;
     uint256 private constant TOKEN_BYTES = 4;
     uint256 private constant SHARD_STREAM = 0;
     uint256 private constant OFFSET_STREAM = 1;
+
+    /// @param terms Judges elements of many terms.
+    constructor(address terms) Reckoner(terms) {}
 
     // ---------------------------------------------------------------- a trace
 
@@ -236,10 +237,6 @@ contract Clerk {
     }
 
     // ---------------------------------------------------------------- parts
-
-    function _standing() private pure returns (Standing memory) {
-        return abi.decode(msg.data[msg.data.length - STANDING_BYTES:], (Standing));
-    }
 
     /// @dev An output of the Program and what the trace has for its value. Returns the output's name.
     function _checkOutput(Standing memory s, bytes32 tree, OutputProof calldata output)

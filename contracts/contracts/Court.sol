@@ -3,12 +3,13 @@ pragma solidity ^0.8.28;
 
 import {Accusing} from "./court/Accusing.sol";
 import {Disputes} from "./court/Disputes.sol";
+import {Reductions} from "./court/Reductions.sol";
 import {Verdicts} from "./court/Verdicts.sol";
 
 /// @title Disputes about posted results, decided by recomputing one element (docs/design/court.md)
 /// @dev Disputes: clocks and money. Accusing: how one begins. Descents: from a segment to a step, and down trees.
-/// Verdicts: what is shown of a Program, and the end.
-contract Court is Accusing, Verdicts {
+/// Verdicts: what is shown of a Program, and the end. Reductions: elements of many terms.
+contract Court is Accusing, Reductions {
     /// @param evaluator Recomputes an element.
     /// @param clerk Reads what is shown.
     /// @param clockBlocks What each side has for all its moves together.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {Sums} from "../contracts/referee/Types.sol";
+
 /// @notice Who has to do what next. Behind each stage of nodes to be opened stands that of the choice among them.
 enum Stage {
     None,
@@ -14,13 +16,16 @@ enum Stage {
     TensorNodes, // accused: openNodes
     TensorChoice, // challenger: chooseNode
     Leaf, // accused: openLeaf
-    Element, // challenger: judge, judgeBatch or askSums
+    Element, // challenger: judge, judgeBatch, judgeOrder or askSums
     StateNodes, // accused: openNodes
     StateChoice, // challenger: chooseNode
     StateLeaf, // accused: openStateLeaf
     Omission, // challenger: proveOmission
     Evidence, // accused: openEvidence
-    Closed
+    Closed,
+    Sums, // accused: postSums
+    SumChoice, // challenger: chooseSum, judgeBlock or judgeWitness
+    Parts // accused: postParts
 }
 
 /// @notice What ended a dispute.
@@ -152,6 +157,15 @@ interface ICourt {
     /// @notice Show that loss and gradient norm of the segment's last step are the trace's.
     function openEvidence(uint64 dispute, bytes32 tree, OutputProof calldata loss, OutputProof calldata gradientNorm) external;
 
+    /// @notice Post partial sums of the element asked about, or name the term that decides it; with the proof that this gives the element
+    /// as it stands in the trace.
+    /// @param sums As many as the number of terms asks for (docs/design/disputes.md, "Long elements"); none where a term decides.
+    /// @param proof ABI encoding of the evaluator's `Proof`.
+    function postSums(uint64 dispute, Sums calldata sums, bytes calldata proof) external;
+
+    /// @notice Post the chosen sum in parts, which add up to it.
+    function postParts(uint64 dispute, int256[] calldata parts) external;
+
     // ---------------------------------------------------------------- moves of the challenger
 
     /// @notice Choose the first step whose end state is not what it should be; the last one where only the evidence is wrong.
@@ -173,6 +187,26 @@ interface ICourt {
     /// @param element Row-major; any of the operation.
     /// @param proof ABI encoding of the evaluator's `Proof` (contracts/referee/Types.sol).
     function judge(uint64 dispute, uint64 element, bytes calldata proof) external;
+
+    /// @notice Have an element that is a position (ARGMAX, ARGMIN, TOPK, SORT) compared with terms or places that contradict it. Ends the
+    /// dispute, one way or the other.
+    /// @param positions As `ITermsEvaluator.judgeOrder` takes them.
+    function judgeOrder(uint64 dispute, uint64 element, uint64[2] calldata positions, bytes calldata proof) external;
+
+    /// @notice The element has too many terms to be recomputed at once: have its partial sums posted, or the term that decides it named.
+    /// @param proof Of the operation and its operands, opening no leaf.
+    function askSums(uint64 dispute, uint64 element, bytes calldata proof) external;
+
+    /// @notice One of the sums posted last is wrong, and covers more terms than are judged at once: have it posted in parts.
+    /// @param place Among them, from 0. `proof`: from it up to the root over them.
+    function chooseSum(uint64 dispute, uint64 place, int256 sum, bytes32[] calldata proof) external;
+
+    /// @notice Have the terms under one of the sums posted last, at most a block, added up. Ends the dispute, one way or the other.
+    function judgeBlock(uint64 dispute, uint64 place, int256 sum, bytes32[] calldata sumProof, bytes calldata proof) external;
+
+    /// @notice Point at a term larger than the posted exponent, or before the one that was named. Ends the dispute, one way or the other.
+    /// @param positions Of a float sum two terms, or one twice; else (the term, 0).
+    function judgeWitness(uint64 dispute, uint64[2] calldata positions, bytes calldata proof) external;
 
     /// @notice Have one token of the step's batch compared with the run's data. Ends the dispute, one way or the other.
     /// @param element Row-major, within the opened leaf.

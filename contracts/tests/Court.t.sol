@@ -5,6 +5,7 @@ import {Clerk} from "../contracts/Clerk.sol";
 import {Court} from "../contracts/Court.sol";
 import {Evaluator} from "../contracts/Evaluator.sol";
 import {FunctionEvaluator} from "../contracts/FunctionEvaluator.sol";
+import {TermsEvaluator} from "../contracts/TermsEvaluator.sol";
 import {ItemLib} from "../contracts/libraries/ItemLib.sol";
 import {MerkleLib} from "../contracts/libraries/MerkleLib.sol";
 import {TreeLib} from "../contracts/libraries/TreeLib.sol";
@@ -96,7 +97,7 @@ contract Litigants is Test {
 
     constructor() {
         Evaluator evaluator = new Evaluator(IFunctions(address(new FunctionEvaluator())));
-        court = new Court(address(evaluator), address(new Clerk()), 20, 4, 1 ether, 1000);
+        court = new Court(address(evaluator), address(new Clerk(address(new TermsEvaluator()))), 20, 4, 1 ether, 1000);
         _items.push(_hash(HEADER));
         _items.push(_hash(INPUT));
         _items.push(_hash(OPERATION));

@@ -6,24 +6,36 @@ if not __name__.startswith("cupel."):
     )
 
 from cupel.protocol.disputes.claims import Block, Claim, Opening, Proof, Sums, Value
-from cupel.protocol.disputes.finding import Difference, Prover, find_element, find_operation
-from cupel.protocol.disputes.judging import Judgement, examine, judge, judge_block, judge_sums, judge_witness
+from cupel.protocol.disputes.finding import Difference, HeldProver, Prover, find_element, find_operation
+from cupel.protocol.disputes.judging import (
+    Judgement,
+    count_terms,
+    examine,
+    judge,
+    judge_block,
+    judge_order,
+    judge_sums,
+    judge_witness,
+)
 
 __all__ = [
     "Block",
     "Claim",
     "Difference",
+    "HeldProver",
     "Judgement",
     "Opening",
     "Proof",
     "Prover",
     "Sums",
     "Value",
+    "count_terms",
     "examine",
     "find_element",
     "find_operation",
     "judge",
     "judge_block",
+    "judge_order",
     "judge_sums",
     "judge_witness",
 ]

@@ -5,6 +5,7 @@ Of the accused she needs only what the game makes it open: nodes of two trees, a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,19 +14,17 @@ from typing import Any
 import torch
 
 from cupel.protocol import merkle
-from cupel.protocol.arithmetic.operations import Opcode, Operation
-from cupel.protocol.disputes import terms
+from cupel.protocol.arithmetic.operations import Opcode, Operation, TensorType
+from cupel.protocol.disputes import terms, totals
 from cupel.protocol.disputes.claims import Block, Claim, Opening, Proof, Sums, Value
-from cupel.protocol.disputes.elements import recompute_element
-from cupel.protocol.disputes.openings import Reader, Recorder, Windowed, leaf_of
+from cupel.protocol.disputes.elements import recompute_element, tensor
+from cupel.protocol.disputes.openings import Reader, Recorder, Whole, Windowed, leaf_of
 from cupel.protocol.errors import MalformedInput, RootMismatch
 from cupel.protocol.hashing import LEAF_BYTES, node_hash, operation_leaf
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.running import flat_inputs, run
 from cupel.protocol.program.traces import Trace, recompute, root_of, trace_root, tree_of, value_item
 from cupel.protocol.trees import Tree, are_children, child_range, height
-
-EXPONENTS = (Opcode.EXPONENT, Opcode.EXPONENT_SCALED)
 
 Open = Callable[[int, int], Sequence[bytes]]
 """(level, index) → the children of that node of the accused's tree, as `Tree.children` gives them."""
@@ -89,23 +88,14 @@ def find_element(own: torch.Tensor, tree: bytes, open_: Open, read_leaf: Callabl
     return (found.index * LEAF_BYTES + at) // size, Opening(data, found.path)
 
 
-class Prover:
-    """One run of a Program, computed honestly: finds what is wrong in another's trace of it, and proves it."""
+class Proofs(ABC):
+    """Proofs about a trace that somebody holds, out of the values it is of."""
 
-    def __init__(self, program: Program, args: Any, backend: str = "torch") -> None:
-        self.program, self.backend = program, backend
-        self.inputs = flat_inputs(program, args)
-        _, self.trace = run(program, args, backend, trace=True)
-        self._held: dict[int, torch.Tensor] = {}
+    program: Program
+    trace: Trace
 
-    def hold(self, values: Collection[int]) -> None:
-        """Compute these values now and hold them, so that proofs about them need no run of their own."""
-        self._held |= recompute(self.program, self.inputs, values, self.backend)
-
-    def _values(self, values: Collection[int]) -> dict[int, torch.Tensor]:
-        missing = [v for v in values if v not in self._held]
-        found = recompute(self.program, self.inputs, missing, self.backend) if missing else {}
-        return found | {v: self._held[v] for v in values if v in self._held}
+    @abstractmethod
+    def _values(self, values: Collection[int]) -> dict[int, torch.Tensor]: ...
 
     @cached_property
     def _first_operation(self) -> int:
@@ -142,16 +132,22 @@ class Prover:
 
         return self._prove(found, tree, element, None, look)
 
+    def prove_count(self, found: Difference, tree: bytes, element: int) -> tuple[Claim, Proof]:
+        """What the number of terms is learned from: the operation and its operands' types."""
+
+        def look(op: Operation, xs: Sequence[Reader]) -> None:
+            terms.count_terms(op, xs, element)
+
+        return self._prove(found, tree, element, None, look)
+
     def prove_sums(
         self, found: Difference, tree: bytes, element: int, claimed: Opening, sums: Sums
     ) -> tuple[Claim, Proof]:
         """What posted sums are judged by: the element, its scales, the named terms."""
 
         def look(op: Operation, xs: Sequence[Reader]) -> None:
-            if op.opcode in EXPONENTS:
-                terms.exponent_of_term(op, xs, element, sums.positions[0])
-            elif op.opcode in (Opcode.MAX, Opcode.MIN):
-                terms.term_bits(op, xs, element, sums.positions[0])
+            if op.opcode in terms.NAMED:
+                terms.named_value(op, xs, element, sums.positions[0])
             elif terms.is_float_sum(op):
                 for position in sums.positions:
                     terms.term_bits(op, xs, element, position)
@@ -161,6 +157,20 @@ class Prover:
         return self._prove(found, tree, element, claimed, look)
 
     def prove_witness(
+        self, found: Difference, tree: bytes, element: int, named: int, positions: tuple[int, int]
+    ) -> tuple[Claim, Proof]:
+        """What terms are judged by that a challenger points at (`judge_witness`)."""
+
+        def look(op: Operation, xs: Sequence[Reader]) -> None:
+            if op.opcode in terms.NAMED:
+                terms.precedes(op, xs, element, positions[0], named)
+            else:
+                for position in positions:
+                    terms.term_bits(op, xs, element, position)
+
+        return self._prove(found, tree, element, None, look)
+
+    def prove_order(
         self,
         found: Difference,
         tree: bytes,
@@ -169,54 +179,49 @@ class Prover:
         positions: tuple[int, int],
         leaves: Mapping[int, Opening] | None = None,
     ) -> tuple[Claim, Proof]:
-        """What named terms are judged by (`judge_witness`).
+        """What a position is judged by (`judge_order`).
 
-        claimed  the accused's leaf that holds the element; needed where it is compared, as of MAX and SORT
-        leaves   further leaves of the accused's result that were opened, for TOPK and SORT
+        claimed  the accused's leaf that holds the element
+        leaves   further leaves of the accused's result, for TOPK and SORT
         """
-        op = self.operation(found.index)
-        compared = not (terms.is_float_sum(op) or op.opcode in EXPONENTS)
-
-        def look(op: Operation, xs: Sequence[Reader]) -> None:
-            if op.opcode in EXPONENTS:
-                for position in positions:
-                    terms.exponent_of_term(op, xs, element, position)
-            elif terms.is_float_sum(op):
-                for position in positions:
-                    terms.term_bits(op, xs, element, position)
 
         def compare(op: Operation, xs: Sequence[Reader], result: Windowed) -> None:
-            leaf = leaf_of(op.result, element)
-            result.show(leaf, claimed.data)
-            if op.opcode in (Opcode.TOPK, Opcode.SORT):
-                terms.is_in_order(op, xs[0], result, element, positions)
-            else:
-                terms.exceeds(op, xs, element, result.read(element, 1), positions[0])
+            result.show(leaf_of(op.result, element), claimed.data)
+            terms.withstands(op, xs[0], result, element, positions)
 
-        if not compared:
-            return self._prove(found, tree, element, None, look)
-        return self._prove(found, tree, element, claimed, look, compare, leaves or {})
+        return self._prove(found, tree, element, claimed, compare=compare, leaves=leaves)
 
     def sums(self, value: int, element: int) -> Sums:
         """What an honest party posts about an element of its own."""
-        op = self.operation(value)
-        recorder = Recorder()
-        xs = [recorder.reader(t) for t in self._operands(op)]
+        op, xs = self._readers(value)
         count = terms.count_terms(op, xs, element)
-        if op.opcode in terms.EXTREMES:
+        if op.opcode in terms.NAMED:
             right = self._values([value])[value].reshape(-1)[element : element + 1]
-            return Sums(exponent=0, positions=(_extreme_at(op, xs, element, merkle.tensor_bytes(right)), 0), sums=())
-        exponent, positions = _largest(op, xs, element, count) if terms.is_float_sum(op) else (0, (0, 0))
-        block = terms.block_terms(op)
-        size = terms.child_terms(block, count)
-        sums = tuple(
-            sum(
-                terms.sum_block(op, xs, element, at, min(at + block, count), exponent) or 0
-                for at in range(first, min(first + size, count), block)
-            )
-            for first in range(0, count, size)
-        )
-        return Sums(exponent=exponent, positions=positions, sums=sums)
+            position = totals.deciding_term(op, xs, element, merkle.tensor_bytes(right))
+            return Sums(exponent=0, positions=(position, 0), sums=())
+        exponent, positions = totals.largest_terms(op, xs, element, count) if terms.is_float_sum(op) else (0, (0, 0))
+        sums = totals.sums_between(op, xs, element, exponent, 0, count)
+        return Sums(exponent=exponent, positions=positions, sums=tuple(sums))
+
+    def parts(self, value: int, element: int, exponent: int, first: int, end: int) -> tuple[int, ...]:
+        """The sums under one sum, of terms `first` to `end`; `exponent` is the largest term's."""
+        op, xs = self._readers(value)
+        return tuple(totals.sums_between(op, xs, element, exponent, first, end))
+
+    def precedes(self, value: int, element: int, position: int, named: int) -> bool:
+        """Whether a term comes before another, where one decides."""
+        op, xs = self._readers(value)
+        return terms.precedes(op, xs, element, position, named)
+
+    def count_terms(self, value: int, element: int) -> int:
+        """Raises  MalformedProof NoTerms for an operation about whose elements nothing can be posted"""
+        op = self.operation(value)
+        graph = self.program.graph
+        return terms.count_terms(op, [Whole(graph.type_of(v), b"") for v in op.operands], element)
+
+    def _readers(self, value: int) -> tuple[Operation, list[Reader]]:
+        op = self.operation(value)
+        return op, [Whole(TensorType.of(t), merkle.tensor_bytes(t)) for t in self._operands(op)]
 
     def _operands(self, op: Operation) -> list[torch.Tensor]:
         known = self._values(set(op.operands))
@@ -228,16 +233,16 @@ class Prover:
         tree: bytes,
         element: int,
         claimed: Opening | None,
-        look: Callable[[Operation, Sequence[Reader]], None],
+        look: Callable[[Operation, Sequence[Reader]], None] | None = None,
         compare: Callable[[Operation, Sequence[Reader], Windowed], None] | None = None,
         leaves: Mapping[int, Opening] | None = None,
     ) -> tuple[Claim, Proof]:
         op, value = self.operation(found.index), found.index
         recorder = Recorder()
         readers = [recorder.reader(t) for t in self._operands(op)]
-        if compare is None:
+        if look is not None:
             look(op, readers)
-        else:
+        if compare is not None:
             compare(op, readers, recorder.shown(op.result, leaves or {}))
         item = value_item(self.program, value)
         root = _walk_up(found, len(self.trace.trees))
@@ -264,24 +269,74 @@ class Prover:
         )
 
     def _path(self, value: int, found: Difference) -> list[bytes]:
-        """The path of an earlier value in the accused's tree: of what differs from one's own it meets only nodes on
-        the way up from `found`, and their siblings."""
-        known: dict[tuple[int, int], bytes] = {}
-        index, node, siblings, count = found.index, found.leaf, iter(found.path), len(self.trace.trees)
-        level = 0
-        while count > 1:
-            known[level, index] = node
-            if index ^ 1 < count:
-                sibling = next(siblings)
-                known[level, index ^ 1] = sibling
-                node = node_hash(sibling, node) if index & 1 else node_hash(node, sibling)
-            level, index, count = level + 1, index >> 1, (count + 1) >> 1
-        path, index, count = [], value, len(self.trace.trees)
-        for level, nodes in enumerate(self.trace.tree.levels[:-1]):
-            if index ^ 1 < count:
-                path.append(known.get((level, index ^ 1), nodes[index ^ 1]))
-            index, count = index >> 1, (count + 1) >> 1
-        return path
+        return path_beside(self.trace.tree, found, value)
+
+
+class Prover(Proofs):
+    """One run of a Program, computed honestly: finds what is wrong in another's trace of it, and proves it."""
+
+    def __init__(self, program: Program, args: Any, backend: str = "torch") -> None:
+        self.program, self.backend = program, backend
+        self.inputs = flat_inputs(program, args)
+        _, self.trace = run(program, args, backend, trace=True)
+        self._held: dict[int, torch.Tensor] = {}
+
+    def hold(self, values: Collection[int]) -> None:
+        """Compute these values now and hold them, so that proofs about them need no run of their own."""
+        self._held |= recompute(self.program, self.inputs, values, self.backend)
+
+    def _values(self, values: Collection[int]) -> dict[int, torch.Tensor]:
+        missing = [v for v in values if v not in self._held]
+        found = recompute(self.program, self.inputs, missing, self.backend) if missing else {}
+        return found | {v: self._held[v] for v in values if v in self._held}
+
+
+class HeldProver(Proofs):
+    """A trace with all its values, whether or not they are right: what its poster proves."""
+
+    def __init__(self, trace: Trace, read: Callable[[int], bytes]) -> None:
+        """read  gives the bytes of a value"""
+        self.program, self.trace, self._read = trace.program, trace, read
+
+    def _values(self, values: Collection[int]) -> dict[int, torch.Tensor]:
+        graph = self.program.graph
+        types = {v: graph.type_of(v) for v in values}
+        return {v: tensor(type_.dtype, type_.shape, self._read(v)) for v, type_ in types.items()}
+
+    def about(self, value: int) -> tuple[Difference, bytes]:
+        """A value of this trace with its path, and the root of the tree over its bytes."""
+        tree = self.trace.tree
+        return Difference(value, tree.levels[0][value], tuple(tree.path(value))), self.trace.trees[value]
+
+    def opening(self, value: int, element: int) -> Opening:
+        """The leaf that holds an element of a value."""
+        leaf = leaf_of(self.program.graph.type_of(value), element)
+        held = self._values([value])[value]
+        data = merkle.tensor_bytes(held)[leaf * LEAF_BYTES : (leaf + 1) * LEAF_BYTES]
+        return Opening(data, tuple(tree_of(held).path(leaf)))
+
+
+def path_beside(own: Tree, found: Difference, index: int) -> list[bytes]:
+    """The path of an earlier leaf in the accused's tree, `found` being the first that differs from one's own.
+
+    Of what differs it meets only nodes on the way up from there, and their siblings.
+    """
+    known: dict[tuple[int, int], bytes] = {}
+    at, node, siblings, count = found.index, found.leaf, iter(found.path), own.count
+    level = 0
+    while count > 1:
+        known[level, at] = node
+        if at ^ 1 < count:
+            sibling = next(siblings)
+            known[level, at ^ 1] = sibling
+            node = node_hash(sibling, node) if at & 1 else node_hash(node, sibling)
+        level, at, count = level + 1, at >> 1, (count + 1) >> 1
+    path, count = [], own.count
+    for level, nodes in enumerate(own.levels[:-1]):
+        if index ^ 1 < count:
+            path.append(known.get((level, index ^ 1), nodes[index ^ 1]))
+        index, count = index >> 1, (count + 1) >> 1
+    return path
 
 
 def _walk_up(found: Difference, count: int) -> bytes:
@@ -292,32 +347,3 @@ def _walk_up(found: Difference, count: int) -> bytes:
             node = node_hash(sibling, node) if index & 1 else node_hash(node, sibling)
         index, count = index >> 1, (count + 1) >> 1
     return node
-
-
-def _largest(op: Operation, xs: Sequence[Reader], element: int, count: int) -> tuple[int, tuple[int, int]]:
-    """The exponent and the terms that an honest party names for a float sum."""
-    bits = _terms_of(op, xs, element, count)
-    signs = {b: p for p, b in bits.items() if terms.key(b) == terms.INFINITE_KEY}
-    if len(signs) == 2 and all(terms.key(b) < terms.NAN_KEY for b in bits.values()):
-        one, other = signs.values()
-        return terms.NAN_KEY, (one, other)
-    place = max(bits, key=lambda p: terms.key(bits[p]))
-    return terms.key(bits[place]), (place, place)
-
-
-def _terms_of(op: Operation, xs: Sequence[Reader], element: int, count: int) -> dict[int, int]:
-    if op.opcode != Opcode.INDEX_ADD:
-        return {p: terms.term_bits(op, xs, element, p) for p in range(count)}
-    return dict(terms.landing(xs, element, 0, count))
-
-
-def _extreme_at(op: Operation, xs: Sequence[Reader], element: int, right: bytes) -> int:
-    """A term that has the extreme."""
-    length = xs[0].type.shape[-1]
-    if op.opcode in (Opcode.ARGMAX, Opcode.ARGMIN):
-        return int.from_bytes(right, "little")
-    if op.opcode in (Opcode.MAX, Opcode.MIN):
-        return next(p for p in range(length) if xs[0].read(element * length + p, 1) == right)
-    wanted = int.from_bytes(right, "little", signed=True)
-    found = [terms.exponent_of_term(op, xs, element, p) for p in range(length)]
-    return found.index(wanted) if wanted in found else 0

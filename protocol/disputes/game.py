@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from cupel.protocol.disputes.claims import Opening
-from cupel.protocol.disputes.finding import Difference, Prover
+from cupel.protocol.disputes import reducing
+from cupel.protocol.disputes.finding import Difference, HeldProver, Prover
+from cupel.protocol.disputes.reducing import Disputed, Reduction
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.hashing import LEAF_BYTES, keccak256, leaf_hash, proof, state_leaf, tree_root
 from cupel.protocol.program import Program
@@ -46,6 +47,9 @@ class Stage(enum.IntEnum):
     OMISSION = 15
     EVIDENCE = 16
     CLOSED = 17
+    SUMS = 18
+    SUM_CHOICE = 19
+    PARTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Position:
     """Root of the tree over the chosen value's bytes."""
     data: bytes = b""
     """The leaf opened last."""
+    reduction: Reduction | None = None
+    """Of an element of many terms: what was asked and posted about it."""
     before: bytes = b""
     name: bytes = b""
 
@@ -120,6 +126,19 @@ class Position:
             return replace(self, data=a["data"])
         if event == "StateLeafOpened":
             return replace(self, before=a["before"], name=a["name"])
+        if event == "SumsAsked":
+            asked = Reduction(element=a["element"], first=0, end=a["terms"], block=a["block_"])
+            return replace(self, reduction=asked)
+        if self.reduction is None:
+            return self
+        if event == "SumsPosted":
+            one, other = a["positions"]
+            posted = replace(self.reduction, exponent=a["exponent"], positions=(one, other), sums=tuple(a["sums"]))
+            return replace(self, reduction=posted)
+        if event == "SumChosen":
+            return replace(self, reduction=replace(self.reduction, first=a["first"], end=a["end"], sums=()))
+        if event == "PartsPosted":
+            return replace(self, reduction=replace(self.reduction, sums=tuple(a["parts"])))
         return self
 
     def _chosen(self, level: int, index: int, node: bytes) -> Position:
@@ -252,6 +271,11 @@ class Defence:
             return self._open_state_leaf(held, p.index)
         if stage == Stage.EVIDENCE:
             return Move("openEvidence", (held.trace.tree.root, held.output(LOSS), held.output(GRADIENT_NORM)))
+        if stage in (Stage.SUMS, Stage.PARTS) and p.found is not None and p.reduction is not None:
+            own, value = HeldProver(held.trace, held.read), p.found.index
+            if stage == Stage.SUMS:
+                return Move(*reducing.post_sums(own, value, p.reduction.element))
+            return Move(*reducing.post_parts(own, value, p.reduction))
         raise MalformedInput(f"stage {stage.name}: it is not the accused's turn")
 
     def _open_segment(self) -> Move:
@@ -347,6 +371,9 @@ class Challenge:
             return self._choose(p, tree, p.level if p.path else height(tree.count), p.index)
         if stage == Stage.ELEMENT:
             return self._judge(p, held, p.found)
+        if stage == Stage.SUM_CHOICE and p.reduction is not None:
+            answer = reducing.answer_sums(self.prover(p.step or 0), _disputed(p, p.found), p.reduction)
+            return None if answer is None else Move(*answer)
         raise MalformedInput(f"stage {stage.name}: it is not the challenger's turn")
 
     def _choose(self, p: Position, own: Tree, level: int, index: int) -> Move | None:
@@ -365,8 +392,7 @@ class Challenge:
         element = (p.index * LEAF_BYTES + at) // size
         if found.index < len(graph.inputs):
             return self._judge_batch(p, held, found, element)
-        _, proved = self.prover(p.step or 0).prove(found, p.tree, element, Opening(p.data, p.path))
-        return Move("judge", (element, proved.to_bytes()))
+        return Move(*reducing.question(self.prover(p.step or 0), _disputed(p, found), element))
 
     def _judge_batch(self, p: Position, held: StepHeld, found: Difference, element: int) -> Move:
         data = self.data
@@ -403,6 +429,10 @@ class Challenge:
                 item = held.item(1 + len(held.trace.trees) + index)
                 return Move("proveOmission", (index, item, p.before, p.name))
         return None
+
+
+def _disputed(p: Position, found: Difference) -> Disputed:
+    return Disputed(found=found, tree=p.tree, leaf=p.index, data=p.data, path=p.path)
 
 
 def announcement(

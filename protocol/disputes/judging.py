@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cupel.protocol.arithmetic.binary32 import NAN, is_infinite
-from cupel.protocol.arithmetic.operations import ZERO_ROW, Opcode, Operation, TensorType, check_operation
+from cupel.protocol.arithmetic.operations import Operation, TensorType, check_operation
 from cupel.protocol.disputes import terms
 from cupel.protocol.disputes.claims import Block, Claim, Proof, Sums, Value
 from cupel.protocol.disputes.elements import recompute_element
@@ -76,20 +76,40 @@ def judge(claim: Claim, proof: Proof) -> bool:
     return judgement.claimed == judgement.right
 
 
+def count_terms(claim: Claim, proof: Proof) -> tuple[int, int]:
+    """How many terms the element has, and how many of them one judgement adds up: 0 where one term decides.
+
+    proof   opens no leaf
+    Raises  MalformedProof, with NoTerms for an element of none and for an operation that has none
+    """
+    opened = _open(claim, proof)
+    op = opened.operation
+    _need_no_claim(proof)
+    opened.stream.check_used()
+    count = terms.count_terms(op, opened.readers, claim.element)
+    if count == 0:
+        raise MalformedProof("NoTerms", op.opcode)
+    return count, 0 if op.opcode in terms.NAMED else terms.block_terms(op)
+
+
 def judge_sums(claim: Claim, sums: Sums, proof: Proof) -> bool:
     """Whether the claimed element is what the posted sums round to, and the named terms are what `sums` says.
 
-    For an operation that looks for an extreme: whether the named term has it. Raises MalformedProof.
+    Of an operation where one term decides: whether the named term gives it. Raises MalformedProof.
     """
     opened = _open(claim, proof)
     op, xs, element = opened.operation, opened.readers, claim.element
     claimed = opened.claimed()
     count = terms.count_terms(op, xs, element)
-    if op.opcode in terms.EXTREMES:
-        _need_sums(0, sums)
-        stands = _attains(op, xs, element, claimed, sums.positions[0])
+    named = op.opcode in terms.NAMED
+    expected = 0 if named else -(-count // terms.child_terms(terms.block_terms(op), count))
+    if len(sums.sums) != expected:
+        raise MalformedProof("WrongSums", expected, len(sums.sums))
+    if sums.exponent and not terms.is_float_sum(op):
+        raise MalformedProof("NoExponent", sums.exponent)
+    if named:
+        stands = claimed == terms.named_value(op, xs, element, sums.positions[0])
     else:
-        _need_sums(-(-count // terms.child_terms(terms.block_terms(op), count)), sums)
         stands = _is_total(op, xs, element, claimed, sums)
     opened.stream.check_used()
     return stands
@@ -110,36 +130,45 @@ def judge_block(claim: Claim, block: Block, proof: Proof) -> bool:
     return right == block.total
 
 
-def judge_witness(claim: Claim, exponent: int, positions: tuple[int, int], proof: Proof) -> bool:
-    """Whether the claim withstands the terms that a challenger points at: none of them is larger, none is out of order.
+def judge_witness(claim: Claim, exponent: int, named: int, positions: tuple[int, int], proof: Proof) -> bool:
+    """Whether what the accused posted withstands the terms that a challenger points at: none is larger, none before.
 
     exponent   what the accused posted, for a float sum; 0 otherwise
-    positions  of a float sum two terms (or one twice); of EXPONENT the witness and the term that the accused
-               named; of MAX, MIN, ARGMAX, ARGMIN (witness, 0); of TOPK and SORT (another place, 0), or (the place
-               before, 1 + a term that belongs between)
+    named      the term that the accused named, where one decides
+    positions  of a float sum two terms (or one twice); else (witness, 0)
     Raises     MalformedProof
     """
     opened = _open(claim, proof)
     op, xs, element = opened.operation, opened.readers, claim.element
+    _need_no_claim(proof)
     if terms.is_float_sum(op):
         one, other = (terms.term_bits(op, xs, element, p) for p in positions)
         stands = terms.pair_key(one, other) <= exponent
-        _need_no_claim(proof)
-    elif op.opcode in (Opcode.EXPONENT, Opcode.EXPONENT_SCALED):
-        found, posted = (terms.exponent_of_term(op, xs, element, p) for p in positions)
-        stands = found is None or (posted is not None and found <= posted)
-        _need_no_claim(proof)
-    elif op.opcode in terms.EXTREMES:
-        stands = not terms.exceeds(op, xs, element, opened.claimed(), positions[0])
-    elif op.opcode in (Opcode.TOPK, Opcode.SORT):
-        stands = terms.is_in_order(op, xs[0], opened.result_reader(), element, positions)
+    elif op.opcode in terms.NAMED:
+        stands = not terms.precedes(op, xs, element, positions[0], named)
     else:
         raise MalformedProof("NoTerms", op.opcode)
     opened.stream.check_used()
     return stands
 
 
-# Extremes, orders and totals
+def judge_order(claim: Claim, positions: tuple[int, int], proof: Proof) -> bool:
+    """Whether an element that is a term's position withstands what a challenger points at; nothing was posted.
+
+    positions  of ARGMAX, ARGMIN (witness, 0); of TOPK and SORT (another place, 0), or (the place before, 1 + a term
+               that belongs between)
+    Raises     MalformedProof
+    """
+    opened = _open(claim, proof)
+    op, xs, element = opened.operation, opened.readers, claim.element
+    if op.opcode not in terms.ORDERED:
+        raise MalformedProof("NoTerms", op.opcode)
+    stands = terms.withstands(op, xs[0], opened.result_reader(), element, positions)
+    opened.stream.check_used()
+    return stands
+
+
+# Totals
 
 
 def _is_total(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, sums: Sums) -> bool:
@@ -159,27 +188,9 @@ def _is_total(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes,
     return claimed == terms.finish(op, xs, element, total, sums.exponent)
 
 
-def _attains(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, position: int) -> bool:
-    value = int.from_bytes(claimed, "little", signed=True)
-    if op.opcode in (Opcode.EXPONENT, Opcode.EXPONENT_SCALED):
-        counted = terms.exponent_of_term(op, xs, element, position)
-        return value == (ZERO_ROW if counted is None else counted)
-    length = xs[0].type.shape[-1]
-    if op.opcode in (Opcode.ARGMAX, Opcode.ARGMIN):
-        return 0 <= value < length
-    if position >= length:
-        raise MalformedProof("NotATerm", position)
-    return xs[0].read(element * length + position, 1) == claimed
-
-
 def _need_no_claim(proof: Proof) -> None:
     if proof.claimed.data or proof.claimed.path:
         raise MalformedProof("WrongLeafLength", 0, len(proof.claimed.data))
-
-
-def _need_sums(expected: int, sums: Sums) -> None:
-    if len(sums.sums) != expected:
-        raise MalformedProof("WrongSums", expected, len(sums.sums))
 
 
 # Declarations

@@ -33,6 +33,21 @@ class Reader(Protocol):
         ...
 
 
+class Whole:
+    """A reader over all bytes of a tensor, for what a party computes of its own."""
+
+    def __init__(self, type_: TensorType, data: bytes) -> None:
+        self._type, self._data = type_, data
+
+    @property
+    def type(self) -> TensorType:
+        return self._type
+
+    def read(self, first: int, count: int) -> bytes:
+        size = self._type.dtype.size_bytes
+        return self._data[first * size : (first + count) * size]
+
+
 class Windowed:
     """A reader that keeps the leaves it was last given; `fetch(first leaf, last leaf)` gives their bytes."""
 

@@ -1,7 +1,8 @@
-"""Elements too long to recompute at once: partial sums of blocks of terms, and extremes by position.
+"""Elements too long to recompute at once: partial sums of blocks of terms, and terms by position.
 
 The terms of an element are counted along the reduced dimension; of INDEX_ADD they are the source positions, then the
-old value. An operation that only looks for an extreme (EXPONENT, MAX, ...) has terms to point at and no sums.
+old value; of SCATTER the sources along its dimension. Where one term alone decides (EXPONENT, MAX, SCATTER, ...) there
+are terms to point at and no sums.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from cupel.protocol.arithmetic import binary32, reference
 from cupel.protocol.arithmetic.binary32 import NAN, SIGN, is_infinite, is_nan, is_zero
 from cupel.protocol.arithmetic.operations import NOT_FINITE, ZERO_ROW, DType, Opcode, Operation, digit_width
-from cupel.protocol.disputes.elements import dot_rows, read_index
+from cupel.protocol.disputes.elements import coordinates, dot_rows, flat, read_index
 from cupel.protocol.disputes.errors import MalformedProof
 from cupel.protocol.disputes.openings import Reader
 
@@ -25,7 +26,11 @@ INFINITE_KEY, NAN_KEY = 129, 130
 """Keys of terms above every finite one's exponent."""
 
 SUMMED = frozenset({Opcode.SUM, Opcode.CUMSUM, Opcode.INDEX_ADD, Opcode.DOT, Opcode.DOT_ROWS})
-EXTREMES = frozenset({Opcode.EXPONENT, Opcode.EXPONENT_SCALED, Opcode.MAX, Opcode.MIN, Opcode.ARGMAX, Opcode.ARGMIN})
+EXPONENTS = frozenset({Opcode.EXPONENT, Opcode.EXPONENT_SCALED})
+NAMED = EXPONENTS | {Opcode.MAX, Opcode.MIN, Opcode.SCATTER}
+"""One term alone decides, which the accused has to name."""
+ORDERED = frozenset({Opcode.ARGMAX, Opcode.ARGMIN, Opcode.TOPK, Opcode.SORT})
+"""The element names a term itself."""
 
 
 def count_terms(op: Operation, xs: Sequence[Reader], element: int) -> int:
@@ -36,7 +41,9 @@ def count_terms(op: Operation, xs: Sequence[Reader], element: int) -> int:
         return element % op.result.shape[-1] + 1
     if code in (Opcode.DOT, Opcode.DOT_ROWS):
         return xs[-1].type.shape[-1]
-    if code in SUMMED or code in EXTREMES:
+    if code == Opcode.SCATTER:
+        return sources(op, xs, element)
+    if code in SUMMED or code in NAMED:
         return xs[0].type.shape[-1]
     raise MalformedProof("NoTerms", code)
 
@@ -191,22 +198,67 @@ def value_at(x: Reader, place: int) -> int:
     return _bits(data) if x.type.dtype == DType.FLOAT32 else _integers(x.type.dtype, data)[0]
 
 
-def exceeds(op: Operation, xs: Sequence[Reader], element: int, claimed: bytes, position: int) -> bool:
-    """Whether a term of a row comes before what is claimed to be the first: MAX, MIN, ARGMAX, ARGMIN."""
-    value = int.from_bytes(claimed, "little", signed=True)
-    x = xs[0]
+def is_ahead(op: Operation, x: Reader, row: int, position: int, other: int) -> bool:
+    """Whether one term of a row comes before another in the order that the operation looks along."""
     length = x.type.shape[-1]
     if position >= length:
         raise MalformedProof("NotATerm", position)
-    witness = value_at(x, element * length + position)
-    if op.opcode in (Opcode.ARGMAX, Opcode.ARGMIN):
-        if not 0 <= value < length:
-            return True
-        named = value_at(x, element * length + value)
-        return is_before(op, x.type.dtype, (witness, position), (named, value))
-    if x.type.dtype in (DType.FLOAT32, DType.UINT8, DType.BOOL):
-        value = int.from_bytes(claimed, "little")
-    return is_before(op, x.type.dtype, (witness, 0), (value, 0))
+    one, two = (value_at(x, row * length + p) for p in (position, other))
+    return is_before(op, x.type.dtype, (one, position), (two, other))
+
+
+def precedes(op: Operation, xs: Sequence[Reader], element: int, position: int, named: int) -> bool:
+    """Whether a term comes before the one that the accused named, which is a term."""
+    if op.opcode in EXPONENTS:
+        one, two = (exponent_of_term(op, xs, element, p) for p in (position, named))
+        return one is not None and (two is None or one > two)
+    if op.opcode != Opcode.SCATTER:
+        return is_ahead(op, xs[0], element, position, named)
+    place_of_source(op, xs, element, position)
+    return named == sources(op, xs, element) or position > named
+
+
+def sources(op: Operation, xs: Sequence[Reader], element: int) -> int:
+    """Sources of SCATTER that may name an element's place: all along the dimension, none beyond the index's shape."""
+    dim, shape = op.attributes[0], xs[1].type.shape
+    at = coordinates(op.result.shape, element)
+    return shape[dim] if all(d == dim or i < n for d, (i, n) in enumerate(zip(at, shape, strict=True))) else 0
+
+
+def place_of_source(op: Operation, xs: Sequence[Reader], element: int, position: int) -> int:
+    """Where in the source of SCATTER a term stands. Raises MalformedProof NotATerm for one that lands elsewhere."""
+    if position >= sources(op, xs, element):
+        raise MalformedProof("NotATerm", position)
+    dim, at = op.attributes[0], coordinates(op.result.shape, element)
+    place, at[dim] = at[dim], position
+    source = flat(xs[1].type.shape, at)
+    if read_index(xs[1], source) != place:
+        raise MalformedProof("NotATerm", position)
+    return source
+
+
+def named_value(op: Operation, xs: Sequence[Reader], element: int, position: int) -> bytes:
+    """The element if the named term is the one that decides. Of SCATTER the number of sources stands for none."""
+    if op.opcode in EXPONENTS:
+        counted = exponent_of_term(op, xs, element, position)
+        return (ZERO_ROW if counted is None else counted).to_bytes(4, "little", signed=True)
+    terms = count_terms(op, xs, element)
+    if op.opcode == Opcode.SCATTER:
+        if position == terms:
+            return xs[0].read(element, 1)
+        return xs[2].read(place_of_source(op, xs, element, position), 1)
+    if position >= terms:
+        raise MalformedProof("NotATerm", position)
+    return xs[0].read(element * terms + position, 1)
+
+
+def withstands(op: Operation, x: Reader, result: Reader, element: int, positions: tuple[int, int]) -> bool:
+    """Whether nothing that is pointed at contradicts a position that ARGMAX, ARGMIN, TOPK or SORT gave."""
+    if op.opcode in (Opcode.TOPK, Opcode.SORT):
+        return is_in_order(op, x, result, element, positions)
+    claimed = value_at(result, element)
+    # A position outside the row is no answer, whatever is pointed at.
+    return 0 <= claimed < x.type.shape[-1] and not is_ahead(op, x, element, positions[0], claimed)
 
 
 def is_in_order(op: Operation, x: Reader, result: Reader, element: int, positions: tuple[int, int]) -> bool:

@@ -6,6 +6,7 @@ import {IDisputable} from "../../interfaces/IDisputable.sol";
 import {ICourt, Reason, Stage} from "../../interfaces/ICourt.sol";
 import {CourtErrorsLib} from "../libraries/CourtErrorsLib.sol";
 import {CourtEventsLib} from "../libraries/CourtEventsLib.sol";
+import {Reduction} from "./Reduction.sol";
 import {Standing} from "./Standing.sol";
 
 /// @dev Who disputes with whom, about what, and how much time and money each has left; `standing` is the game itself.
@@ -25,14 +26,16 @@ struct Dispute {
     // Fourth
     uint96 attackWei; // what the challenger's moves cost it
     Standing standing;
+    Reduction reduction;
 }
 
 /// @title Disputes: clocks, turns, endings and money
 /// @dev Solvency: the balance is at least the bonds of open disputes, all credits and `burnOwed`. Ether that arrives otherwise (by a
 /// destroyed contract) is nobody's and changes nothing.
 abstract contract Disputes is ICourt, ReentrancyGuardTransient {
-    /// @dev Moves that a dispute may take: half of them each side's. Trees of 2^32 leaves are opened in four.
-    uint256 internal constant MAX_MOVES = 22;
+    /// @dev Moves that a dispute may take: half of them each side's. Trees of 2^32 leaves are opened in four, sums of
+    /// 2^40 terms, as many as a value has elements, posted in four at most.
+    uint256 internal constant MAX_MOVES = 28;
     /// @dev Disputes at once for which the accused's clock is made longer.
     uint256 internal constant MAX_PARALLEL = 64;
     uint256 internal constant BOND_FACTOR = 10;
@@ -190,7 +193,7 @@ abstract contract Disputes is ICourt, ReentrancyGuardTransient {
     function _isAccusedsTurn(Stage stage) internal pure returns (bool) {
         return stage == Stage.Segment || stage == Stage.Trace || stage == Stage.TraceNodes || stage == Stage.Value
             || stage == Stage.TensorNodes || stage == Stage.Leaf || stage == Stage.StateNodes || stage == Stage.StateLeaf
-            || stage == Stage.Evidence;
+            || stage == Stage.Evidence || stage == Stage.Sums || stage == Stage.Parts;
     }
 
     function _find(uint64 dispute) internal view returns (Dispute storage d) {

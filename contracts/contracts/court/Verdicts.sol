@@ -143,14 +143,14 @@ abstract contract Verdicts is Descents {
 
     // ---------------------------------------------------------------- asking
 
-    function _consult(Standing memory standing) private view returns (bytes memory) {
+    function _consult(Standing memory standing) internal view returns (bytes memory) {
         // What stands has a fixed length, and nothing is hashed: the clerk cuts it off the end again.
         // slither-disable-next-line encode-packed-collision
         return _ask(CLERK, abi.encodePacked(msg.data, abi.encode(standing)));
     }
 
     /// @dev What the contract asked reverts with is passed on, and says nothing about the claim.
-    function _ask(address whom, bytes memory question) private view returns (bytes memory answer) {
+    function _ask(address whom, bytes memory question) internal view returns (bytes memory answer) {
         bool answered;
         (answered, answer) = whom.staticcall(question);
         if (!answered) {
@@ -160,7 +160,7 @@ abstract contract Verdicts is Descents {
         }
     }
 
-    function _rule(uint64 dispute, Dispute storage d, bytes memory answer, uint64 element, uint256 gasBefore) private {
+    function _rule(uint64 dispute, Dispute storage d, bytes memory answer, uint64 element, uint256 gasBefore) internal {
         _noteCost(d, false, gasBefore);
         if (abi.decode(answer, (bool))) _dismiss(dispute, d, Reason.Element);
         else _convict(dispute, d, Reason.Element, element);

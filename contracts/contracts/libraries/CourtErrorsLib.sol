@@ -38,6 +38,11 @@ library CourtErrorsLib {
     error NotBetween(bytes name, bytes before, bytes after_);
     error NotTheBatch(uint256 value);
     error NotAnOperation(uint256 value);
+    error SumsMiss(uint256 element);
+    error NothingSummed(uint256 element);
+    error OneBlock(uint256 first, uint256 end);
+    error NotOneBlock(uint256 first, uint256 end);
+    error WrongTotal(int256 got, int256 expected);
     error ElementOutOfRange(uint256 element, uint256 first, uint256 end);
 
     // Money

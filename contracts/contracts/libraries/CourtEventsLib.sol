@@ -29,6 +29,13 @@ library CourtEventsLib {
     event EvidenceContested(uint64 indexed dispute);
     event StateLeafOpened(uint64 indexed dispute, uint64 index, bytes before, bytes name);
 
+    /// @dev Sums of so many terms are asked for, of which a judgement adds up a block; 0: the term that decides is to be named.
+    event SumsAsked(uint64 indexed dispute, uint64 element, uint64 terms, uint16 block_);
+    event SumsPosted(uint64 indexed dispute, int32 exponent, uint64[2] positions, int256[] sums);
+    /// @dev The sum of terms `first` to `end`, to be posted in parts.
+    event SumChosen(uint64 indexed dispute, uint64 place, uint64 first, uint64 end, int256 sum);
+    event PartsPosted(uint64 indexed dispute, int256[] parts);
+
     /// @dev value, element: what convicted; both zero where silence or an omission did.
     event Convicted(
         uint64 indexed dispute,

@@ -21,12 +21,14 @@ library Elements {
 
     uint256 internal constant SUM = 64;
     uint256 internal constant MAX = 65;
+    uint256 internal constant MIN = 66;
     uint256 internal constant ARGMAX = 67;
     uint256 internal constant ARGMIN = 68;
     uint256 internal constant TOPK = 69;
     uint256 internal constant SORT = 70;
     uint256 internal constant CUMSUM = 71;
     uint256 internal constant INDEX_ADD = 82;
+    uint256 internal constant SCATTER = 83;
     uint256 internal constant EXPONENT = 96;
     uint256 internal constant EXPONENT_SCALED = 98;
     uint256 internal constant DOT = 100;
@@ -149,7 +151,7 @@ library Elements {
     function _indexed(Opened memory o, Proof calldata p, uint256 element) private view returns (int256) {
         uint256 code = o.operation.opcode;
         if (code == INDEX_ADD) return _indexAdded(o, p, element);
-        if (code == 83) return _scattered(o, p, element);
+        if (code == SCATTER) return _scattered(o, p, element);
         Reader memory x = o.operands[0];
         uint256[] memory dims = x.declared.dims;
         if (code == 81) {
@@ -173,19 +175,39 @@ library Elements {
         uint256[] memory spot = Shapes.coordinates(o.operands[0].declared.dims, element);
         uint256 dim = uint256(o.operation.attributes[0]);
         uint256 place = spot[dim];
-        bool reached = true;
-        for (uint256 d = 0; d < dims.length; ++d) {
-            if (d != dim && spot[d] >= dims[d]) reached = false;
-        }
-        if (reached) {
-            checkTerms(dims[dim]);
-            for (uint256 along = dims[dim]; along > 0; --along) {
-                spot[dim] = along - 1;
-                uint256 position = Shapes.flat(dims, spot);
-                if (value(o, p, o.operands[1], position) == int256(place)) return value(o, p, o.operands[2], position);
-            }
+        uint256 along = sources(o, element);
+        checkTerms(along);
+        for (; along > 0; --along) {
+            spot[dim] = along - 1;
+            uint256 position = Shapes.flat(dims, spot);
+            if (value(o, p, o.operands[1], position) == int256(place)) return value(o, p, o.operands[2], position);
         }
         return value(o, p, o.operands[0], element);
+    }
+
+    /// @notice Sources of SCATTER that may name an element's place: all along the dimension, or none beyond the index's shape.
+    function sources(Opened memory o, uint256 element) internal pure returns (uint256) {
+        uint256[] memory dims = o.operands[1].declared.dims;
+        uint256[] memory spot = Shapes.coordinates(o.operands[0].declared.dims, element);
+        uint256 dim = uint256(o.operation.attributes[0]);
+        for (uint256 d = 0; d < dims.length; ++d) {
+            if (d != dim && spot[d] >= dims[d]) return 0;
+        }
+        return dims[dim];
+    }
+
+    /// @notice Whether one of those sources names the element's place, and where in the source it stands.
+    function landsAt(Opened memory o, Proof calldata p, uint256 element, uint256 along)
+        internal
+        view
+        returns (bool lands, uint256 position)
+    {
+        uint256[] memory spot = Shapes.coordinates(o.operands[0].declared.dims, element);
+        uint256 dim = uint256(o.operation.attributes[0]);
+        int256 place = int256(spot[dim]);
+        spot[dim] = along;
+        position = Shapes.flat(o.operands[1].declared.dims, spot);
+        lands = value(o, p, o.operands[1], position) == place;
     }
 
     function _indexAdded(Opened memory o, Proof calldata p, uint256 element) private view returns (int256) {

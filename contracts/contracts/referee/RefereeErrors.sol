@@ -20,6 +20,7 @@ library RefereeErrors {
     error TooLong(uint256 terms, uint256 limit);
     error UnknownOpcode(uint256 opcode);
     error NoTerms(uint256 opcode);
+    error NoExponent(int256 exponent);
     error NotATerm(uint256 position);
     error NotABlock(uint256 first, uint256 end);
     error WrongSums(uint256 expected, uint256 given);

@@ -43,9 +43,14 @@ library Terms {
         return code == Elements.EXPONENT || code == Elements.EXPONENT_SCALED;
     }
 
-    /// @notice Whether the operation looks for one term of a row: EXPONENT, EXPONENT_SCALED, MAX, MIN, ARGMAX, ARGMIN.
-    function isExtreme(uint256 code) internal pure returns (bool) {
-        return isExponent(code) || (code >= Elements.MAX && code <= Elements.ARGMIN);
+    /// @notice Whether one term alone decides, which the accused has to name: EXPONENT, EXPONENT_SCALED, MAX, MIN, SCATTER.
+    function isNamed(uint256 code) internal pure returns (bool) {
+        return isExponent(code) || code == Elements.MAX || code == Elements.MIN || code == Elements.SCATTER;
+    }
+
+    /// @notice Whether the element names the term itself, and others in their order: ARGMAX, ARGMIN, TOPK, SORT.
+    function isOrdered(uint256 code) internal pure returns (bool) {
+        return code >= Elements.ARGMAX && code <= Elements.SORT;
     }
 
     function count(Opened memory o, uint256 element) internal pure returns (uint256) {
@@ -53,7 +58,8 @@ library Terms {
         if (code == Elements.INDEX_ADD) return o.operands[1].declared.dims[0] + 1;
         if (code == Elements.CUMSUM) return element % Elements.lastSize(o.operands[0]) + 1;
         if (isDot(code)) return Elements.lastSize(o.operands[o.operands.length - 1]);
-        if (isSummed(code) || isExtreme(code)) return Elements.lastSize(o.operands[0]);
+        if (code == Elements.SCATTER) return Elements.sources(o, element);
+        if (isSummed(code) || isNamed(code)) return Elements.lastSize(o.operands[0]);
         revert RefereeErrors.NoTerms(code);
     }
 
@@ -63,10 +69,16 @@ library Terms {
 
     /// @notice How many partial sums the terms are cut into: blocks, or 1,024 times as many terms each, and so on.
     function sumCount(uint256 block_, uint256 terms) internal pure returns (uint256) {
-        while (block_ * MAX_SUMS < terms) {
-            block_ *= MAX_SUMS;
+        uint256 size = childTerms(block_, terms);
+        return (terms + size - 1) / size;
+    }
+
+    /// @notice Terms under each of those sums, but for the last.
+    function childTerms(uint256 block_, uint256 terms) internal pure returns (uint256 size) {
+        size = block_;
+        while (size * MAX_SUMS < terms) {
+            size *= MAX_SUMS;
         }
-        return (terms + block_ - 1) / block_;
     }
 
     /// @notice The exact sum of a block's terms, integers wrapping as int64; false where a float term is larger than the exponent.
@@ -204,9 +216,9 @@ library Terms {
         }
     }
 
-    // Extremes
+    // Named terms
 
-    /// @notice What the element is if the named term is the extreme. ARGMAX and ARGMIN name it themselves.
+    /// @notice What the element is if the named term is the one that decides. Of SCATTER the number of sources stands for none.
     function ofTerm(Opened memory o, Proof calldata p, uint256 element, uint256 position)
         internal
         view
@@ -217,17 +229,47 @@ library Terms {
             int256 found = exponentOfTerm(o, p, element, position);
             return (found == NO_KEY ? Products.ZERO_ROW : found, true);
         }
-        uint256 length = Elements.lastSize(o.operands[0]);
-        if (code >= Elements.ARGMAX) {
-            value = Elements.value(o, p, o.result, element);
-            return (value, value >= 0 && value < int256(length));
+        uint256 terms = count(o, element);
+        if (code == Elements.SCATTER) {
+            if (position == terms) return (Elements.value(o, p, o.operands[0], element), true);
+            return (Elements.value(o, p, o.operands[2], _landing(o, p, element, position, terms)), true);
         }
-        if (position >= length) revert RefereeErrors.NotATerm(position);
-        return (Elements.value(o, p, o.operands[0], element * length + position), true);
+        if (position >= terms) revert RefereeErrors.NotATerm(position);
+        return (Elements.value(o, p, o.operands[0], element * terms + position), true);
     }
 
-    /// @notice Whether a term of a row comes before what is claimed to be the first: MAX, MIN, ARGMAX, ARGMIN.
-    function exceeds(Opened memory o, Proof calldata p, uint256 element, int256 claimed, uint256 position)
+    /// @notice Whether a term comes before the one that the accused named, which was found to be a term.
+    function precedes(Opened memory o, Proof calldata p, uint256 element, uint256 position, uint256 named)
+        internal
+        view
+        returns (bool)
+    {
+        uint256 code = o.operation.opcode;
+        if (isExponent(code)) {
+            return exponentOfTerm(o, p, element, position) > exponentOfTerm(o, p, element, named);
+        }
+        if (code != Elements.SCATTER) return isAhead(o, p, element, position, named);
+        uint256 terms = count(o, element);
+        _landing(o, p, element, position, terms);
+        return named == terms || position > named;
+    }
+
+    /// @dev Where in the source of SCATTER a term stands that lands in the element.
+    function _landing(Opened memory o, Proof calldata p, uint256 element, uint256 position, uint256 terms)
+        private
+        view
+        returns (uint256 place)
+    {
+        if (position >= terms) revert RefereeErrors.NotATerm(position);
+        bool lands;
+        (lands, place) = Elements.landsAt(o, p, element, position);
+        if (!lands) revert RefereeErrors.NotATerm(position);
+    }
+
+    // Orders
+
+    /// @notice Whether one term of a row comes before another in the order that the operation looks along.
+    function isAhead(Opened memory o, Proof calldata p, uint256 row, uint256 position, uint256 other)
         internal
         view
         returns (bool)
@@ -235,14 +277,9 @@ library Terms {
         Reader memory x = o.operands[0];
         uint256 length = Elements.lastSize(x);
         if (position >= length) revert RefereeErrors.NotATerm(position);
-        int256 witness = Elements.value(o, p, x, element * length + position);
-        bool descending = Elements.isDescending(o.operation);
-        if (o.operation.opcode < Elements.ARGMAX) {
-            return Orders.isBefore(witness, 0, claimed, 0, x.declared.dtype, descending);
-        }
-        if (claimed < 0 || claimed >= int256(length)) return true;
-        int256 named = Elements.value(o, p, x, element * length + uint256(claimed));
-        return Orders.isBefore(witness, position, named, uint256(claimed), x.declared.dtype, descending);
+        int256 one = Elements.value(o, p, x, row * length + position);
+        int256 two = Elements.value(o, p, x, row * length + other);
+        return Orders.isBefore(one, position, two, other, x.declared.dtype, Elements.isDescending(o.operation));
     }
 
     /// @notice TOPK and SORT: one place against another, or with a term that belongs between it and the place before.
