@@ -46,6 +46,7 @@ PARAMETERS = Parameters(
     max_verifiers=VERIFIERS,
     verifiers_per_unit=2,
     segments_per_verifier=2,
+    replay_bps=500,
     quorum=2,
     jury_target=3,
     unit_bond=Wei(10**15),

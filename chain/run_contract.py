@@ -178,6 +178,31 @@ class RunContract:
         written = write_value(answers, Sequence[Sequence[Answer]])
         return self._run._send("reveal", round_, list(unit_ids), written, list(salts))
 
+    def report_unavailable(self, draw_seed: Seed, unit_ids: Sequence[UnitId]) -> Receipt:
+        """As a drawn juror, say of units of the current round that their data is not to be had."""
+        return self._run._send("reportUnavailable", draw_seed, list(unit_ids))
+
+    def disclose(
+        self,
+        round_: RoundIndex | int,
+        miner: Address,
+        index: int,
+        *,
+        commitment: Commitment,
+        leaf: Opened,
+        proof: Sequence[bytes],
+    ) -> Receipt:
+        """Prove that a unit's evidence is known before it is to be opened, for half of its bond.
+
+        proof   the leaf's siblings, from the leaf up: `proof_of_several` of it alone
+        """
+        said, shown = write_value(commitment, Commitment), write_value(leaf, Opened)
+        return self._run._send("disclose", round_, miner, index, said, shown, list(proof))
+
+    def extend(self) -> Receipt:
+        """Move the end of the current phase by a quarter, where fees keep members from acting: see `extension`."""
+        return self._run._send("extend")
+
     def propose_merge(self, draw_seed: Seed, *, state_root: Root, cid: Cid) -> Receipt:
         """Propose the merged state of the current round's `merge_set`. Locks a merge bond."""
         duty = f"propose for {draw_seed.hex()}"
@@ -304,6 +329,15 @@ class RunContract:
     def jury(self, *, at: At = "latest") -> tuple[Address, ...]:
         """The current round's jury; empty before the draw."""
         return tuple(Address(one) for one in self._look(at, "jury"))
+
+    def reported_by(self, juror: Address, *, at: At = "latest") -> tuple[UnitId, ...]:
+        """Units of the current round of which a juror has said that their data is not to be had."""
+        return tuple(UnitId(one) for one in self._look(at, "reportedBy", juror))
+
+    def extension(self, *, at: At = "latest") -> tuple[Height, Wei]:
+        """From which height, and above which base fee, `extend` is taken; height 0: the phase is not extended any more."""
+        first, above = self._look(at, "extension")
+        return Height(first), Wei(above)
 
     def acknowledged_by(self, round_: RoundIndex | int, juror: Address, *, at: At = "latest") -> int | None:
         """The candidate a juror acknowledged in a round."""

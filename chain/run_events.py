@@ -99,6 +99,39 @@ class Drawn(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Redrawn(Event):
+    """Missing seals were drawn anew."""
+
+    round: RoundIndex
+    seed: Seed
+    replaced: int
+    seal_until: Height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extended(Event):
+    round: RoundIndex
+    phase: int
+    until: Height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedUnavailable(Event):
+    round: RoundIndex
+    unit_id: UnitId
+    juror: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disclosed(Event):
+    round: RoundIndex
+    unit_id: UnitId
+    discloser: Address
+    segment: int
+    prize: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed(Event):
     round: RoundIndex
     unit_id: UnitId
@@ -195,6 +228,10 @@ RUN_EVENTS: tuple[type[Event], ...] = (
     Seeded,
     Committed,
     Drawn,
+    Redrawn,
+    Extended,
+    ReportedUnavailable,
+    Disclosed,
     Sealed,
     UnitOpened,
     Revealed,

@@ -34,7 +34,8 @@ class Phase(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """What became of a unit. NONE: not committed. OPENED: by its miner, not judged yet."""
+    """What became of a unit. NONE: not committed. OPENED: by its miner, not judged yet. UNAVAILABLE: most of the jury could
+    not get its data. DISCLOSED: its evidence was shown before its time. CONVICTED: proved false."""
 
     NONE = 0
     COMMITTED = 1
@@ -43,6 +44,9 @@ class Status(enum.IntEnum):
     UNVERIFIED = 4
     ATTESTED = 5
     OPENED = 6
+    UNAVAILABLE = 7
+    DISCLOSED = 8
+    CONVICTED = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,8 @@ class Parameters:
     """V."""
     segments_per_verifier: int
     """k."""
+    replay_bps: int
+    """Ten-thousandths of the units, rounded up, that their first verifier replays whole."""
     quorum: int
     """q: equal answers that attest."""
     jury_target: int
@@ -197,6 +203,7 @@ class UnitState:
 
     status: Status
     opened: bool
+    """By its miner, or not to be opened any more."""
     commitment: bytes
     """First 27 bytes of the hash of its `Commitment`."""
     verifiers: tuple[Address, ...]
@@ -307,7 +314,7 @@ class Claimable:
     bonds: Wei
     """Unlocked by `claim` from `mature_at` on."""
     held: Wei
-    """Unlocked by `claim` from `held_until` on."""
+    """Unlocked by `claim` from `held_until` on, but for a slot stake for each dissent that convicted nobody."""
     mature_at: Height
     held_until: Height
     claimable_now: bool

@@ -407,7 +407,7 @@ class Miner(Participant):
             return
         if outcome == "accepted":
             self.stats.accepted += 1
-        elif outcome in ("rejected", "disputed"):
+        elif outcome in ("rejected", "disputed", "unavailable", "disclosed", "convicted"):
             self.stats.rejected += 1
         else:
             self.stats.stale += 1
@@ -435,4 +435,7 @@ _OUTCOMES: dict[Status, Outcome] = {
     Status.REJECTED: "rejected",
     Status.DISPUTED: "disputed",
     Status.UNVERIFIED: "unverified",
+    Status.UNAVAILABLE: "unavailable",
+    Status.DISCLOSED: "disclosed",
+    Status.CONVICTED: "convicted",
 }

@@ -1,7 +1,7 @@
 """Who may have which block of a node, and how nodes tell each other who they are.
 
 Everything is public but the checkpoints of a unit that is still being judged: before the draw nobody gets them, then
-the drawn verifiers alone, each the starts of its own segments and the unit's end; from the merge phase on everybody.
+the drawn verifiers alone, each the starts of its own segments and the unit's end, and the jury what any of them gets; from the merge phase on everybody.
 What a pin's name says decides, so that a restart changes nothing: `run/ start/ shard/` and descriptions are public,
 `unit/<round>/<id>/<leaf>` and `replay/<round>/<id>/<leaf>` are checkpoints. What no pin reaches is not served: a file
 is stored block by block before it has its name. docs/design/nodes.md has the whole rule.
@@ -44,6 +44,8 @@ class Draws(Protocol):
     def current(self) -> Current: ...
 
     def get_units(self, round_: RoundIndex | int) -> tuple[UnitView, ...]: ...
+
+    def jury(self) -> tuple[Address, ...]: ...
 
     def assignments_of(self, round_: RoundIndex | int, verifier: Address) -> tuple[Assignment, ...]: ...
 
@@ -187,7 +189,7 @@ class NodeAccess:
         verifiers = {verifier for unit in self._chain.get_units(round_) for verifier in unit.verifiers}
         end = self._end or self._chain.parameters().segments
         self._end = end
-        return {
+        drawn = {
             verifier: frozenset(
                 (one.unit_id, leaf)
                 for one in self._chain.assignments_of(round_, verifier)
@@ -195,6 +197,9 @@ class NodeAccess:
             )
             for verifier in verifiers
         }
+        # A juror says whether what anybody needs can be had.
+        needed = frozenset().union(*drawn.values())
+        return drawn | dict.fromkeys(self._chain.jury(), needed)
 
     def _check_patience(self, now: float) -> None:
         if now - self._failed < FAILED_S:

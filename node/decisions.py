@@ -48,6 +48,11 @@ class Advance:
 
 
 @dataclass(frozen=True, slots=True)
+class Extend:
+    """Move the end of the phase: fees are a spike, and this node is not done."""
+
+
+@dataclass(frozen=True, slots=True)
 class RecordBeacon:
     """Prove the awaited beacon value, which nobody recorded in its own block, by that block's header."""
 
@@ -89,6 +94,20 @@ class Seal:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """As a juror: whether a unit's data is to be had."""
+
+    unit: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReportUnavailable:
+    """As a juror: data that is not to be had."""
+
+    units: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reveal:
     units: tuple[bytes, ...]
 
@@ -119,9 +138,9 @@ class Acknowledge:
 
 
 MergeAction = ComputeMerge | ProposeMerge | Acknowledge
-CommonAction = Wait | Join | Retire | Finish | Claim | Advance | RecordBeacon | FetchStart | MergeAction
+CommonAction = Wait | Join | Retire | Finish | Claim | Advance | Extend | RecordBeacon | FetchStart | MergeAction
 MinerAction = CommonAction | Train | Commit | Open
-VerifierAction = CommonAction | Replay | Seal | Reveal
+VerifierAction = CommonAction | Replay | Seal | Reveal | Probe | ReportUnavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +173,8 @@ class Facts:
     due: bool
     """Whether the phase is over in the next block, so that somebody has to move it."""
     due_for_s: float
+    extendable: bool = False
+    """Whether the contract would move the phase's end: it is near, and transactions cost many times the usual."""
     beacon_missed: bool = False
     """Whether the beacon value that the phase waits for was not recorded in its own block."""
     rank: int
@@ -208,6 +229,10 @@ class VerifierFacts:
     drawn: tuple[DrawnUnit, ...] = ()
     watched: tuple[tuple[bytes, int], ...] = ()
     """Segments left that were not drawn, for `--watch all`."""
+    withheld: tuple[bytes, ...] = ()
+    """Units of which this node, a juror, could get nothing again and again, and has not said so yet."""
+    unprobed: tuple[bytes, ...] = ()
+    """Units of which seals are missing late in the phase, for this juror to look whether their data is to be had."""
     seal_soon: bool = False
     """The seal phase ends in a few blocks: post what there is."""
     frozen: bool = True
@@ -235,6 +260,8 @@ def decide_miner(facts: MinerFacts) -> MinerAction:
         for index in unopened:
             if index in facts.ready:
                 return Open(index)
+    if facts.round.extendable and {Phase.TRAIN: uncommitted, Phase.OPEN: unopened}.get(phase):
+        return Extend()
     if facts.round.announce:
         return Join()
     if phase == Phase.TRAIN and facts.round.start_held and uncommitted:
@@ -260,10 +287,16 @@ def decide_verifier(facts: VerifierFacts) -> VerifierAction:
     action = urgent(facts) if urgent is not None else None
     if isinstance(action, (Seal, Reveal)):
         return action
+    if facts.withheld:
+        return ReportUnavailable(facts.withheld)
+    if facts.round.extendable and _is_verifier_due(facts):
+        return Extend()
     if facts.round.announce:
         return Join()
     if action is not None:
         return action
+    if facts.unprobed:
+        return Probe(facts.unprobed[0])
     if facts.round.finishing and _is_verifier_done(facts):
         return Finish()
     rest = _decide_rest(facts.round)
@@ -271,6 +304,15 @@ def decide_verifier(facts: VerifierFacts) -> VerifierAction:
         unit, segment = facts.watched[0]
         return Replay(unit, segment, drawn=False)
     return rest
+
+
+def _is_verifier_due(facts: VerifierFacts) -> bool:
+    """Whether this verifier still has to say something in this phase."""
+    if facts.round.phase == Phase.SEAL:
+        return any(not unit.is_sealed for unit in facts.drawn)
+    if facts.round.phase == Phase.OPEN:
+        return any(unit.is_sealed and not unit.is_revealed for unit in facts.drawn)
+    return _is_juror_waiting(facts.round)
 
 
 def _is_verifier_done(facts: VerifierFacts) -> bool:
@@ -312,7 +354,8 @@ def _decide_seal(facts: VerifierFacts) -> Seal | Replay | None:
     # One transaction for all of them, unless the deadline is near; the unfetchable hold nobody else up.
     if answered and (facts.seal_soon or not left):
         return Seal(answered)
-    for unit in left:
+    # A unit to be replayed whole comes last: the others are ready to be sealed whatever becomes of it.
+    for unit in sorted(left, key=lambda one: len(one.missing)):
         return Replay(unit.unit, unit.missing[0], drawn=True)
     return None
 

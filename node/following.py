@@ -35,6 +35,8 @@ class Follower(ABC):
         self.log, self.contract, self.stats = session.log, session.contract, session.stats
         self.parameters = session.run.parameters
         self.height = Height(0)
+        self.base_fee_wei = 0
+        """Of the newest block, per gas."""
         self._seen: Current | None = None
         self._of_phase: dict[Any, Any] = {}
         self._of_round: dict[Any, Any] = {}
@@ -57,13 +59,16 @@ class Follower(ABC):
         elif self._seen is not None and look.head.number == self.height:
             return False
         before, now = self._seen, self.contract.current()
-        self.height, self._seen = look.head.number, now
+        self.height, self._seen, self.base_fee_wei = look.head.number, now, look.head.base_fee_wei
         if before is None or (before.round, before.phase) != (now.round, now.phase):
             self._phase_since = time.monotonic()
             self.forget()
             if before is None or before.round != now.round or before.phase == Phase.WAITING:
                 self.forget_all()
             self.stats.round, self.stats.phase = now.round, now.phase.name.lower()
+        elif before.until != now.until:
+            # Of one phase only the end moved, or it is another of the same name: seals are asked for twice.
+            self.forget()
         was_due, (self._is_due, self._beacon_missed) = self._is_due, self._compute_due(now)
         if not was_due:
             self._due_since = time.monotonic()

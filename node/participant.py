@@ -20,6 +20,7 @@ from cupel.node.decisions import (
     Advance,
     Claim,
     ComputeMerge,
+    Extend,
     Facts,
     FetchStart,
     Finish,
@@ -43,8 +44,20 @@ from cupel.protocol.errors import ProtocolError, StorageFailed, Unavailable, Usa
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.types import Cid, Root, RoundIndex, UnitId
 
-FASTER = frozenset({"AlreadyAccepted", "AlreadyProposed", "WrongPhase", "WrongRound", "WrongSeed"})
+FASTER = frozenset(
+    {
+        "AlreadyAccepted",
+        "AlreadyProposed",
+        "FeesAreUsual",
+        "TooEarlyToExtend",
+        "WrongPhase",
+        "WrongRound",
+        "WrongSeed",
+    }
+)
 """Refusals that only say that somebody else did it, or moved the phase, in the meantime."""
+LEAST_SPIKE_WEI = 10**9
+"""Per gas: below, the contract extends nothing, so it is not asked."""
 ROUNDS_KEPT = 4
 """Rounds whose states and work are kept; whoever wants earlier ones computes them again."""
 ENDING = "ending"
@@ -187,6 +200,7 @@ class Participant(Follower):
             phase_for_s=now - self._phase_since,
             due=self._is_due,
             due_for_s=now - self._due_since,
+            extendable=not self._is_due and self._is_extendable(),
             beacon_missed=self._beacon_missed,
             rank=self._rank(),
             member=is_seated,
@@ -199,6 +213,14 @@ class Participant(Follower):
             round_over=self._finishing_in is not None and current.round > self._finishing_in,
             retire=finishing and self.session.settings.on_stop == OnStop.LEAVE and is_seated and not member.leaving,
         )
+
+    def _is_extendable(self) -> bool:
+        """Whether `extend` would be taken in the next block."""
+        phases = (Phase.TRAIN, Phase.SEAL, Phase.OPEN, Phase.MERGE, Phase.ACKNOWLEDGE)
+        if self.current.phase not in phases or self.base_fee_wei <= LEAST_SPIKE_WEI:
+            return False
+        first, above = self.keep("extension", self.contract.extension)
+        return 0 < first <= self.height + 1 and self.base_fee_wei > above
 
     def _is_seat_stale(self, member: MemberView, finishing: bool) -> bool:
         """Whether others look for this node elsewhere, or no longer count on it."""
@@ -268,6 +290,9 @@ class Participant(Follower):
             self._take_seat()
         elif isinstance(action, Advance):
             self.contract.advance()
+        elif isinstance(action, Extend):
+            self.contract.extend()
+            self.log.info("phase extended: fees are a spike", round=self.current.round, base_fee_wei=self.base_fee_wei)
         elif isinstance(action, RecordBeacon):
             self._record_beacon()
         elif isinstance(action, Claim):

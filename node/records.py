@@ -49,7 +49,17 @@ class UnitRecord:
     """Loss of each segment's last step, in nats a token."""
 
 
-Outcome = Literal["accepted", "rejected", "disputed", "unverified", "unmerged", "stale"]
+Outcome = Literal[
+    "accepted",
+    "rejected",
+    "disputed",
+    "unverified",
+    "unavailable",
+    "disclosed",
+    "convicted",
+    "unmerged",
+    "stale",
+]
 """accepted: attested and merged; unmerged: attested, but its round agreed on no merge; stale: not committed in time."""
 
 

@@ -42,7 +42,7 @@ GAS = 16_700_000
 """What any transaction may use: below 2^24, the limit of EIP-7825."""
 CALL_GAS = 29_000_000
 WAITING, SEED, TRAIN, DRAW, SEAL, OPEN, MERGE, ACKNOWLEDGE, ENDED = range(9)
-COMMITTED, REJECTED, DISPUTED, UNVERIFIED, ATTESTED, OPENED = range(1, 7)
+COMMITTED, REJECTED, DISPUTED, UNVERIFIED, ATTESTED, OPENED, UNAVAILABLE, DISCLOSED, CONVICTED = range(1, 10)
 NO_ROLE, MINER, VERIFIER = range(3)
 NOWHERE = Address("")
 BURN = "0x000000000000000000000000000000000000dEaD"
@@ -70,6 +70,7 @@ PARAMETERS: dict[str, Any] = {
     "maxVerifiers": 8,
     "verifiersPerUnit": 3,
     "segmentsPerVerifier": 2,
+    "replayBps": 0,
     "quorum": 2,
     "juryTarget": 3,
     "unitBond": ETH,

@@ -275,6 +275,7 @@ def make_parameters(programs: RunPrograms, first_state: NamedState, **changes: o
         "max_verifiers": 4,
         "verifiers_per_unit": 2,
         "segments_per_verifier": 2,
+        "replay_bps": 0,
         "quorum": 2,
         "jury_target": 3,
         "unit_bond": Wei(ETH),

@@ -253,6 +253,7 @@ PARAMETERS = Parameters(
     max_verifiers=4,
     verifiers_per_unit=1,
     segments_per_verifier=1,
+    replay_bps=500,
     quorum=1,
     jury_target=1,
     unit_bond=ETH // 100,

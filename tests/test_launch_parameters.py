@@ -36,7 +36,7 @@ def test_an_example_says_what_it_says() -> None:
     assert (chosen.chain_id, chosen.block_seconds, chosen.beacon) == (11155111, 12.0, None)
     assert chosen.folder == EXAMPLE.parent / "my-run"
     expected = {"unit_bond": 15 * 10**14, "train_blocks": 300, "hold_blocks": 3600, "beacon_delay": 2}
-    expected |= {"verifier_share_bps": 2500, "initial_reward": 10**21}
+    expected |= {"verifier_share_bps": 3200, "replay_bps": 500, "initial_reward": 10**21}
     assert {name: chosen.contract[name] for name in expected} == expected
 
 
@@ -53,8 +53,8 @@ MISTAKES = {
     'seal = "30"': ('seal = "60 min"', "clocks.seal is '30'; it takes a duration"),
     'seal = "0 min"': ('seal = "60 min"', "clocks.seal is 0 blocks of 12 s; from 1 to"),
     'beacon_delay = "2 h"': ('beacon_delay = "2 blocks"', "clocks.beacon_delay is 600 blocks of 12 s; from 1 to 256"),
-    'verifier_share = "25"': ('verifier_share = "25 %"', "reward.verifier_share is '25'; it takes a share"),
-    'verifier_share = "99 %"': ('verifier_share = "25 %"', "together are more than 100 %"),
+    'verifier_share = "25"': ('verifier_share = "32 %"', "reward.verifier_share is '25'; it takes a share"),
+    'verifier_share = "99 %"': ('verifier_share = "32 %"', "together are more than 100 %"),
     "width = 97": ("width = 96", "model.width cannot be: model.width 97 is no multiple"),
     'width = "96"': ("width = 96", "model.width is '96'; it takes a whole number"),
     "total_steps = 3": ("total_steps = 1000", "training.*total_steps above"),

@@ -9,7 +9,16 @@ from contextlib import suppress
 from cupel.chain.run_contract import compute_seal
 from cupel.chain.run_values import Answer as PostedAnswer
 from cupel.chain.run_values import Assignment, Phase, Status, UnitView
-from cupel.node.decisions import DrawnUnit, Replay, Reveal, Seal, VerifierFacts, decide_verifier
+from cupel.node.decisions import (
+    DrawnUnit,
+    Probe,
+    Replay,
+    ReportUnavailable,
+    Reveal,
+    Seal,
+    VerifierFacts,
+    decide_verifier,
+)
 from cupel.node.deposits import verifier_deposit
 from cupel.node.descriptions import UnitDescription
 from cupel.node.following import OutOfDate
@@ -19,6 +28,7 @@ from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_
 from cupel.node.session import Session, Stopped, open_session
 from cupel.node.stopping import StopRequest
 from cupel.protocol.errors import ProtocolError
+from cupel.protocol.training.state import NamedState
 from cupel.protocol.training.unit import Answer, answer_of, train_segment
 from cupel.protocol.types import RoundIndex, Salt, Seed, SegmentIndex, UnitId
 from cupel.verifier.replay import KIND, UnitReplay
@@ -33,6 +43,8 @@ def run_verifier(settings: VerifierSettings, stop: StopRequest) -> None:
 
 SEAL_MARGIN_BLOCKS = 3
 """With so few blocks left, what is replayed is sealed, whatever else is missing."""
+FAILURES_TO_REPORT = 3
+"""So often in a row a unit's data could not be had, before a juror says so: a peer may have been away for a moment."""
 
 
 class Verifier(Participant):
@@ -44,6 +56,10 @@ class Verifier(Participant):
         self._replays: dict[UnitId, UnitReplay] = {}
         self._unavailable: dict[UnitId, str] = {}
         """Why a unit cannot be replayed, as of the last attempt."""
+        self._failures: dict[UnitId, int] = {}
+        """How often in a row."""
+        self._had: set[UnitId] = set()
+        """Units whose data was there when this node looked."""
         self._backlog: dict[UnitId, UnitView] = {}
         """Units left to replay for `--watch all`; a round that ends faster than that is finished later."""
 
@@ -57,6 +73,10 @@ class Verifier(Participant):
             self._seal(action.units)
         elif isinstance(action, Reveal):
             self._reveal(action.units)
+        elif isinstance(action, Probe):
+            self._probe(UnitId(action.unit))
+        elif isinstance(action, ReportUnavailable):
+            self._report_unavailable(action.units)
         else:
             return self.act(action)
         return True
@@ -69,6 +89,8 @@ class Verifier(Participant):
             round=facts,
             drawn=tuple(self._drawn_unit(one) for one in self._assignments()) if is_drawn else (),
             watched=self._watched(),
+            withheld=self._withheld() if is_drawn else (),
+            unprobed=self._unprobed() if is_drawn else (),
             seal_soon=self.height + SEAL_MARGIN_BLOCKS >= self.current.until,
             frozen=self.keep_for_round("frozen", self._is_frozen),
         )
@@ -76,6 +98,72 @@ class Verifier(Participant):
     def _is_frozen(self) -> bool:
         """Whether this verifier's stake is in the current round's draw."""
         return any(p.account == self.session.address and p.frozen for p in self.contract.participants())
+
+    # As a juror
+
+    def _reported(self) -> frozenset[UnitId] | None:
+        """Units that this juror has reported; None where it is none."""
+        me = self.session.address
+        if me not in self.keep_for_round("jury", self.contract.jury):
+            return None
+        return self.keep("reported", lambda: frozenset(self.contract.reported_by(me)))
+
+    def _is_late(self) -> bool:
+        """Whether a miner that meant to serve its unit would have done so by now."""
+        left = self.current.until - self.height
+        return self.current.phase == Phase.OPEN or left <= self.parameters.seal_blocks // 3
+
+    def _withheld(self) -> tuple[bytes, ...]:
+        failed = [unit for unit, times in self._failures.items() if times >= FAILURES_TO_REPORT]
+        if not failed or not self._is_late():
+            return ()
+        reported = self._reported()
+        if reported is None:
+            return ()
+        known = {unit.unit_id for unit in self.get_units() if unit.status in (Status.COMMITTED, Status.OPENED)}
+        return tuple(unit for unit in failed if unit in known and unit not in reported)
+
+    def _unprobed(self) -> tuple[bytes, ...]:
+        if self.current.phase != Phase.SEAL or not self._is_late() or self._reported() is None:
+            return ()
+        units = self.keep("late units", lambda: self.contract.get_units(self.current.round))
+        return tuple(
+            unit.unit_id
+            for unit in units
+            if unit.status == Status.COMMITTED
+            and any(not unit.has_sealed(verifier) for verifier in unit.verifiers)
+            and unit.unit_id not in self._had
+            and self._failures.get(unit.unit_id, 0) < FAILURES_TO_REPORT
+            and not self.is_asleep(unit.unit_id)
+        )
+
+    def _probe(self, unit_id: UnitId) -> None:
+        """Get what the verifiers that have not sealed need. A seal that is missing for another reason is their fault."""
+        unit = self.find_unit(unit_id)
+        try:
+            description = self.describe(unit)
+            self._hold_end(unit, description)
+            for verifier in unit.verifiers:
+                if not unit.has_sealed(verifier):
+                    for segment in self.contract.assigned_segments(unit.round, unit_id, verifier):
+                        self._fetch_checkpoint(unit, description, segment)
+        except ProtocolError as trouble:
+            self._note_failure(unit, trouble)
+        else:
+            self._had.add(unit_id)
+
+    def _note_failure(self, unit: UnitView, trouble: ProtocolError) -> None:
+        self._unavailable[unit.unit_id] = str(trouble)
+        self._failures[unit.unit_id] = self._failures.get(unit.unit_id, 0) + 1
+        self.put_to_sleep(unit.unit_id)
+        self.log.warning("unit unavailable", miner=unit.miner, unit=unit.index, reason=str(trouble))
+
+    def _report_unavailable(self, units: tuple[bytes, ...]) -> None:
+        ids = [UnitId(unit) for unit in units]
+        self.contract.report_unavailable(self.get_draw_seed(), ids)
+        self.forget()
+        for unit in ids:
+            self.log.warning("reported as unavailable", unit=unit, reason=self._unavailable.get(unit, ""))
 
     def _assignments(self) -> tuple[Assignment, ...]:
         return self.keep("mine", lambda: self.contract.assignments_of(self.current.round, self.session.address))
@@ -144,11 +232,11 @@ class Verifier(Participant):
             self._hold_end(unit, description)
             answer = self._compute(unit, description, segment)
         except ProtocolError as trouble:
-            self._unavailable[unit_id] = str(trouble)
-            self.put_to_sleep(unit_id)
-            self.log.warning("unit unavailable", miner=unit.miner, unit=unit.index, reason=str(trouble))
+            self._note_failure(unit, trouble)
             return
         self._unavailable.pop(unit_id, None)
+        self._failures.pop(unit_id, None)
+        self._had.add(unit_id)
         replay.answers[segment] = answer
         replay.replay_s += self.stats.steps_s - computed
         replay.fetch_s += time.perf_counter() - began - (self.stats.steps_s - computed)
@@ -168,16 +256,20 @@ class Verifier(Participant):
             self.session.points.reach("contribution/held")
 
     def _compute(self, unit: UnitView, description: UnitDescription, segment: int) -> Answer:
+        state = self._fetch_checkpoint(unit, description, segment)
+        self.session.points.reach("replay/fetched")
+        load = self.session.run.load_batch(self._get_seed(unit.round), unit.unit_id)
+        return answer_of(train_segment(self.step, state, load, segment, self.parameters.segment_steps))
+
+    def _fetch_checkpoint(self, unit: UnitView, description: UnitDescription, segment: int) -> NamedState:
+        """The state a segment starts from. Raises Unavailable, MalformedInput or RootMismatch"""
         start = description.states[segment]
-        state = self.session.states.get(
+        return self.session.states.get(
             f"checkpoint {segment} of unit 0x{unit.unit_id.hex()}",
             start.cid,
             start.state_root,
             f"replay/{unit.round}/{unit.unit_id.hex()}/{segment}",
         )
-        self.session.points.reach("replay/fetched")
-        load = self.session.run.load_batch(self._get_seed(unit.round), unit.unit_id)
-        return answer_of(train_segment(self.step, state, load, segment, self.parameters.segment_steps))
 
     # Saying what was found
 
@@ -316,6 +408,8 @@ class Verifier(Participant):
         """Forget replays of rounds that are long over, but not those still to be finished."""
         self._replays = {unit: replay for unit, replay in self._replays.items() if unit in self._backlog}
         self._unavailable = {unit: reason for unit, reason in self._unavailable.items() if unit in self._backlog}
+        self._failures.clear()
+        self._had.clear()
         for name in self.session.journal.names(KIND, last_round=ended - ROUNDS_KEPT):
             if UnitId(name) not in self._backlog:
                 self.session.journal.drop(KIND, name)

@@ -119,6 +119,7 @@ def make_parameters(settings: DemoSettings, prepared: Prepared) -> Parameters:
         max_verifiers=16,
         verifiers_per_unit=min(settings.verifiers_per_unit, settings.verifiers),
         segments_per_verifier=min(settings.segments_per_verifier, settings.segments),
+        replay_bps=1000,
         quorum=min(settings.verifiers_per_unit, settings.verifiers),
         jury_target=settings.verifiers,
         unit_bond=Wei(ETHER),

@@ -277,7 +277,9 @@ def find_oddities(p: Parameters, block_seconds: float) -> Iterator[tuple[str, st
         yield "unavailable_fee", "less than a tenth of the bond: hiding bad work costs little"
     if p.verifier_share_bps == 0:
         yield "verifier_share_bps", "verifiers are paid nothing"
+    whole = -(-p.work_target * p.replay_bps // 10_000) / p.work_target
     computed = p.verifiers_per_unit * p.segments_per_verifier / p.segments
+    computed += whole * (1 - p.segments_per_verifier / p.segments)
     fair = computed / (1 + computed)
     if 0 < p.verifier_share_bps < 9_000 * fair:
         paid = p.verifier_share_bps / 10_000
@@ -286,6 +288,10 @@ def find_oddities(p: Parameters, block_seconds: float) -> Iterator[tuple[str, st
             f"verifiers compute {fair:.0%} of everything and get {paid:.0%} of what is minted: let them repeat fewer "
             "segments, cut units into more, or pay them more",
         )
+    if p.replay_bps == 0:
+        yield "replay", "no unit is repeated whole: one bent step among many is found by luck or by a watcher"
+    if p.replay_bps and p.seal_blocks < p.train_blocks / p.max_units_per_miner:
+        yield "seal_blocks", "shorter than a unit's training: who repeats one whole pays the seal fee"
     if p.max_merge < p.max_units:
         yield "max_merge", f"of {p.max_units} units a round at most {p.max_merge} enter the model"
     if p.initial_reward == 0:

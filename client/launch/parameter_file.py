@@ -148,6 +148,7 @@ _SEATS = {name: _whole(1, 64) for name in ("min_miners", "max_miners", "min_veri
 _CHECKING = {
     "verifiers_per_unit": _whole(1, 8),
     "segments_per_verifier": _whole(1, 254),
+    "replay": _SHARE,
     "quorum": _whole(1, 8),
     "jury_target": _whole(1, 64),
 }
@@ -165,7 +166,7 @@ _REWARD = {
     "verifier_share": _SHARE,
     "merge_share": _SHARE,
 }
-_FIELD_OF = {"verifier_share": "verifier_share_bps", "merge_share": "merge_share_bps"}
+_FIELD_OF = {"replay": "replay_bps", "verifier_share": "verifier_share_bps", "merge_share": "merge_share_bps"}
 _SECTIONS = {
     "run", "model", "training", "merging", "work", "seats", "checking", "money", "clocks", "reward",
 }  # fmt: skip
@@ -228,9 +229,8 @@ def read_parameter_file(path: Path) -> LaunchParameters:
         file.refuse(("version",), f"is {file.table.get('version')!r}; this program reads version = {VERSION}")
     run = file.section("run", _RUN)
     merging = file.section("merging", _MERGING)
-    work, seats, checking = (
-        file.section(name, kinds) for name, kinds in (("work", _WORK), ("seats", _SEATS), ("checking", _CHECKING))
-    )
+    work, seats = (file.section(name, kinds) for name, kinds in (("work", _WORK), ("seats", _SEATS)))
+    checking = {_FIELD_OF.get(key, key): value for key, value in file.section("checking", _CHECKING).items()}
     money = file.section("money", _MONEY)
     clocks = _read_clocks(file, run["block_seconds"])
     reward = {_FIELD_OF.get(key, key): value for key, value in file.section("reward", _REWARD).items()}

@@ -8,15 +8,16 @@ import {CodeLib} from "./libraries/CodeLib.sol";
 import {ErrorsLib} from "./libraries/ErrorsLib.sol";
 import {RunRules} from "./RunRules.sol";
 import {Claims} from "./run/Claims.sol";
+import {Clocks} from "./run/Clocks.sol";
 import {RunStorage} from "./run/RunStorage.sol";
-import {Work} from "./run/Work.sol";
+import {Withheld} from "./run/Withheld.sol";
 import {Token} from "./Token.sol";
 
 /// @title One deployment, one model lineage, one token
-/// @dev Here is what happens for every unit: `Work` and `Claims`. What happens once a round, or less often, is in `RunRules`,
+/// @dev Here is what happens for every unit: `Work`, `Withheld`, `Clocks` and `Claims`. What happens once a round, or less often, is in `RunRules`,
 /// because one contract may have no more than 24 KiB of code; it runs on this contract's storage. Its address is in this code
 /// and cannot change: two halves of one contract, and nothing that anybody could set. Questions go to the lens.
-contract Run is Work, Claims {
+contract Run is Withheld, Clocks, Claims {
     Token private immutable _TOKEN;
     /// @inheritdoc IRunWork
     address public immutable rules;

@@ -6,6 +6,7 @@ import {Cid, IRun, IRunTypes, Parameters} from "../interfaces/IRun.sol";
 import {IRunLens} from "../interfaces/IRunLens.sol";
 import {DrawLib} from "./libraries/DrawLib.sol";
 import {ErrorsLib} from "./libraries/ErrorsLib.sol";
+import {FeesLib} from "./libraries/FeesLib.sol";
 import {IRunState} from "./run/IRunState.sol";
 import {Candidate, Entry, Live, Member, Place, Round, Unit} from "./run/Types.sol";
 
@@ -15,6 +16,8 @@ contract RunLens is IRunLens {
     // slither-disable-start calls-loop
     /// @dev As `RunStorage.BEACON_WINDOW`.
     uint256 private constant BEACON_WINDOW = 256;
+    /// @dev As `RunStorage.MAX_EXTENSIONS`.
+    uint256 private constant MAX_EXTENSIONS = 4;
 
     /// @inheritdoc IRunLens
     function parameters(address run) external view returns (Parameters memory) {
@@ -101,14 +104,14 @@ contract RunLens is IRunLens {
         Unit memory unit = IRunState(run).units(unitId);
         uint256 id = IRunState(run).members(verifier).id;
         if (DrawLib.placeOf(unit.verifierIds, id) == DrawLib.NOT_THERE) revert ErrorsLib.NotAssigned(unitId, verifier);
-        return _segments(_parameters(run), _round(run, round).drawSeed, unitId, id);
+        return _segments(_parameters(run), _round(run, round), unitId, unit, id);
     }
 
     /// @inheritdoc IRunLens
     function assignmentsOf(address run, uint64 round, address verifier) external view returns (Assignment[] memory assignments) {
         if (round != IRun(run).currentRound()) return assignments;
         Parameters memory p = _parameters(run);
-        bytes32 drawSeed = IRunState(run).rounds(round).drawSeed;
+        Round memory r = IRunState(run).rounds(round);
         uint256 id = IRunState(run).members(verifier).id;
         UnitName[] memory names = _names(run, round);
         assignments = new Assignment[](names.length);
@@ -117,10 +120,10 @@ contract RunLens is IRunLens {
             bytes32 unitId = names[place].unitId;
             Unit memory unit = IRunState(run).units(unitId);
             uint256 v = DrawLib.placeOf(unit.verifierIds, id);
-            if (v == DrawLib.NOT_THERE) continue;
+            if (v == DrawLib.NOT_THERE || _isLeftOut(unit.status)) continue;
             assignments[found++] = Assignment({
                 unitId: unitId,
-                segments: _segments(p, drawSeed, unitId, id),
+                segments: _segments(p, r, unitId, unit, id),
                 isSealed: unit.sealedMask >> v & 1 == 1,
                 isRevealed: unit.revealedMask >> v & 1 == 1
             });
@@ -148,6 +151,45 @@ contract RunLens is IRunLens {
         for (uint256 seat = 0; filled < jurors.length; ++seat) {
             if (r.jury >> seat & 1 == 1) jurors[filled++] = IRunState(run).verifierSeats(seat).account;
         }
+    }
+
+    /// @inheritdoc IRunLens
+    function reportedBy(address run, address juror) external view returns (bytes32[] memory unitIds) {
+        uint64 round = IRun(run).currentRound();
+        Member memory member = IRunState(run).members(juror);
+        unitIds = new bytes32[](IRunState(run).rounds(round).played.committed);
+        if (member.role != IRunTypes.Role.Verifier) return new bytes32[](0);
+        uint256 found = 0;
+        for (uint256 i = 0; i < unitIds.length; ++i) {
+            Place memory place = IRunState(run).places(i);
+            if (place.reports >> member.seat & 1 == 0) continue;
+            unitIds[found++] = keccak256(abi.encode(block.chainid, run, round, place.miner, place.index));
+        }
+        assembly ("memory-safe") {
+            mstore(unitIds, found)
+        }
+    }
+
+    /// @inheritdoc IRunLens
+    function extension(address run) external view returns (uint64 from, uint256 above) {
+        Round memory r = IRunState(run).rounds(IRun(run).currentRound());
+        Parameters memory p = _parameters(run);
+        above = FeesLib.spikeAbove(r.baseFee);
+        uint256 length = _lengthOf(p, r.played.phase);
+        if (length == 0 || r.played.extensions >= MAX_EXTENSIONS) return (0, above);
+        from = uint64(r.played.until - FeesLib.quarterOf(length) + 1);
+    }
+
+    function _lengthOf(Parameters memory p, IRunTypes.Phase phase) private pure returns (uint256) {
+        if (phase == IRunTypes.Phase.Train) return p.trainBlocks;
+        if (phase == IRunTypes.Phase.Seal) return p.sealBlocks;
+        if (phase == IRunTypes.Phase.Open) return p.openBlocks;
+        if (phase == IRunTypes.Phase.Merge) return p.mergeBlocks;
+        return phase == IRunTypes.Phase.Acknowledge ? p.acknowledgeBlocks : 0;
+    }
+
+    function _isLeftOut(IRunTypes.Status status) private pure returns (bool) {
+        return status == IRunTypes.Status.Unavailable || status == IRunTypes.Status.Disclosed;
     }
 
     /// @inheritdoc IRunLens
@@ -232,12 +274,14 @@ contract RunLens is IRunLens {
         return IRunState(run).rounds(round);
     }
 
-    function _segments(Parameters memory p, bytes32 drawSeed, bytes32 unitId, uint256 id)
+    function _segments(Parameters memory p, Round memory r, bytes32 unitId, Unit memory unit, uint256 id)
         private
         pure
         returns (uint8[] memory)
     {
-        return DrawLib.segments(drawSeed, unitId, id, p.segments, p.segmentsPerVerifier);
+        bool isFirst = uint32(unit.verifierIds) == id;
+        if (isFirst && DrawLib.isWhole(r.drawSeed, unit.place, r.played.committed, p.replayBps)) return DrawLib.all(p.segments);
+        return DrawLib.segments(r.drawSeed, unitId, id, p.segments, p.segmentsPerVerifier);
     }
 
     /// @dev A static struct's encoding, after one zero byte, is the code of an account the run deployed.
@@ -275,7 +319,7 @@ contract RunLens is IRunLens {
     function _state(address run, bytes32 unitId) private view returns (UnitState memory s) {
         Unit memory unit = IRunState(run).units(unitId);
         s.status = unit.status;
-        // Who has not opened by the judgement is rejected, and nobody else.
+        // Who has not opened by the judgement is rejected, and nobody else; what was left out before need not be opened.
         s.opened = unit.status > IRunTypes.Status.Rejected;
         s.commitment = unit.commitment;
         s.verifiers = _verifiers(run, unit.verifierIds);

@@ -31,6 +31,7 @@ struct Parameters {
     // Checking
     uint8 verifiersPerUnit; // V
     uint8 segmentsPerVerifier; // k
+    uint16 replayBps; // of the units, ten-thousandths: replayed whole by their first verifier
     uint8 quorum; // q
     uint8 juryTarget; // J
     // Money
@@ -80,7 +81,8 @@ interface IRunTypes {
         Ended
     }
 
-    /// @notice What became of a unit. None: not committed. Opened: by its miner, not judged yet.
+    /// @notice What became of a unit. None: not committed. Opened: by its miner, not judged yet. Unavailable: most of the jury could not
+    /// get its data. Disclosed: its evidence was shown before its time. Convicted: proved false.
     enum Status {
         None,
         Committed,
@@ -88,7 +90,10 @@ interface IRunTypes {
         Disputed,
         Unverified,
         Attested,
-        Opened
+        Opened,
+        Unavailable,
+        Disclosed,
+        Convicted
     }
 
     /// @notice What a verifier says about one segment. `loss` and `gradientNorm` are binary32, their bytes in little-endian order.
@@ -160,6 +165,29 @@ interface IRunWork is IRunTypes {
 
     /// @notice Reveal what was sealed about units, in the order of each one's assigned segments.
     function reveal(uint64 round, bytes32[] calldata unitIds, Answer[][] calldata answers, bytes32[] calldata salts) external;
+
+    /// @notice As a drawn juror, say of units of the current round that their data is not to be had. Once more than half of the jury has said it,
+    /// the unit is left out and costs its miner `unavailableFee`. Verifiers drawn for it owe nothing. In Seal and Open.
+    /// @dev A vote about what can be fetched, never about what is right: the bond beyond the fee stays the miner's.
+    function reportUnavailable(bytes32 drawSeed, bytes32[] calldata unitIds) external;
+
+    /// @notice Prove that the evidence of a unit of the current round is known to others than its miner before it is to be opened: in Train, Draw
+    /// and Seal. The unit is left out; of its bond the caller gets half, as a deposit that `withdraw` pays out, and the rest is burned,
+    /// never less than `unavailableFee`.
+    /// @param leaf One leaf, with the salt that nobody else should know.
+    /// @param proof Its siblings, from the leaf up.
+    function disclose(
+        uint64 round,
+        address miner,
+        uint8 index,
+        Commitment calldata commitment,
+        Opened calldata leaf,
+        bytes32[] calldata proof
+    ) external;
+
+    /// @notice Move the end of the current phase by a quarter of its length, at most four times, while the base fee is above four times what it
+    /// usually is (a mean over rounds) and above 1 gwei. Anyone may, in the last quarter of Train, Seal, Open, Merge or Acknowledge.
+    function extend() external;
 
     /// @notice Mint the caller's rewards and unlock its bonds of these rounds, as far as their heights allow.
     /// @dev Reverts if one of the rounds has nothing for the caller now; ask `claimable` first.

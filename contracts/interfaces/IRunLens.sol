@@ -54,6 +54,7 @@ interface IRunLens {
     }
 
     /// @notice What became of a unit so far. Bit v of the masks speaks of `verifiers[v]`.
+    /// @param opened Whether its miner opened it, or need not any more.
     /// @param commitment First 27 bytes of keccak256(abi.encode(Commitment)).
     struct UnitState {
         IRunTypes.Status status;
@@ -116,7 +117,7 @@ interface IRunLens {
     /// @notice What an account has in one round.
     /// @param tokens Reward, minted by `claim` from `matureAt` on; 0 once claimed.
     /// @param bonds Wei unlocked by `claim` from `matureAt` on.
-    /// @param held Wei unlocked by `claim` from `heldUntil` on.
+    /// @param held Wei unlocked by `claim` from `heldUntil` on, but for a slot stake for each dissent that convicted nobody.
     /// @param claimableNow Whether `claim` would do something in this block.
     struct Claimable {
         uint64 round;
@@ -153,7 +154,8 @@ interface IRunLens {
     /// @notice Segments drawn for a verifier of a round's unit, ascending. Reverts if it was not drawn.
     function assignedSegments(address run, uint64 round, bytes32 unitId, address verifier) external view returns (uint8[] memory);
 
-    /// @notice Everything `verifier` was drawn for in `round`, if that is the current one; nothing where it is not.
+    /// @notice Everything `verifier` was drawn for in `round`, if that is the current one; nothing where it is not. Without units that were left
+    /// out before they were judged.
     function assignmentsOf(address run, uint64 round, address verifier) external view returns (Assignment[] memory);
 
     /// @notice Units drawn for `miner` in the current round (indices 0 to that less 1); 0 before the seed.
@@ -161,6 +163,13 @@ interface IRunLens {
 
     /// @notice The current round's jury; empty before the draw.
     function jury(address run) external view returns (address[] memory);
+
+    /// @notice Units of the current round of which a juror has said that their data is not to be had.
+    function reportedBy(address run, address juror) external view returns (bytes32[] memory unitIds);
+
+    /// @notice When and above which base fee, in wei per gas, `extend` is taken. `from` is 0 where the phase is not extended any more.
+    /// @dev The base fee itself has to be asked of the chain: nodes tell views another one.
+    function extension(address run) external view returns (uint64 from, uint256 above);
 
     /// @notice Number + 1 of the candidate a juror acknowledged in a round; 0 if none.
     function acknowledgedBy(address run, uint64 round, address juror) external view returns (uint8);

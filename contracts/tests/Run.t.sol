@@ -28,6 +28,7 @@ function makeParameters(address beacon) pure returns (Parameters memory p) {
     p.maxMerge = 4;
     (p.minMiners, p.maxMiners, p.minVerifiers, p.maxVerifiers) = (1, 3, 1, 4);
     (p.verifiersPerUnit, p.segmentsPerVerifier, p.quorum, p.juryTarget) = (2, 2, 1, 3);
+    p.replayBps = 2000;
     (p.unitBond, p.slotStake, p.unavailableFee, p.sealFee, p.mergeBond) = (1 ether, 2 ether, 0.4 ether, 0.1 ether, 0.3 ether);
     (p.beaconDelay, p.trainBlocks, p.sealBlocks, p.openBlocks) = (1, 8, 8, 8);
     (p.mergeBlocks, p.acknowledgeBlocks, p.maturityBlocks, p.holdBlocks, p.exitBlocks) = (8, 4, 6, 12, 5);

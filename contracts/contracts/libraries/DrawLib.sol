@@ -94,6 +94,22 @@ library DrawLib {
         return distinct(seed, keccak256(abi.encode(unitId, id)), n, take);
     }
 
+    /// @notice How many of `committed` units are replayed whole: their share, rounded up.
+    function wholeUnits(uint256 committed, uint256 bps) internal pure returns (uint256) {
+        return (committed * bps + 9_999) / 10_000;
+    }
+
+    /// @notice Whether the unit at `place`, below `committed`, is one of them: as many as there are, next to each other, from a drawn place on.
+    function isWhole(bytes32 seed, uint256 place, uint256 committed, uint256 bps) internal pure returns (bool) {
+        return (place + uint256(seed) % committed) % committed < wholeUnits(committed, bps);
+    }
+
+    /// @notice All numbers below `n`.
+    function all(uint256 n) internal pure returns (uint8[] memory numbers) {
+        numbers = new uint8[](n);
+        for (uint256 i = 0; i < n; ++i) numbers[i] = uint8(i);
+    }
+
     /// @notice Place of a member's id among a unit's verifiers, packed 32 bits each; NOT_THERE if absent.
     function placeOf(uint256 ids, uint256 id) internal pure returns (uint256) {
         if (id == 0) return NOT_THERE;

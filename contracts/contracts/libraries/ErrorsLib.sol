@@ -30,6 +30,9 @@ library ErrorsLib {
     error WrongSeed(bytes32 given, bytes32 expected);
     error WrongPhase(uint8 phase, uint8 expected);
     error UnknownRound(uint64 round, uint64 current);
+    error NoMoreExtensions(uint8 extensions);
+    error TooEarlyToExtend(uint256 height, uint256 from);
+    error FeesAreUsual(uint256 baseFee, uint256 above);
 
     // Units
     error IndexNotDrawn(uint8 index, uint8 drawn);
@@ -50,6 +53,7 @@ library ErrorsLib {
     error SegmentNotOpened(uint8 segment);
     error CommitmentMismatch(bytes32 unitId, bytes27 committed, bytes27 given);
     error LeavesNotInTree(bytes32 found, bytes32 root);
+    error AlreadyReported(bytes32 unitId, address juror);
     error ContributionMismatch(bytes32 contribution, bytes32 endRoot);
 
     // Merge

@@ -23,6 +23,10 @@ library EventsLib {
         bytes32 digest
     );
     event Drawn(uint64 indexed round, bytes32 drawSeed, uint256 assignments, uint256 sealUntil);
+    event Redrawn(uint64 indexed round, bytes32 seed, uint256 replaced, uint256 sealUntil);
+    event Extended(uint64 indexed round, uint8 phase, uint256 until);
+    event ReportedUnavailable(uint64 indexed round, bytes32 indexed unitId, address indexed juror);
+    event Disclosed(uint64 indexed round, bytes32 indexed unitId, address indexed discloser, uint8 segment, uint256 prize);
     event Sealed(uint64 indexed round, bytes32 indexed unitId, address indexed verifier, bytes32 sealHash);
     event UnitOpened(uint64 indexed round, bytes32 indexed unitId, address indexed miner);
     event Revealed(uint64 indexed round, bytes32 indexed unitId, address indexed verifier, bytes32 answersHash);

@@ -2,6 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {IRunWork} from "../../interfaces/IRun.sol";
+import {DrawLib} from "../libraries/DrawLib.sol";
 import {ErrorsLib} from "../libraries/ErrorsLib.sol";
 import {EventsLib} from "../libraries/EventsLib.sol";
 import {RewardLib} from "../libraries/RewardLib.sol";
@@ -41,12 +42,21 @@ abstract contract Claims is IRunWork, RunStorage {
             tokens = 0;
         }
         if (isReleased) {
-            freed += held;
+            uint96 lost = _lostByDissent(entry);
+            freed += held - lost;
             entry.held = 0;
+            entry.dissents = 0;
+            if (lost != 0) _burnLocked(round, msg.sender, lost);
         }
         _members[msg.sender].locked -= freed;
 
         emit EventsLib.Claimed(round, msg.sender, tokens, freed);
+    }
+
+    /// @dev A slot stake for each dissent that nobody turned into a conviction: else accusing honest work would cost nothing.
+    function _lostByDissent(Entry storage entry) private view returns (uint96) {
+        uint256 lost = uint256(entry.dissents) * SLOT_STAKE;
+        return lost < entry.held ? uint96(lost) : entry.held;
     }
 
     /// @inheritdoc IRunWork
@@ -57,9 +67,12 @@ abstract contract Claims is IRunWork, RunStorage {
         if (played.phase != Phase.Ended || entry.claimed || committed == 0) return 0;
         uint256 pool = RewardLib.pool(INITIAL_REWARD, HALVING_ROUNDS, round, committed, WORK_TARGET);
         uint256 verifiersPool = RewardLib.share(pool, VERIFIER_SHARE_BPS);
-        // Each attestation's part is rounded down, and what is lost is never minted.
-        // slither-disable-next-line divide-before-multiply
-        reward = entry.attestations * (verifiersPool / (committed * VERIFIERS_PER_UNIT));
+        // Weighed by segments: an attestation is k of them, and one of a whole unit n.
+        uint256 more = uint256(SEGMENTS) - SEGMENTS_PER_VERIFIER;
+        uint256 drawn = committed * VERIFIERS_PER_UNIT * SEGMENTS_PER_VERIFIER;
+        drawn += DrawLib.wholeUnits(committed, REPLAY_BPS) * more;
+        uint256 attested = uint256(entry.attestations) * SEGMENTS_PER_VERIFIER + entry.wholeAttestations * more;
+        reward = verifiersPool * attested / drawn;
         if (!played.merged) return reward;
 
         uint256 mergePool = RewardLib.share(pool, MERGE_SHARE_BPS);

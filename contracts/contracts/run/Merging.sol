@@ -44,12 +44,10 @@ abstract contract Merging is Rounds {
     /// @inheritdoc IRunRounds
     function acknowledge(bytes32 drawSeed, uint8 candidate, bytes32 stateRoot, Cid calldata cid) external {
         _advance();
-        uint64 round = _answering(drawSeed, Phase.Acknowledge);
+        uint64 round = _answering(drawSeed, Phase.Acknowledge, Phase.Merge); // candidates may still come
         Live storage live = _live;
         if (live.merged) revert ErrorsLib.AlreadyAccepted(live.accepted);
-        Member storage member = _members[msg.sender];
-        bool isJuror = member.role == Role.Verifier && member.joinedRound <= round && _rounds[round].jury >> member.seat & 1 == 1;
-        if (!isJuror) revert ErrorsLib.NotAJuror(msg.sender);
+        if (!_isJuror(_members[msg.sender], round)) revert ErrorsLib.NotAJuror(msg.sender);
         if (candidate >= live.candidates) revert ErrorsLib.UnknownCandidate(candidate, live.candidates);
         Candidate storage chosen = _candidates[round][candidate];
         if (_candidateOf[round][_identityOf(stateRoot, cid)] != candidate + 1) {

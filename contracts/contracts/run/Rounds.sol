@@ -53,8 +53,14 @@ abstract contract Rounds is IRunRounds, RunStorage {
         if (phase == Phase.Draw) return _draw(round, r);
         uint40 until = live.until;
         if (block.number <= until) return false;
+        live.extensions = 0;
         if (phase == Phase.Train) {
             if (live.committed == 0) return _end(round, r, until);
+            live.phase = Phase.Draw;
+            live.until = until + BEACON_DELAY;
+        } else if (phase == Phase.Seal && _canReplace(live)) {
+            _fineMissingSeals(round, live.committed);
+            live.attempt = 1;
             live.phase = Phase.Draw;
             live.until = until + BEACON_DELAY;
         } else if (phase == Phase.Seal) {
@@ -177,11 +183,19 @@ abstract contract Rounds is IRunRounds, RunStorage {
         uint256 until = block.number + TRAIN_BLOCKS;
         r.seed = seed;
         r.seededAt = uint40(block.number);
+        r.baseFee = _usualFee(round);
         live.units = uint8(drawn);
         live.phase = Phase.Train;
         live.until = uint40(until);
         emit EventsLib.Seeded(round, seed, drawn, until);
         return true;
+    }
+
+    /// @dev What it was, moved an eighth of the way to what it is.
+    function _usualFee(uint64 round) private view returns (uint48) {
+        uint256 before = round == 0 ? 0 : _rounds[round - 1].baseFee;
+        uint256 usual = before == 0 ? block.basefee : (7 * before + block.basefee) / 8;
+        return usual > type(uint48).max ? type(uint48).max : uint48(usual);
     }
 
     /// @dev More units than the round takes: drawn by lot. A miner's drawn units are its first indices.
@@ -198,11 +212,11 @@ abstract contract Rounds is IRunRounds, RunStorage {
     }
 
     function _draw(uint64 round, Round storage r) private returns (bool) {
+        if (_live.attempt != 0) return _drawAgain(round, r);
         (bytes32 seed, bool known) = _beaconValue(round, r, 1);
         if (!known) return false;
         Live storage live = _live;
-        uint256[] memory slots = new uint256[](live.verifiers);
-        for (uint256 i = 0; i < slots.length; ++i) slots[i] = _frozenSlots[i];
+        uint256[] memory slots = _slots();
         uint256 assignments = _drawVerifiers(round, seed, slots, live.committed);
         uint256[] memory jurors = DrawLib.weighted(seed, DrawLib.JURY, slots, JURY_TARGET);
         uint256 jury = 0;
@@ -227,15 +241,87 @@ abstract contract Rounds is IRunRounds, RunStorage {
     {
         for (uint256 place = 0; place < committed; ++place) {
             (bytes32 unitId, address miner) = _unitAt(round, place);
+            Entry storage entry = _entries[round][miner];
+            ++entry.committedUnits;
+            // What was disclosed has no bond left, and needs nobody to look at it.
+            if (_units[unitId].status != Status.Committed) continue;
+            entry.bonds += UNIT_BOND;
             uint256[] memory seats = DrawLib.weighted(seed, unitId, slots, VERIFIERS_PER_UNIT);
             uint256 ids = 0;
             for (uint256 v = 0; v < seats.length; ++v) ids |= uint256(_verifierSeats[seats[v]].id) << (32 * v);
             _units[unitId].verifierIds = ids;
             assignments += seats.length;
-            Entry storage entry = _entries[round][miner];
-            ++entry.committedUnits;
-            entry.bonds += UNIT_BOND;
         }
+    }
+
+    function _slots() private view returns (uint256[] memory slots) {
+        slots = new uint256[](_live.verifiers);
+        for (uint256 i = 0; i < slots.length; ++i) slots[i] = _frozenSlots[i];
+    }
+
+    // ---------------------------------------------------------------- Seal: missing ones are drawn anew, once
+
+    function _canReplace(Live storage live) private view returns (bool) {
+        if (live.attempt != 0 || live.seals == live.assignments) return false;
+        uint256[] memory slots = _slots();
+        uint256 drawable = 0;
+        for (uint256 i = 0; i < slots.length; ++i) if (slots[i] != 0) ++drawable;
+        return drawable > VERIFIERS_PER_UNIT;
+    }
+
+    function _fineMissingSeals(uint64 round, uint256 committed) private {
+        for (uint256 place = 0; place < committed; ++place) {
+            (bytes32 unitId,) = _unitAt(round, place);
+            Unit storage unit = _units[unitId];
+            if (unit.status != Status.Committed) continue;
+            uint256 sealedMask = unit.sealedMask;
+            uint256 ids = unit.verifierIds;
+            for (uint256 v = 0; ids >> (32 * v) != 0; ++v) {
+                if (sealedMask >> v & 1 == 0) _burnFree(round, _accountOf[uint32(ids >> (32 * v))], SEAL_FEE);
+            }
+        }
+    }
+
+    /// @dev Whom nobody can replace keeps its place, and may seal yet.
+    function _drawAgain(uint64 round, Round storage r) private returns (bool) {
+        (bytes32 seed, bool known) = _beaconValue(round, r, 2);
+        if (!known) return false;
+        Live storage live = _live;
+        uint256[] memory slots = _slots();
+        uint256[] memory seatIds = new uint256[](slots.length);
+        for (uint256 i = 0; i < slots.length; ++i) seatIds[i] = _verifierSeats[i].id;
+        uint256 replaced = 0;
+        for (uint256 place = 0; place < live.committed; ++place) {
+            (bytes32 unitId,) = _unitAt(round, place);
+            replaced += _replaceVerifiers(seed, unitId, slots, seatIds);
+        }
+        uint256 until = block.number + SEAL_BLOCKS;
+        live.phase = Phase.Seal;
+        live.until = uint40(until);
+        emit EventsLib.Redrawn(round, seed, replaced, until);
+        return true;
+    }
+
+    function _replaceVerifiers(bytes32 seed, bytes32 unitId, uint256[] memory slots, uint256[] memory seatIds)
+        private
+        returns (uint256 replaced)
+    {
+        Unit storage unit = _units[unitId];
+        uint256 ids = unit.verifierIds;
+        uint256 sealedMask = unit.sealedMask;
+        uint256 missing = 0;
+        for (uint256 v = 0; ids >> (32 * v) != 0; ++v) missing += ~sealedMask >> v & 1;
+        if (missing == 0 || unit.status != Status.Committed) return 0;
+        uint256[] memory others = new uint256[](slots.length);
+        for (uint256 i = 0; i < slots.length; ++i) {
+            if (DrawLib.placeOf(ids, seatIds[i]) == DrawLib.NOT_THERE) others[i] = slots[i];
+        }
+        uint256[] memory seats = DrawLib.weighted(seed, unitId, others, missing);
+        for (uint256 v = 0; replaced < seats.length; ++v) {
+            if (sealedMask >> v & 1 == 1) continue;
+            ids = ids & ~(uint256(type(uint32).max) << (32 * v)) | seatIds[seats[replaced++]] << (32 * v);
+        }
+        unit.verifierIds = ids;
     }
 
     function _unitAt(uint64 round, uint256 number) private view returns (bytes32 unitId, address miner) {
@@ -252,29 +338,35 @@ abstract contract Rounds is IRunRounds, RunStorage {
         r.judgedAt = height;
         for (uint256 place = 0; place < committed; ++place) {
             (bytes32 unitId, address miner) = _unitAt(round, place);
-            Status status = _judgeUnit(round, unitId, miner, height + HOLD_BLOCKS);
+            bool isWhole = DrawLib.isWhole(r.drawSeed, place, committed, REPLAY_BPS);
+            Status status = _judgeUnit(round, unitId, miner, isWhole, height + HOLD_BLOCKS);
             if (status == Status.Attested) ++attested;
         }
         _live.attested = attested;
     }
 
-    function _judgeUnit(uint64 round, bytes32 unitId, address miner, uint256 heldUntil) private returns (Status status) {
+    function _judgeUnit(uint64 round, bytes32 unitId, address miner, bool isWhole, uint256 heldUntil)
+        private
+        returns (Status status)
+    {
         Unit storage unit = _units[unitId];
+        status = unit.status;
+        if (status != Status.Committed && status != Status.Opened) {
+            // Left out before, and paid for then.
+            emit EventsLib.Judged(round, unitId, miner, uint8(status));
+            return status;
+        }
         uint256 revealed = unit.revealedMask;
         uint256 agreed = unit.agreedMask;
         uint256 verifiers = unit.verifierIds;
-        status = _verdict(unit.status == Status.Opened, verifiers, revealed, agreed);
+        status = _verdict(status == Status.Opened, verifiers, revealed, agreed);
         unit.status = status;
 
         Entry storage mined = _entries[round][miner];
         if (status == Status.Rejected) {
             // Out of the unit's own bond, which covers it: a miner cannot have withdrawn the fee.
-            Member storage member = _members[miner];
-            member.deposit -= UNAVAILABLE_FEE;
-            member.locked -= UNAVAILABLE_FEE;
             mined.bonds -= UNAVAILABLE_FEE;
-            _burnOwed += UNAVAILABLE_FEE;
-            emit EventsLib.Burned(round, miner, UNAVAILABLE_FEE);
+            _burnLocked(round, miner, UNAVAILABLE_FEE);
         } else if (status == Status.Disputed) {
             mined.bonds -= UNIT_BOND;
             mined.held += UNIT_BOND;
@@ -289,9 +381,14 @@ abstract contract Rounds is IRunRounds, RunStorage {
             address verifier = _accountOf[uint32(verifiers >> (32 * v))];
             if (sealedMask >> v & 1 == 0) _burnFree(round, verifier, SEAL_FEE);
             else if (revealed >> v & 1 == 0) _burnFree(round, verifier, SLOT_STAKE);
-            else if (status == Status.Disputed) _hold(round, verifier, heldUntil);
-            else if (status == Status.Attested) ++_entries[round][verifier].attestations;
+            else if (status == Status.Disputed) _hold(round, verifier, heldUntil, agreed >> v & 1 == 0);
+            else if (status == Status.Attested) _attest(_entries[round][verifier], isWhole && v == 0);
         }
+    }
+
+    function _attest(Entry storage entry, bool whole) private {
+        ++entry.attestations;
+        if (whole) ++entry.wholeAttestations;
     }
 
     function _verdict(bool opened, uint256 verifiers, uint256 revealed, uint256 agreed) private view returns (Status) {
@@ -305,12 +402,14 @@ abstract contract Rounds is IRunRounds, RunStorage {
     }
 
     /// @dev Hold a slot stake of one that answered about a disputed unit, or what is free of it.
-    function _hold(uint64 round, address account, uint256 heldUntil) private {
+    function _hold(uint64 round, address account, uint256 heldUntil, bool dissented) private {
         Member storage member = _members[account];
         uint96 free = _free(member);
         uint96 amount = free < SLOT_STAKE ? free : SLOT_STAKE;
         member.locked += amount;
-        _entries[round][account].held += amount;
+        Entry storage entry = _entries[round][account];
+        entry.held += amount;
+        if (dissented) ++entry.dissents;
         emit EventsLib.Held(round, account, amount, heldUntil);
     }
 

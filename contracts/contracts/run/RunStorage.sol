@@ -22,6 +22,8 @@ abstract contract RunStorage is IRunTypes {
     uint256 internal constant MAX_ENDPOINT_BYTES = 256;
     /// @dev A header can prove its value for so long; then the awaited height moves on by as much.
     uint256 internal constant BEACON_WINDOW = 256;
+    /// @dev Of one phase's clock, each by a quarter: at most twice its length.
+    uint8 internal constant MAX_EXTENSIONS = 4;
     /// @dev A miner that leaves this many rounds running without a single commit frees its seat.
     uint256 internal constant SILENT_ROUNDS = 3;
     address internal constant BURN_ADDRESS = 0x000000000000000000000000000000000000dEaD;
@@ -35,6 +37,7 @@ abstract contract RunStorage is IRunTypes {
     uint8 internal immutable VERIFIER_SEATS;
     uint8 internal immutable VERIFIERS_PER_UNIT;
     uint8 internal immutable SEGMENTS_PER_VERIFIER;
+    uint16 internal immutable REPLAY_BPS;
     uint8 internal immutable QUORUM;
     uint8 internal immutable JURY_TARGET;
     uint96 internal immutable UNIT_BOND;
@@ -101,6 +104,7 @@ abstract contract RunStorage is IRunTypes {
         VERIFIER_SEATS = p.maxVerifiers;
         VERIFIERS_PER_UNIT = p.verifiersPerUnit;
         SEGMENTS_PER_VERIFIER = p.segmentsPerVerifier;
+        REPLAY_BPS = p.replayBps;
         QUORUM = p.quorum;
         JURY_TARGET = p.juryTarget;
         UNIT_BOND = p.unitBond;
@@ -140,6 +144,7 @@ abstract contract RunStorage is IRunTypes {
         _range("minVerifiers", p.minVerifiers, 1, p.maxVerifiers);
         _range("verifiersPerUnit", p.verifiersPerUnit, 1, MAX_VERIFIERS_PER_UNIT);
         _range("segmentsPerVerifier", p.segmentsPerVerifier, 1, p.segments);
+        _range("replayBps", p.replayBps, 0, 10_000);
         _range("quorum", p.quorum, 1, p.verifiersPerUnit);
         _range("juryTarget", p.juryTarget, 1, MAX_VERIFIERS);
         _range("unitBond", p.unitBond, 1, type(uint96).max / MAX_UNITS);
@@ -187,6 +192,15 @@ abstract contract RunStorage is IRunTypes {
         emit EventsLib.Burned(round, account, amount);
     }
 
+    /// @dev Burn what backs something: it is there, and locked.
+    function _burnLocked(uint64 round, address account, uint96 amount) internal {
+        Member storage member = _members[account];
+        member.deposit -= amount;
+        member.locked -= amount;
+        _burnOwed += amount;
+        emit EventsLib.Burned(round, account, amount);
+    }
+
     /// @dev The current round in the phase an action needs. Call after `_advance`.
     function _inPhase(uint64 round, Phase phase) internal view {
         Live storage live = _live;
@@ -197,19 +211,28 @@ abstract contract RunStorage is IRunTypes {
     /// @dev The current round, if it is the one of this seed: the first for Train, the draw's from then on. What a fork that was
     /// undone asked for has another seed, so an answer to it cannot act here. Call after `_advance`.
     function _answering(bytes32 given, Phase phase) internal view returns (uint64 round) {
+        return _answering(given, phase, phase);
+    }
+
+    /// @dev What may be done in one phase and in another.
+    function _answering(bytes32 given, Phase phase, Phase other) internal view returns (uint64 round) {
         round = _live.round;
         Round storage r = _rounds[round];
         bytes32 expected = phase == Phase.Train ? r.seed : r.drawSeed;
         if (given != expected) revert ErrorsLib.WrongSeed(given, expected);
-        // A merge can be acknowledged while candidates may still come.
-        if (_live.phase != phase && (phase != Phase.Acknowledge || _live.phase != Phase.Merge)) {
+        if (_live.phase != phase && _live.phase != other) {
             revert ErrorsLib.WrongPhase(uint8(_live.phase), uint8(phase));
         }
+    }
+
+    function _isJuror(Member storage member, uint64 round) internal view returns (bool) {
+        return member.role == Role.Verifier && member.joinedRound <= round && _rounds[round].jury >> member.seat & 1 == 1;
     }
 
     /// @dev End the phase once everybody has acted: what comes next starts from this block, in the next transaction to come later.
     function _endPhaseHere() internal {
         _live.until = uint40(block.number);
+        _live.extensions = MAX_EXTENSIONS;
     }
 
     function _unitIdOf(uint64 round, address miner, uint8 index) internal view returns (bytes32) {

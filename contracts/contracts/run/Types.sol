@@ -45,6 +45,8 @@ struct Live {
     uint16 assignments;
     uint16 seals;
     uint16 reveals;
+    uint8 attempt; // 1 once missing seals are drawn anew
+    uint8 extensions; // of this phase's clock
     uint40 until;
 }
 
@@ -56,6 +58,7 @@ struct Round {
     uint40 judgedAt;
     uint40 seededAt;
     uint40 drawnAt;
+    uint48 baseFee; // wei per gas: what this round takes for usual
     uint8 stateCodec;
     bytes32 stateRoot;
     bytes32 stateDigest;
@@ -65,6 +68,7 @@ struct Round {
 struct Place {
     address miner;
     uint8 index;
+    uint64 reports; // bit per juror's seat: its data is not to be had
 }
 
 /// @dev Round, miner and index are in the unit's id, which is its key. `commitment` is keccak256(abi.encode(root,
@@ -93,9 +97,11 @@ struct Entry {
     uint8 committedUnits; // known from the draw on
     uint8 attestedUnits;
     uint8 attestations;
+    uint8 wholeAttestations; // of these, of units replayed whole
+    uint8 dissents; // about disputed units; a conviction takes them back
     uint8 acknowledged; // candidate number + 1
     uint8 proposed; // candidate number + 1
     bool claimed;
     uint96 bonds; // free at maturity
-    uint96 held; // free when the hold ends
+    uint96 held; // free when the hold ends, but for a slot stake per dissent
 }

@@ -34,7 +34,7 @@ abstract contract Work is IRunWork, RunStorage {
         unit.commitment = bytes27(keccak256(abi.encode(root, contribution, cid)));
         unit.place = place;
         unit.status = Status.Committed;
-        _places[place] = Place({miner: msg.sender, index: index});
+        _places[place] = Place({miner: msg.sender, index: index, reports: 0});
         if (live.committed == live.units) _endPhaseHere();
 
         emit EventsLib.Committed(round, unitId, msg.sender, index, root, contribution, cid.codec, cid.digest);
@@ -105,7 +105,8 @@ abstract contract Work is IRunWork, RunStorage {
         if (unit.sealedMask >> v & 1 == 0) revert ErrorsLib.NotSealed(unitId, msg.sender);
         uint8 revealedMask = unit.revealedMask;
         if (revealedMask >> v & 1 == 1) revert ErrorsLib.AlreadyRevealed(unitId, msg.sender);
-        if (answers.length != SEGMENTS_PER_VERIFIER) {
+        // As many answers as it drew: fewer or more have another hash than what is opened, and are dissent. Bounded here.
+        if (answers.length != SEGMENTS_PER_VERIFIER && answers.length != SEGMENTS) {
             revert ErrorsLib.AnswersMismatch(unitId, answers.length, SEGMENTS_PER_VERIFIER);
         }
         uint256 slot = _slotOf(unit, v);
@@ -120,17 +121,17 @@ abstract contract Work is IRunWork, RunStorage {
         else emit EventsLib.Dissent(round, unitId, msg.sender);
     }
 
-    function _endIfAllIsOpen() private {
+    function _endIfAllIsOpen() internal {
         Live storage live = _live;
         if (live.opened == live.committed && live.reveals == live.seals) _endPhaseHere();
     }
 
     // ---------------------------------------------------------------- opened leaves
 
-    function _checkCommitment(Unit storage unit, bytes32 unitId, Commitment calldata commitment) private view {
+    function _checkCommitment(Unit storage unit, bytes32 unitId, Commitment calldata commitment) internal view {
         Status status = unit.status;
         if (status == Status.None) revert ErrorsLib.UnknownUnit(unitId);
-        if (status == Status.Opened) revert ErrorsLib.AlreadyOpened(unitId);
+        if (status != Status.Committed) revert ErrorsLib.AlreadyOpened(unitId);
         bytes27 given = bytes27(keccak256(abi.encode(commitment)));
         if (unit.commitment != given) revert ErrorsLib.CommitmentMismatch(unitId, unit.commitment, given);
     }
@@ -186,10 +187,13 @@ abstract contract Work is IRunWork, RunStorage {
         uint256 slot = _slotOf(unit, 0);
         bytes32 drawSeed = _rounds[round].drawSeed;
         uint256 ids = unit.verifierIds;
+        bool isWhole = DrawLib.isWhole(drawSeed, unit.place, _live.committed, REPLAY_BPS);
         for (uint256 v = 0; ids != 0; ++v) {
             uint256 id = uint32(ids);
             ids >>= 32;
-            uint8[] memory segments = DrawLib.segments(drawSeed, unitId, id, SEGMENTS, SEGMENTS_PER_VERIFIER);
+            uint8[] memory segments = isWhole && v == 0
+                ? DrawLib.all(SEGMENTS)
+                : DrawLib.segments(drawSeed, unitId, id, SEGMENTS, SEGMENTS_PER_VERIFIER);
             for (uint256 i = 0; i < segments.length; ++i) _openedPlace(places, segments[i]);
             if (sealedMask >> v & 1 == 0) continue;
             bytes32 openedHash = AnswersLib.hashOf(leaves, places, segments);
