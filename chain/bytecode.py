@@ -89,13 +89,14 @@ def find_difference(found: bytes, name: str, immutables: tuple[bytes, ...] = ())
 _OF_RUN = (
     "segments", "segments_per_verifier", "replay_bps", "verifiers_per_unit", "unit_bond", "slot_stake",
     "unavailable_fee", "train_blocks", "seal_blocks", "open_blocks", "merge_blocks", "acknowledge_blocks",
-    "maturity_blocks", "hold_blocks", "initial_reward", "halving_rounds", "work_target", "verifier_share_bps", "merge_share_bps",
+    "maturity_blocks", "hold_blocks", "initial_reward", "halving_rounds", "work_target", "verifier_share_bps",
+    "merge_share_bps",
 )  # fmt: skip
 _OF_RULES = (
     "max_units_per_miner", "max_units", "min_miners", "max_miners", "min_verifiers", "max_verifiers",
-    "verifiers_per_unit", "replay_bps", "quorum", "jury_target", "unit_bond", "slot_stake", "unavailable_fee", "seal_fee",
-    "merge_bond", "beacon_delay", "train_blocks", "seal_blocks", "open_blocks", "merge_blocks", "acknowledge_blocks",
-    "hold_blocks", "exit_blocks",
+    "verifiers_per_unit", "replay_bps", "quorum", "jury_target", "unit_bond", "slot_stake", "unavailable_fee",
+    "seal_fee", "merge_bond", "beacon_delay", "train_blocks", "seal_blocks", "open_blocks", "merge_blocks",
+    "acknowledge_blocks", "hold_blocks", "exit_blocks",
 )  # fmt: skip
 """Parameters that are words in the code of either half of a run."""
 

@@ -335,7 +335,7 @@ class RunContract:
         return tuple(UnitId(one) for one in self._look(at, "reportedBy", juror))
 
     def extension(self, *, at: At = "latest") -> tuple[Height, Wei]:
-        """From which height, and above which base fee, `extend` is taken; height 0: the phase is not extended any more."""
+        """From which height and above which base fee `extend` is taken; height 0: the phase is extended no more."""
         first, above = self._look(at, "extension")
         return Height(first), Wei(above)
 

@@ -34,8 +34,11 @@ class Phase(enum.IntEnum):
 
 
 class Status(enum.IntEnum):
-    """What became of a unit. NONE: not committed. OPENED: by its miner, not judged yet. UNAVAILABLE: most of the jury could
-    not get its data. DISCLOSED: its evidence was shown before its time. CONVICTED: proved false."""
+    """What became of a unit.
+
+    NONE: not committed. OPENED: by its miner, not judged yet. UNAVAILABLE: most of the jury could not get its data.
+    DISCLOSED: its evidence was shown before its time. CONVICTED: proved false.
+    """
 
     NONE = 0
     COMMITTED = 1

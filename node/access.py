@@ -1,7 +1,8 @@
 """Who may have which block of a node, and how nodes tell each other who they are.
 
 Everything is public but the checkpoints of a unit that is still being judged: before the draw nobody gets them, then
-the drawn verifiers alone, each the starts of its own segments and the unit's end, and the jury what any of them gets; from the merge phase on everybody.
+the drawn verifiers alone, each the starts of its own segments and the unit's end, and the jury what any of them gets;
+from the merge phase on everybody.
 What a pin's name says decides, so that a restart changes nothing: `run/ start/ shard/` and descriptions are public,
 `unit/<round>/<id>/<leaf>` and `replay/<round>/<id>/<leaf>` are checkpoints. What no pin reaches is not served: a file
 is stored block by block before it has its name. docs/design/nodes.md has the whole rule.

@@ -21,6 +21,7 @@ from cupel.protocol.types import Address, Cid, Height, Root, RoundIndex, Segment
 
 CHAIN_ID, RUN = 31337, Address("0x" + "5A" * 20)
 MINER, DRAWN, OTHER, STRANGER = key("miner"), key("drawn"), key("other"), key("stranger")
+JUROR = key("juror")
 ROUND, UNIT = 3, UnitId(b"\x07" * 32)
 SEGMENTS = 4
 NOW = 1_800_000_000.0
@@ -58,6 +59,10 @@ class Told:
             sealed_mask=0, revealed_mask=0, agreed_mask=0,
         )  # fmt: skip
         return (unit,) if round_ == self.round else ()
+
+    def jury(self) -> tuple[Address, ...]:
+        self._ask("jury")
+        return (JUROR.address,) if self.phase >= Phase.SEAL else ()
 
     def assignments_of(self, round_: int, verifier: Address) -> tuple[Assignment, ...]:
         self._ask(f"assignments {verifier}")
@@ -171,6 +176,8 @@ def test_a_drawn_verifier_gets_the_starts_of_its_segments_and_the_end(node: Node
     other = {leaf for leaf, cid in cids.items() if node.get(cid, node.signed(OTHER)).status_code == 200}
     anybody = {leaf for leaf, cid in cids.items() if node.get(cid).status_code == 200}
     assert (drawn, other, anybody) == ({0, 1, 3, SEGMENTS}, {0, 2, SEGMENTS}, {0})
+    juror = {leaf for leaf, cid in cids.items() if node.get(cid, node.signed(JUROR)).status_code == 200}
+    assert juror == drawn | other
     refused = node.get(cids[2], node.signed(DRAWN))
     assert refused.text == f"{DRAWN.address} was not drawn for checkpoint 2 of unit 0x{UNIT.hex()}\n"
     assert node.get(cids[1], node.signed(STRANGER)).status_code == 403
@@ -298,7 +305,7 @@ def test_a_flood_of_requests_does_not_flood_the_chain(node: Node) -> None:
         for cid in cids * 20:
             node.get(cid, headers)
     assert sorted(node.told.asked) == sorted(
-        ["current", "units", "parameters", f"assignments {DRAWN.address}", f"assignments {OTHER.address}"]
+        ["current", "units", "parameters", "jury", f"assignments {DRAWN.address}", f"assignments {OTHER.address}"]
     )
     node.waited[0] += 1.5
     assert node.get(cids[0], node.signed(DRAWN)).status_code == 200

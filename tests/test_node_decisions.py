@@ -18,6 +18,7 @@ from cupel.node.decisions import (
     Commit,
     ComputeMerge,
     DrawnUnit,
+    Extend,
     Facts,
     FetchStart,
     Finish,
@@ -26,9 +27,11 @@ from cupel.node.decisions import (
     MergeFacts,
     MinerFacts,
     Open,
+    Probe,
     ProposeMerge,
     RecordBeacon,
     Replay,
+    ReportUnavailable,
     Retire,
     Reveal,
     Seal,
@@ -331,3 +334,53 @@ def test_a_unit_the_journal_contradicts_is_left_to_a_person_and_the_others_go_on
     two = MinerFacts(round=facts(Phase.TRAIN), units=2, ready=frozenset({0, 1}), refused=frozenset({0}))
     assert decide_miner(two) == Commit(1)
     assert decide_miner(replace(two, committed=frozenset({1}))) == Wait()
+
+
+# Spikes of fees, and data that is withheld
+
+
+def test_a_miner_extends_a_phase_only_while_it_is_not_done() -> None:
+    training = MinerFacts(round=facts(Phase.TRAIN, extendable=True), units=1)
+    assert decide_miner(training) == Extend()
+    assert decide_miner(replace(training, round=facts(Phase.TRAIN))) == Train(0)
+    # What can be said now is said now.
+    assert decide_miner(replace(training, ready=frozenset({0}))) == Commit(0)
+    done = replace(training, ready=frozenset({0}), committed=frozenset({0}))
+    assert decide_miner(done) == Wait()
+    opening = replace(done, round=facts(Phase.OPEN, extendable=True), ready=frozenset())
+    assert decide_miner(opening) == Extend()
+    assert decide_miner(replace(opening, opened=frozenset({0}))) == Wait()
+
+
+@pytest.mark.parametrize(
+    ("phase", "unit"),
+    [(Phase.SEAL, drawn(missing=(1,))), (Phase.OPEN, drawn(missing=(1,), is_sealed=True))],
+)
+def test_a_verifier_extends_a_phase_only_while_it_is_not_done(phase: Phase, unit: DrawnUnit) -> None:
+    waiting = VerifierFacts(round=facts(phase, extendable=True), drawn=(unit,))
+    assert decide_verifier(waiting) == Extend()
+    assert decide_verifier(replace(waiting, round=facts(phase))) == Replay(b"u", 1, drawn=True)
+    done = replace(unit, missing=(), is_sealed=True, is_revealed=True)
+    assert decide_verifier(replace(waiting, drawn=(done,))) == Wait()
+
+
+def test_a_juror_whose_word_is_awaited_extends_the_merge() -> None:
+    merge = MergeFacts(wanted=True, juror=True)
+    waiting = facts(Phase.MERGE, extendable=True, merge=merge)
+    assert decide_verifier(VerifierFacts(round=waiting)) == Extend()
+    spoken = replace(waiting, merge=replace(merge, acknowledged=True, computed=OURS, candidates=(OURS,)))
+    assert decide_verifier(VerifierFacts(round=spoken)) == Wait()
+
+
+def test_a_juror_reports_before_it_looks_further_and_after_its_own_seals() -> None:
+    late = VerifierFacts(round=facts(Phase.SEAL), withheld=(b"w",), unprobed=(b"p",))
+    assert decide_verifier(late) == ReportUnavailable((b"w",))
+    assert decide_verifier(replace(late, drawn=(drawn(),))) == Seal((b"u",))
+    assert decide_verifier(replace(late, withheld=())) == Probe(b"p")
+    # Its own replays have a deadline, and money on them.
+    assert decide_verifier(replace(late, withheld=(), drawn=(drawn(missing=(0,)),))) == Replay(b"u", 0, drawn=True)
+
+
+def test_a_whole_unit_is_replayed_after_the_others() -> None:
+    units = drawn(b"whole", missing=(0, 1, 2, 3)), drawn(b"short", missing=(2,))
+    assert decide_verifier(VerifierFacts(round=facts(Phase.SEAL), drawn=units)) == Replay(b"short", 2, drawn=True)

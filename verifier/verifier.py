@@ -138,7 +138,7 @@ class Verifier(Participant):
         )
 
     def _probe(self, unit_id: UnitId) -> None:
-        """Get what the verifiers that have not sealed need. A seal that is missing for another reason is their fault."""
+        """Get what the verifiers that have not sealed need: a seal missing for another reason is their fault."""
         unit = self.find_unit(unit_id)
         try:
             description = self.describe(unit)
