@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 from network_world import World, key, open_world
 
+from cupel.chain.run_events import Burned
 from cupel.chain.run_values import Phase, Status
 from cupel.network.ipfs.blockstore import BlockStore
 from cupel.node.descriptions import UnitDescription
@@ -39,7 +40,7 @@ def end_all(world: World) -> None:
         assert node.wait() == 0
 
 
-def test_a_unit_nobody_serves_is_not_sealed_and_not_merged(tmp_path: Path) -> None:
+def test_a_unit_nobody_serves_is_reported_by_the_jury_and_not_merged(tmp_path: Path) -> None:
     with open_world(tmp_path, ["hermit", "verifier"], **ALONE) as world:
         # Nothing listens on the discard port: the miner works, but announces an address that leads nowhere.
         hermit = world.add("miner", "hermit", "--endpoint", "http://127.0.0.1:9")
@@ -52,13 +53,16 @@ def test_a_unit_nobody_serves_is_not_sealed_and_not_merged(tmp_path: Path) -> No
         end_all(world)
 
         (unit,) = world.contract.get_units(0)
-        assert unit.opened
-        assert unit.status == Status.UNVERIFIED
+        assert unit.status == Status.UNAVAILABLE
         assert world.contract.get_state(1) == world.contract.get_state(0)
         verdict = next(r for r in verifier.history if isinstance(r, VerdictRecord))
         assert (verdict.verdict, verdict.miner, verdict.segments) == ("unavailable", key("hermit").address, ())
         assert "http://127.0.0.1:9: cannot be reached" in verdict.reason
-        assert next(r for r in hermit.history if isinstance(r, OutcomeRecord)).outcome == "unverified"
+        assert next(r for r in hermit.history if isinstance(r, OutcomeRecord)).outcome == "unavailable"
+        # The miner pays for it, and the verifier, which could not seal, does not.
+        fee = world.contract.parameters().unavailable_fee
+        burned = world.contract.get_events(Burned, first_block=0)
+        assert [(one.account, one.amount) for one in burned] == [(key("hermit").address, fee)]
 
 
 @contextmanager
@@ -124,8 +128,7 @@ def test_a_unit_whose_end_alone_is_withheld_is_not_sealed_and_holds_no_merge_up(
             end_all(world)
 
         (unit,) = world.contract.get_units(0)
-        assert unit.opened
-        assert unit.status == Status.UNVERIFIED
+        assert unit.status == Status.UNAVAILABLE
         assert world.contract.get_state(1) == world.contract.get_state(0)
         verdict = next(r for r in verifier.history if isinstance(r, VerdictRecord))
         assert verdict.verdict == "unavailable"
