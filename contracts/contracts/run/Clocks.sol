@@ -29,7 +29,7 @@ abstract contract Clocks is Work {
     }
 
     function _quarterOf(Phase phase) private view returns (uint256) {
-        uint256 length;
+        uint256 length = 0;
         if (phase == Phase.Train) length = TRAIN_BLOCKS;
         else if (phase == Phase.Seal) length = SEAL_BLOCKS;
         else if (phase == Phase.Open) length = OPEN_BLOCKS;

@@ -197,6 +197,8 @@ abstract contract RunStorage is IRunTypes {
         Member storage member = _members[account];
         member.deposit -= amount;
         member.locked -= amount;
+        // Several in a transaction only where a juror reports several units: as many as a round has.
+        // slither-disable-next-line costly-loop
         _burnOwed += amount;
         emit EventsLib.Burned(round, account, amount);
     }
