@@ -26,6 +26,8 @@ demo:
 	@VENV=$(VENV) tools/setup.sh
 	@$(BIN)/cupel demo $(ARGS)
 
+# Test processes are many: none should compile again what another has compiled.
+test: export PYTHONDONTWRITEBYTECODE =
 test:
 	@VENV=$(VENV) tools/setup.sh dev
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -13,11 +13,19 @@ from rpc_faults import FaultyRpc
 from cupel.chain.client import ChainClient
 from cupel.chain.keys import LocalSigner, make_key
 
+LONGEST = (
+    "soak", "node_kills", "contracts_toolchain", "network_docs", "node_reorgs", "demo", "peer_network",
+    "chain_sending", "chain_failover", "verifier_network", "node_ending", "chain_kills", "operators", "run_repeats",
+    "ipfs_crowds", "own_blocks", "miner_network", "network_succession", "launch_network", "contracts_random",
+)  # fmt: skip
+"""Files of a minute and more, as measured on two cores, the longest first."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of few tests first: they are the long ones (a whole network each), and none should be left for the end."""
+    """Long files first, so that none is left for the end; of the others those of few tests, a whole network each."""
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST)}
     tests = Counter(item.path for item in items)
-    items.sort(key=lambda item: tests[item.path])
+    items.sort(key=lambda item: (place.get(item.path.stem, len(place)), tests[item.path]))
 
 
 @pytest.fixture(scope="module", params=BOTH)

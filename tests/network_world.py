@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from chain_process import ETH
-from node_world.chains import AnyChain, open_chain
+from node_world.chains import AnyChain, choose_chain, open_chain
 from node_world.forks import Process, start_process
+from node_world.programs import trace_or_read
 
 from cupel.chain.client import ChainClient
 from cupel.chain.keys import LocalSigner, save_keystore
@@ -70,8 +71,8 @@ def key(name: str) -> LocalSigner:
 
 @functools.cache
 def build_programs() -> RunPrograms:
-    """Traced once for all tests of a session."""
-    return RunPrograms.build(CONFIG)
+    """Traced once for all tests."""
+    return trace_or_read(CONFIG)
 
 
 def make_text(folder: Path) -> None:
@@ -119,7 +120,7 @@ class NodeProcess:
     def wait(self) -> int:
         """The exit code."""
         assert self.process is not None
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=120)
         self.process = None
         return code
 
@@ -307,7 +308,7 @@ def open_world(
     parties: Sequence[str],
     *,
     block_time_s: float = 0.25,
-    chain: str = "embedded",
+    chain: str | None = None,
     host: str = "127.0.0.1",
     chain_arguments: Sequence[str] = (),
     brought: tuple[RunPrograms, NamedState] | None = None,
@@ -316,7 +317,7 @@ def open_world(
     """A deployed run and its chain. Nodes are added and started by the test, and ended here.
 
     parties   names of everybody who will need money
-    chain     `embedded` or `anvil`
+    chain     `embedded`, whose state outlives its process, or `anvil`; None: whichever takes less of the processor
     host      address of this machine that the chain and the deployer's blocks are served on
     changes   parameters of the run that differ from `make_parameters`
 
@@ -327,7 +328,8 @@ def open_world(
     built = build_data([folder / "text"], folder / "data", BuildOptions(vocabulary=260, shard_tokens=512, held_out=0.1))
     programs = build_programs() if brought is None else brought[0]
     genesis = programs.run_genesis(GENESIS_SEED) if brought is None else brought[1]
-    running = open_chain(chain, folder / "chain", block_time_s=block_time_s, host=host, arguments=chain_arguments)
+    kind = chain or choose_chain(chain_arguments)
+    running = open_chain(kind, folder / "chain", block_time_s=block_time_s, host=host, arguments=chain_arguments)
     keys = [key(name) for name in ("deployer", *parties)]
     running.start(fund=keys)
     nodes: list[NodeProcess] = []

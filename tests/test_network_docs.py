@@ -28,6 +28,7 @@ from cupel.chain.run_contract import RunContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Phase
 from cupel.chain.suitability import find_chain_problem
+from cupel.protocol.arithmetic.cpu import cache
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```sh( service)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -111,6 +112,8 @@ class Page:
             "RPC": self.url,
             "HOME": str(self.folder),
             "XDG_DATA_HOME": str(self.folder / "share"),
+            # Both pages have the same model: its kernels are compiled once.
+            "CUPEL_CACHE": str(cache.directory()),
             "OMP_NUM_THREADS": "1",
         }
         log = (self.folder / "commands.log").open("ab")

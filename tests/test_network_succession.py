@@ -27,7 +27,8 @@ def list_merged(run: RunContract) -> list[int]:
 
 
 def test_a_successor_trains_on_from_the_old_runs_state(tmp_path: Path) -> None:
-    with open_world(tmp_path, ["miner", "verifier", "heir", "watcher"], **ALONE) as world:
+    # On the chain that slows down with its machine: the old run must not forget its state while the next is traced.
+    with open_world(tmp_path, ["miner", "verifier", "heir", "watcher"], chain="embedded", **ALONE) as world:
         world.start_node("miner", "miner")
         world.start_node("verifier", "verifier")
         world.wait_for("a merged round", lambda: list_merged(world.contract), timeout_s=120)

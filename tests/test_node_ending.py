@@ -107,7 +107,7 @@ def test_whoever_leaves_serves_the_round_out_and_takes_everything_home(tmp_path:
 
 
 def test_a_node_that_waits_for_its_chain_can_be_ended(tmp_path: Path) -> None:
-    with open_world(tmp_path, ["miner"], **SEATS) as world:
+    with open_world(tmp_path, ["miner"], chain="embedded", **SEATS) as world:
         world.chain.kill()
         miner = world.add("miner", "miner")
         miner.start()

@@ -160,7 +160,7 @@ def test_an_end_state_that_its_miner_lost_is_trained_again_and_attested(tmp_path
 
 
 def test_killed_processes_go_on_where_they_were_and_a_chain_that_was_away_is_waited_for(tmp_path: Path) -> None:
-    with open_world(tmp_path, ["miner", "verifier"], block_time_s=0.5, **ALONE) as world:
+    with open_world(tmp_path, ["miner", "verifier"], block_time_s=0.5, chain="embedded", **ALONE) as world:
         miner, verifier = world.add("miner", "miner"), world.add("verifier", "verifier")
         miner.start()
         verifier.start()

@@ -1,7 +1,7 @@
 """The same run again, calmly: every merged unit retrained in one process, and the merges, compared with the chain's.
 
 Nothing of the nodes is used but what the chain says: which units each round merged, and each round's seed. PyTorch
-itself computes here, the nodes use the compiled engine.
+itself computes here, the nodes use the compiled engine; a test of many rounds may ask for that one too.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Calm:
     final_root: bytes
 
 
-def recompute(world: World, rounds: int) -> Calm:
+def recompute(world: World, rounds: int, *, backend: str = BACKEND) -> Calm:
     """Rounds 0 to `rounds` - 1 from the run's first state."""
     state, merges, units = world.genesis, 0, 0
     differences: list[str] = []
     for round_ in range(rounds):
         result = world.result(round_)
         if result.merge_set:
-            state = _merge(world, round_, state, result.merge_set, differences)
+            state = _merge(world, round_, state, result.merge_set, differences, backend)
             merges, units = merges + 1, units + len(result.merge_set)
         root = merkle.state_root(state)
         if root != result.state_root:
@@ -57,20 +57,20 @@ def recompute(world: World, rounds: int) -> Calm:
 
 
 def _merge(
-    world: World, round_: int, start: NamedState, merge_set: tuple[UnitId, ...], differences: list[str]
+    world: World, round_: int, start: NamedState, merge_set: tuple[UnitId, ...], differences: list[str], backend: str
 ) -> NamedState:
     seed = world.contract.get_round(round_).seed
     committed = {unit.unit_id: unit for unit in world.contract.get_units(round_)}
     ends = []
     for unit_id in merge_set:
-        end = _train(world, start, unit_id, seed)
+        end = _train(world, start, unit_id, seed, backend)
         if merkle.state_root(end) != committed[unit_id].contribution:
             differences.append(f"round {round_}: unit 0x{unit_id.hex()[:16]} is not what its miner committed to")
         ends.append(end)
-    return world.programs.run_merge(list(ends), backend=BACKEND)
+    return world.programs.run_merge(list(ends), backend=backend)
 
 
-def _train(world: World, start: NamedState, unit_id: UnitId, seed: Seed) -> NamedState:
+def _train(world: World, start: NamedState, unit_id: UnitId, seed: Seed, backend: str) -> NamedState:
     config, shards, parameters = world.programs.config, world.shards, world.contract.parameters()
     length = config.model.context + 1
 
@@ -82,6 +82,6 @@ def _train(world: World, start: NamedState, unit_id: UnitId, seed: Seed) -> Name
 
     state = start
     for segment in range(parameters.segments):
-        step = partial(world.programs.run_step, backend=BACKEND)
+        step = partial(world.programs.run_step, backend=backend)
         state = dict(train_segment(step, state, load, segment, parameters.segment_steps).state)
     return state

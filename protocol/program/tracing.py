@@ -51,15 +51,7 @@ _PACKAGES = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__)
 
 
 def trace(fn: Callable[..., Any], example_args: Sequence[Any], *, digits: int = 2) -> Program:
-    """The Program of `fn(*example_args)`.
-
-    fn            any function of tensors in nested dicts, lists and tuples that returns the same kind of thing; plain
-                  PyTorch, autograd included. Numbers it closes over become binary32 constants, tensors constants.
-    example_args  one entry per positional argument, `(x,)` for one tensor; only types and shapes count
-    digits        1, 2 or 3: what PyTorch's own matrix products keep of an operand, 7 digits - 1 bits relative to its
-                  row's (column's) largest; `matmul` says its own (docs/engineers/bring-your-model.md)
-    Raises        UnsupportedOperation for what has no exact semantics, UsageError for arguments of another kind
-    """
+    """As `cupel.protocol.program.trace`, which imports this module when it is first called."""
     # A tensor iterates over its rows, which would silently become the arguments.
     if not isinstance(example_args, list | tuple):
         raise UsageError(

@@ -101,4 +101,13 @@ def open_chain(kind: str, folder: Path, *, block_time_s: float, host: str, argum
     raise AssertionError(f"no chain is called {kind!r}")
 
 
-__all__ = ["AnvilProcess", "AnyChain", "find_anvil", "open_chain"]
+def choose_chain(arguments: Sequence[str] = ()) -> str:
+    """For a network whose chain is not what is tested: anvil where there is one.
+
+    Nodes ask a chain all the time, and py-evm needs a hundred times longer for an answer: it was two fifths of what
+    such a test took of the processor. Options of the embedded chain's command line ask for that one.
+    """
+    return "anvil" if find_anvil() is not None and not arguments else "embedded"
+
+
+__all__ = ["AnvilProcess", "AnyChain", "choose_chain", "find_anvil", "open_chain"]
