@@ -7,13 +7,14 @@ BENCHMARKS ?= products step memory devices shares gas chain network
 # Twice the cores: tests of networks mostly wait for blocks.
 WORKERS ?= $$($(BIN)/python -c 'import os; print(2 * (os.cpu_count() or 1))')
 
-.PHONY: demo test lint types imports slither artifacts wheel bench exhaustive soak adversary fuzz clean help
+.PHONY: demo test lint types imports slither mutants artifacts wheel bench exhaustive soak adversary fuzz clean help
 
 help:
 	@echo "make demo    the whole network on this machine (make demo ARGS='--rounds 3')"
 	@echo "make test    the tests (make test ARGS='-k merkle')"
 	@echo "make lint types imports    what CI checks besides"
 	@echo "make slither    Slither over the contracts: fails on a finding that nobody answered (needs Node.js)"
+	@echo "make mutants    break the contracts and see which tests notice (make mutants ARGS='clerk --count 50')"
 	@echo "make artifacts    recompile the contracts (needs Node.js)"
 	@echo "make wheel    build the wheel from the sdist and use it outside the repository"
 	@echo "make bench    the benchmarks of minutes (make bench BENCHMARKS=step)"
@@ -50,6 +51,10 @@ imports:
 slither:
 	@VENV=$(VENV) tools/setup.sh dev
 	@$(BIN)/python contracts/analyse.py
+
+mutants:
+	@VENV=$(VENV) tools/setup.sh dev
+	@$(BIN)/python contracts/mutate.py $(or $(ARGS),court)
 
 artifacts:
 	@VENV=$(VENV) tools/setup.sh dev
