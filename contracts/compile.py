@@ -10,6 +10,7 @@ Needs Node.js and `npm install` in contracts/. Running the network needs neither
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import re
@@ -97,6 +98,7 @@ def _resolve(importer: str, target: str) -> str:
     return "/".join(parts)
 
 
+@functools.cache
 def compile_contract(name: str) -> dict[str, Any]:
     """The compiler's output for one contract, alone with what it imports: what else is compiled with it can change its
     bytes, because the compiler names and orders functions by numbers it gives to everything it reads.
@@ -139,6 +141,7 @@ def ask(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+@functools.cache
 def compiler_version() -> str:
     done = subprocess.run(["node", str(COMPILER), "--version"], capture_output=True, text=True, check=True)
     return done.stdout.strip().rsplit("Version: ", 1)[1]
