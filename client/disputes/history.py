@@ -361,9 +361,7 @@ def _tell(event: CourtEvent, stage: Stage) -> str:
         "PartsPosted": lambda: f"posts {_count(a['parts'], 'part')} of it",
         "StateContested": lambda: "contests the state after: every value is right",
         "EvidenceContested": lambda: "contests loss and gradient norm: every value is right",
-        "StateLeafOpened": lambda: (
-            f"shows leaf {a['index']} of the state after, {a['name'].decode(errors='replace')!r}"
-        ),
+        "StateLeafOpened": lambda: f"shows leaf {a['index']} of the state after, {_name(a['name'])}",
         "Convicted": lambda: f"has element {a['element']} recomputed: CONVICTED" if by_element else "CONVICTED",
         "Dismissed": lambda: "has an element recomputed: DISMISSED" if by_element else "DISMISSED",
         "Closed": lambda: "closed",
