@@ -89,14 +89,16 @@ def find_difference(found: bytes, name: str, immutables: tuple[bytes, ...] = ())
 _OF_RUN = (
     "segments", "segments_per_verifier", "replay_bps", "verifiers_per_unit", "unit_bond", "slot_stake",
     "unavailable_fee", "train_blocks", "seal_blocks", "open_blocks", "merge_blocks", "acknowledge_blocks",
-    "maturity_blocks", "hold_blocks", "initial_reward", "halving_rounds", "work_target", "verifier_share_bps",
+    "maturity_blocks", "window_blocks",
+    "merge_bond", "max_merge", "programs_root", "data_root", "shards", "shard_tokens", "segment_steps",
+    "initial_reward", "halving_rounds", "work_target", "verifier_share_bps",
     "merge_share_bps",
 )  # fmt: skip
 _OF_RULES = (
     "max_units_per_miner", "max_units", "min_miners", "max_miners", "min_verifiers", "max_verifiers",
     "verifiers_per_unit", "replay_bps", "quorum", "jury_target", "unit_bond", "slot_stake", "unavailable_fee",
     "seal_fee", "merge_bond", "beacon_delay", "train_blocks", "seal_blocks", "open_blocks", "merge_blocks",
-    "acknowledge_blocks", "hold_blocks", "exit_blocks",
+    "acknowledge_blocks", "exit_blocks", "max_merge",
 )  # fmt: skip
 """Parameters that are words in the code of either half of a run."""
 
@@ -105,18 +107,26 @@ def list_run_immutables(
     parameters: Parameters, *, rules: Address, token: Address, lens: Address, blob: Address
 ) -> tuple[bytes, ...]:
     """Words of everything a run's code holds of its deployment."""
-    return (*_words(parameters, _OF_RUN), *(address_word(address) for address in (rules, token, lens, blob)))
+    return (
+        *_words(parameters, _OF_RUN),
+        *(address_word(address) for address in (parameters.court, rules, token, lens, blob)),
+    )
 
 
 def list_rules_immutables(parameters: Parameters, *, rules: Address) -> tuple[bytes, ...]:
     """Likewise of the other half, which knows its own address and what parameters it is for."""
     artifact = load_abi("RunRules")
     encoded = bind_rules(parameters).data[len(artifact.bytecode) :]
-    return (*_words(parameters, _OF_RULES), address_word(parameters.beacon), address_word(rules), keccak(encoded))
+    return (
+        *_words(parameters, _OF_RULES),
+        *(address_word(address) for address in (parameters.beacon, parameters.court, rules)),
+        keccak(encoded),
+    )
 
 
 def _words(parameters: Parameters, names: Sequence[str]) -> list[bytes]:
-    return [int(getattr(parameters, name)).to_bytes(_WORD, "big") for name in names]
+    values = [getattr(parameters, name) for name in names]
+    return [value if isinstance(value, bytes) else int(value).to_bytes(_WORD, "big") for value in values]
 
 
 def address_word(address: Address) -> bytes:

@@ -26,10 +26,14 @@ from cupel.chain.run_values import (
     Answer,
     Assignment,
     CandidateView,
+    Claim,
     Claimable,
+    ClaimRules,
     Commitment,
     Current,
+    Finality,
     MemberView,
+    MergedUnit,
     Opened,
     Parameters,
     Participant,
@@ -68,8 +72,11 @@ STORAGE_GETTERS = frozenset(
         "places",
         "rounds",
         "seatCounts",
+        "settled",
+        "subjects",
         "units",
         "verifierSeats",
+        "voids",
     }
 )
 """Views of `Run` that are its raw storage (`IRunState.sol`), for the lens; nodes ask the lens."""
@@ -213,6 +220,27 @@ class RunContract:
         duty = f"acknowledge for {draw_seed.hex()}"
         arguments = (draw_seed, candidate, state_root, write_value(cid, Cid))
         return self._run._send("acknowledge", *arguments, duty=duty)
+
+    def present_unit(
+        self, round_: RoundIndex | int, miner: Address, index: int, commitment: Commitment, *, duty: str | None = None
+    ) -> Receipt:
+        """Put a unit before the court: its unit id is then what is accused."""
+        return self._run._send("presentUnit", round_, miner, index, write_value(commitment, Commitment), duty=duty)
+
+    def present_merge(
+        self, round_: RoundIndex | int, candidate: int, units: Sequence[MergedUnit], *, duty: str | None = None
+    ) -> Receipt:
+        """Put a merge candidate before the court, with the whole merge set in unit id order."""
+        shown = [write_value(unit, MergedUnit) for unit in units]
+        return self._run._send("presentMerge", round_, candidate, shown, duty=duty)
+
+    def slash_acknowledgement(self, round_: RoundIndex | int, candidate: int, juror: Address) -> Receipt:
+        """Burn a slot stake of a juror that acknowledged a convicted candidate."""
+        return self._run._send("slashAcknowledgement", round_, candidate, juror)
+
+    def settle(self) -> Receipt:
+        """Settle rounds that are due, a few at once; `claim` does so too."""
+        return self._run._send("settle")
 
     def claim(self, rounds: Sequence[RoundIndex | int]) -> Receipt:
         """Mint the caller's rewards and unlock its bonds of these rounds."""
@@ -369,6 +397,37 @@ class RunContract:
             until = min(start + CLAIMABLE_PAGE_ROUNDS, int(end))
             entries += self._read(tuple[Claimable, ...], at, "claimable", account, start, until)
         return tuple(entries)
+
+    def finality(self, *, at: At = "latest") -> Finality:
+        """Which rounds are final, and which are void."""
+        settled, settling, voids = self._look(at, "finality")
+        return Finality(
+            settled=RoundIndex(settled),
+            settling=RoundIndex(settling),
+            voids=tuple((RoundIndex(first), RoundIndex(last)) for first, last in voids),
+        )
+
+    def subject_of(self, round_: RoundIndex | int, candidate: int, *, at: At = "latest") -> bytes:
+        """What the court calls a merge candidate."""
+        return bytes(self._look(at, "subjectOf", round_, candidate))
+
+    def court(self, *, at: At = "latest") -> Address:
+        """The court whose judgements the run carries out; address zero where there is none."""
+        return Address(self._run._ask(at, "court"))
+
+    def claim_rules(self, *, at: At = "latest") -> ClaimRules:
+        """What every claim of the run is measured by."""
+        rules: ClaimRules = make_reader(ClaimRules)(self._run._ask(at, "claimRules"))
+        return rules
+
+    def claim_of(self, subject: bytes, *, at: At = "latest") -> Claim:
+        """What was put before the court under this name."""
+        claim: Claim = make_reader(Claim)(self._run._ask(at, "claimOf", subject))
+        return claim
+
+    def merge_inputs(self, subject: bytes, *, at: At = "latest") -> tuple[Root, ...]:
+        """The states that a presented merge candidate averages."""
+        return tuple(Root(one) for one in self._run._ask(at, "mergeInputs", subject))
 
     def burn_owed(self, *, at: At = "latest") -> Wei:
         """Wei burned and not yet sent away."""

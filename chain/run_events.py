@@ -181,7 +181,6 @@ class Held(Event):
     round: RoundIndex
     account: Address
     amount: Wei
-    held_until: Height
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +216,34 @@ class Claimed(Event):
     bonds: Wei
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presented(Event):
+    subject: bytes
+    round: RoundIndex
+    accused: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Convicted(Event):
+    round: RoundIndex
+    subject: bytes
+    accused: Address
+    prize: Wei
+    burned: Wei
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voided(Event):
+    first: RoundIndex
+    last: RoundIndex
+    state_root: Root
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled(Event):
+    rounds: RoundIndex
+
+
 RUN_EVENTS: tuple[type[Event], ...] = (
     MinerJoined,
     VerifierStaked,
@@ -243,4 +270,8 @@ RUN_EVENTS: tuple[type[Event], ...] = (
     Acknowledged,
     RoundEnded,
     Claimed,
+    Presented,
+    Convicted,
+    Voided,
+    Settled,
 )

@@ -37,7 +37,7 @@ class Status(enum.IntEnum):
     """What became of a unit.
 
     NONE: not committed. OPENED: by its miner, not judged yet. UNAVAILABLE: most of the jury could not get its data.
-    DISCLOSED: its evidence was shown before its time. CONVICTED: proved false.
+    DISCLOSED: its evidence was shown before its time. CONVICTED: proved false. ABANDONED: its round was given up.
     """
 
     NONE = 0
@@ -50,6 +50,7 @@ class Status(enum.IntEnum):
     UNAVAILABLE = 7
     DISCLOSED = 8
     CONVICTED = 9
+    ABANDONED = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,10 @@ class Parameters:
     """Merkle root over the program roots: step, evaluate, sample, genesis, merge 1...max_merge."""
     data_root: Root
     """Merkle root over the shards' tensor roots."""
+    shards: int
+    """Leaves of that tree."""
+    shard_tokens: int
+    """Of every shard."""
     genesis_root: Root
     """State root S_0."""
     genesis: Cid
@@ -105,7 +110,8 @@ class Parameters:
     merge_blocks: int
     acknowledge_blocks: int
     maturity_blocks: int
-    hold_blocks: int
+    window_blocks: int
+    """After a round, in which its units and merges can be disputed."""
     exit_blocks: int
     initial_reward: int
     """R0, in the token's smallest unit."""
@@ -116,6 +122,8 @@ class Parameters:
     merge_share_bps: int
     beacon: Address = ZERO_ADDRESS
     """Address zero: `deploy_run` deploys one."""
+    court: Address = ZERO_ADDRESS
+    """Carries disputes out on this run. Address zero: there are none, and nobody is ever convicted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,16 +196,16 @@ class RoundView:
     accepted: int
     judged_at: Height
     """Height of the judgement, 0 before."""
-    held_until: Height
-    """What a dispute holds is free at this height."""
     ended_at: Height
     """0 before the end."""
     mature_at: Height
-    """Bonds and rewards unlock at this height."""
+    """At this height the round can be settled: no earlier do its bonds and rewards unlock."""
     seeded_at: Height
     """Block of the seed, 0 before."""
     drawn_at: Height
     """Block of the draw, 0 before: the `Committed` events of the round are in the blocks between."""
+    disputes: int
+    """Open ones about its units and candidates: until they are closed, nothing of the round is final."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +283,7 @@ class CandidateView:
     state_root: Root
     cid: Cid | None
     acknowledgements: int
+    is_convicted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,12 +322,71 @@ class Claimable:
 
     round: RoundIndex
     tokens: int
-    """Reward in the token's smallest unit, minted by `claim` from `mature_at` on; 0 once claimed."""
+    """Reward in the token's smallest unit, minted by `claim` once the round is settled; 0 once claimed."""
     bonds: Wei
-    """Unlocked by `claim` from `mature_at` on."""
+    """Unlocked by `claim` likewise."""
     held: Wei
-    """Unlocked by `claim` from `held_until` on, but for a slot stake for each dissent that convicted nobody."""
+    """What a dispute among its answers holds, unlocked likewise but for a slot stake for each dissent that convicted
+    nobody."""
     mature_at: Height
-    held_until: Height
+    """Height the round can be settled at: later, while a dispute or an earlier round keeps it. 0 while it is played."""
     claimable_now: bool
     """Whether `claim` would do something in this block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finality:
+    """Which rounds are final, and which rest on something false."""
+
+    settled: RoundIndex
+    """All rounds below are final."""
+    settling: RoundIndex
+    """The same once a claim has settled what is due."""
+    voids: tuple[tuple[RoundIndex, RoundIndex], ...]
+    """First and last of each row of void rounds, ascending."""
+
+    def is_void(self, round_: int) -> bool:
+        return any(first <= round_ <= last for first, last in self.voids)
+
+
+class ClaimKind(enum.IntEnum):
+    """What a subject names. NONE: nothing was presented under it."""
+
+    NONE = 0
+    UNIT = 1
+    MERGE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A posted result as a court needs it."""
+
+    kind: ClaimKind
+    contestable: bool
+    accused: Address
+    round: RoundIndex
+    root: Root
+    seed: Seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRules:
+    """What every claim of a run is measured by."""
+
+    programs_root: Root
+    programs: int
+    """Leaves of that tree."""
+    data_root: Root
+    shards: int
+    shard_tokens: int
+    segments: int
+    segment_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergedUnit:
+    """A unit of a merge set as its miner committed it."""
+
+    miner: Address
+    index: int
+    commitment: Commitment

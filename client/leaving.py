@@ -68,7 +68,7 @@ def look(contract: RunContract, address: Address) -> Left:
     if member.role != Role.NONE:
         reasons.append("the seat is free when the round ends")
     for entry in entries:
-        height = entry.held_until if entry.held and not entry.tokens and not entry.bonds else entry.mature_at
+        height = entry.mature_at
         what = "bonds held by a dispute" if entry.held else "rewards and bonds"
         reasons.append(f"{what} of round {entry.round} from block {height}" if height else f"round {entry.round} ends")
         heights.append(height)

@@ -19,6 +19,5 @@ def miner_deposit(parameters: Parameters, units: int) -> Wei:
 
 def verifier_deposit(parameters: Parameters, slots: int) -> Wei:
     """Keeps `slots` free. A slot's stake is held with each disputed unit, whoever was right: one a round is covered."""
-    covered = slots * (1 + rounds_within(parameters, parameters.hold_blocks))
-    merges = rounds_within(parameters, parameters.maturity_blocks)
-    return Wei(covered * parameters.slot_stake + merges * parameters.merge_bond)
+    rounds = rounds_within(parameters, parameters.maturity_blocks)
+    return Wei(slots * (1 + rounds) * parameters.slot_stake + rounds * parameters.merge_bond)

@@ -45,12 +45,12 @@ class Rewards:
 
     def find_ripe(self, height: Height) -> tuple[int, ...]:
         """Rounds to claim in a block after `height`, as many as one transaction takes."""
-        following = height + 1
-        return tuple(
-            entry.round
-            for entry in self._entries
-            if self._is_mature(entry, height) or (entry.held > 0 and 0 < entry.held_until <= following)
-        )[:CLAIM_ROUNDS]
+        ripe = [entry.round for entry in self._entries if self._is_mature(entry, height)]
+        if not ripe:
+            return ()
+        # What is mature is not final while a dispute or an earlier round keeps it.
+        settling = self._contract.finality().settling
+        return tuple(round_ for round_ in ripe if round_ < settling)[:CLAIM_ROUNDS]
 
     def count_tokens(self, rounds: tuple[int, ...]) -> int:
         """What claiming these mints, in the token's smallest unit."""

@@ -42,7 +42,7 @@ GAS = 16_700_000
 """What any transaction may use: below 2^24, the limit of EIP-7825."""
 CALL_GAS = 29_000_000
 WAITING, SEED, TRAIN, DRAW, SEAL, OPEN, MERGE, ACKNOWLEDGE, ENDED = range(9)
-COMMITTED, REJECTED, DISPUTED, UNVERIFIED, ATTESTED, OPENED, UNAVAILABLE, DISCLOSED, CONVICTED = range(1, 10)
+COMMITTED, REJECTED, DISPUTED, UNVERIFIED, ATTESTED, OPENED, UNAVAILABLE, DISCLOSED, CONVICTED, ABANDONED = range(1, 11)
 NO_ROLE, MINER, VERIFIER = range(3)
 NOWHERE = Address("")
 BURN = "0x000000000000000000000000000000000000dEaD"
@@ -56,6 +56,8 @@ GENESIS = sha("genesis")
 PARAMETERS: dict[str, Any] = {
     "programsRoot": sha("programs"),
     "dataRoot": sha("data"),
+    "shards": 3,
+    "shardTokens": 3000,
     "genesisRoot": GENESIS,
     "genesis": (0x70, sha("genesis cid")),
     "manifest": (0x55, sha("manifest cid")),
@@ -85,7 +87,7 @@ PARAMETERS: dict[str, Any] = {
     "mergeBlocks": 20,
     "acknowledgeBlocks": 15,
     "maturityBlocks": 50,
-    "holdBlocks": 200,
+    "windowBlocks": 200,
     "exitBlocks": 60,
     "initialReward": 1_000_000 * ETH,
     "halvingRounds": 2,
@@ -93,6 +95,7 @@ PARAMETERS: dict[str, Any] = {
     "verifierShareBps": 2000,
     "mergeShareBps": 500,
     "beacon": "0x" + "00" * 20,
+    "court": "0x" + "00" * 20,
 }
 
 
@@ -547,12 +550,14 @@ def _make_log(topics: tuple[bytes, ...], entry: Any) -> Log:
     return Log(**{**defaults, **known})
 
 
-def make_world(*, accounts: int = 12, scripted: bool = True, **overrides: Any) -> World:
+def make_world(*, accounts: int = 12, scripted: bool = True, base: World | None = None, **overrides: Any) -> World:
     """Deploy beacon, lens and run. `overrides` replace PARAMETERS.
+
+    base   a world to deploy them in, with its accounts; else an empty one
 
     Raises   Refused: the constructor reverted
     """
-    base = empty_world(accounts)
+    base = base or empty_world(accounts)
     world = dataclasses.replace(base.fork(), parameters={**PARAMETERS, **overrides})
     unknown = set(overrides) - set(PARAMETERS)
     assert not unknown, f"no such parameters: {unknown}"

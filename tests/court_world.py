@@ -495,7 +495,7 @@ def docket_abi() -> ContractAbi:
 @cache
 def abi_of_everything() -> ContractAbi:
     """Errors that a transaction to the court may end with: its own, the clerk's, the evaluator's and the docket's."""
-    names = ("Court", "Clerk", "Evaluator", "FunctionEvaluator", "TermsEvaluator")
+    names = ("Court", "Clerk", "Evaluator", "FunctionEvaluator", "TermsEvaluator", "Run")
     entries = [entry for name in names for entry in load_abi(name).entries]
     return ContractAbi("everything", (*entries, *DOCKET["abi"]), b"")
 

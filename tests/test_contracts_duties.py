@@ -62,7 +62,7 @@ def play_dissent(stage: Stage, dissenter: Account, units: int) -> World:
     assert {unit["status"] for unit in world.ask("getUnits", 0) if unit["unitId"] in targets} == {DISPUTED}
     while not world.round:
         world.pass_phase()
-    world.mine_to(max(world.ask("getRound", 0)[key] for key in ("heldUntil", "matureAt")))
+    world.mine_to(world.ask("getRound", 0)["matureAt"])
     return world
 
 
@@ -101,7 +101,7 @@ def test_of_a_dissenter_with_less_than_a_stake_free_what_there_is_is_burned() ->
     world.pass_phase()
     # Two dissents, and three ether that both are held of.
     assert world.ask("claimable", dissenter.address, 0, 1)[0]["held"] == 3 * ETH
-    world.mine_to(world.ask("getRound", 0)["heldUntil"])
+    world.mine_to(world.ask("getRound", 0)["matureAt"])
     world.claim(dissenter, 0)
     assert world.ask("memberOf", dissenter.address)["deposit"] == 0
     world.claim(honest, 0)

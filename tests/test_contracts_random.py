@@ -32,7 +32,7 @@ class Play:
     def __init__(self, seed: int) -> None:
         self.choose = random.Random(seed)
         self.world = make_world(
-            maturityBlocks=20, holdBlocks=30, exitBlocks=10, minVerifiers=1, minMiners=1, maxUnits=3
+            maturityBlocks=20, windowBlocks=30, exitBlocks=10, minVerifiers=1, minMiners=1, maxUnits=3
         )
         self.laziness = self.choose.choice((0.05, 0.15))
         self.works: dict[bytes, Work] = {}

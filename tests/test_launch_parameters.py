@@ -35,7 +35,7 @@ def test_an_example_says_what_it_says() -> None:
     chosen = read_parameter_file(EXAMPLE)
     assert (chosen.chain_id, chosen.block_seconds, chosen.beacon) == (11155111, 12.0, None)
     assert chosen.folder == EXAMPLE.parent / "my-run"
-    expected = {"unit_bond": 15 * 10**14, "train_blocks": 300, "hold_blocks": 3600, "beacon_delay": 2}
+    expected = {"unit_bond": 15 * 10**14, "train_blocks": 300, "window_blocks": 3600, "beacon_delay": 2}
     expected |= {"verifier_share_bps": 3200, "replay_bps": 500, "initial_reward": 10**21}
     assert {name: chosen.contract[name] for name in expected} == expected
 

@@ -80,6 +80,8 @@ PARAMETERS = make_parameters(
     {},
     segments=SEGMENTS,
     data_root=Root(bytes(32)),
+    shards=1,
+    shard_tokens=1,
     genesis=Cid(""),
     manifest=Cid(""),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cupel.chain.run_contract import CLAIM_ROUNDS
-from cupel.chain.run_values import Claimable
+from cupel.chain.run_values import Claimable, Finality
 from cupel.node.journal import Identity, Journal
 from cupel.node.rewards import REORG_BLOCKS, Rewards
 from cupel.protocol.types import Address, Height, RoundIndex, Wei
@@ -22,7 +22,6 @@ def entry(round_: int, *, mature_at: int = 5) -> Claimable:
         bonds=Wei(1),
         held=Wei(0),
         mature_at=Height(mature_at),
-        held_until=Height(0),
         claimable_now=True,
     )
 
@@ -33,6 +32,10 @@ class Ledger:
     def __init__(self, rounds: list[int]) -> None:
         self.rounds = rounds
         self.asked: list[tuple[int, int]] = []
+        self.settling = 10**6
+
+    def finality(self) -> Finality:
+        return Finality(settled=RoundIndex(0), settling=RoundIndex(self.settling), voids=())
 
     def claimable(self, account: Address, first: int, end: int) -> tuple[Claimable, ...]:
         assert account == ME
@@ -92,3 +95,11 @@ def test_a_claim_fits_a_transaction_however_long_it_was_put_off(journal: Journal
     assert rewards.find_ripe(Height(1000)) == tuple(range(CLAIM_ROUNDS))
     assert rewards.count(Height(1000)) == (0, 1500)
     assert rewards.count(Height(3)) == (1500, 0)
+
+
+def test_what_a_dispute_keeps_from_being_final_is_not_claimed(journal: Journal) -> None:
+    ledger = Ledger([7, 8, 9])
+    rewards = rewards_of(ledger, journal)
+    rewards.read(10, Height(100))
+    ledger.settling = 8
+    assert rewards.find_ripe(Height(100)) == (7,)

@@ -46,7 +46,7 @@ PARAMETERS = {
     "merge_blocks": 400,
     "acknowledge_blocks": 400,
     "maturity_blocks": 20,
-    "hold_blocks": 24,
+    "window_blocks": 24,
     "exit_blocks": 10,
     "work_target": 4,
     "halving_rounds": 100,

@@ -125,7 +125,7 @@ def find_unclaimed(world: World, honest: Mapping[Address, str]) -> list[str]:
     for account, name in honest.items():
         for entry in world.contract.claimable(account, 0, current.round):
             # What a dispute holds is free later than the rest.
-            free_at = entry.mature_at if entry.tokens or entry.bonds else entry.held_until
+            free_at = entry.mature_at
             if entry.claimable_now and free_at + LATE_BLOCKS < height:
                 found.append(
                     f"{name}, round {entry.round}: {entry.tokens} tokens' units, {entry.bonds + entry.held} wei"

@@ -134,7 +134,7 @@ def make_parameters(settings: DemoSettings, prepared: Prepared) -> Parameters:
         merge_blocks=minute,
         acknowledge_blocks=minute,
         maturity_blocks=max(1, minute // 2),
-        hold_blocks=minute,
+        window_blocks=max(1, minute // 2),
         exit_blocks=minute,
         initial_reward=60 * TOKEN,
         halving_rounds=4,

@@ -335,7 +335,7 @@ def _check_files(checks: _Checks, parameters: Parameters, peers: Sequence[str]) 
 
 _CLOCKS = frozenset(
     {"beacon_delay", "train_blocks", "seal_blocks", "open_blocks", "merge_blocks", "acknowledge_blocks",
-     "maturity_blocks", "hold_blocks", "exit_blocks"}
+     "maturity_blocks", "window_blocks", "exit_blocks"}
 )  # fmt: skip
 _MONEY = frozenset({"unit_bond", "slot_stake", "unavailable_fee", "seal_fee", "merge_bond"})
 

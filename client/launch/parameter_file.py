@@ -155,10 +155,10 @@ _CHECKING = {
 _MONEY = dict.fromkeys(("unit_bond", "slot_stake", "unavailable_fee", "seal_fee", "merge_bond"), _AMOUNT)
 _CLOCKS = (
     "beacon_delay", "train_blocks", "seal_blocks", "open_blocks", "merge_blocks", "acknowledge_blocks",
-    "maturity_blocks", "hold_blocks", "exit_blocks",
+    "maturity_blocks", "window_blocks", "exit_blocks",
 )  # fmt: skip
 _CLOCK_KEYS = {name: name.removesuffix("_blocks") for name in _CLOCKS}
-_MAY_BE_ZERO = {"maturity_blocks", "hold_blocks", "exit_blocks"}
+_MAY_BE_ZERO = {"maturity_blocks", "exit_blocks"}
 _REWARD = {
     "initial_reward": _Kind(_parse_tokens, "a number of tokens, like 1000"),
     "halving_rounds": _whole(1, MAX_BLOCKS),

@@ -30,7 +30,7 @@ from cupel.protocol.training.programs import AnyConfig, RunConfig, RunPrograms
 from cupel.protocol.training.state import NamedState, flatten_state
 from cupel.protocol.types import Cid, Root, Seed
 
-VERSION = 1
+VERSION = 2
 STATE_OVERHEAD_BYTES = 1 << 20
 """Of a state's file beside its tensors."""
 Say = Callable[[str], None]
@@ -51,6 +51,9 @@ class Prepared:
 
     programs_root: Root
     data_root: Root
+    shards: int
+    """Of training."""
+    shard_tokens: int
     genesis_root: Root
     genesis: Cid
     manifest: Cid
@@ -63,6 +66,8 @@ class Prepared:
         return Parameters(
             programs_root=self.programs_root,
             data_root=self.data_root,
+            shards=self.shards,
+            shard_tokens=self.shard_tokens,
             genesis_root=self.genesis_root,
             genesis=self.genesis,
             manifest=self.manifest,
@@ -73,8 +78,8 @@ class Prepared:
         """Keep it as `prepared.json`, whole or not at all."""
         roots = {name: f"0x{getattr(self, name).hex()}" for name in _ROOTS}
         content = {
-            "version": VERSION, **roots, "genesis": self.genesis, "manifest": self.manifest,
-            "config": _describe(self.config, self.source),
+            "version": VERSION, **roots, "shards": self.shards, "shard_tokens": self.shard_tokens,
+            "genesis": self.genesis, "manifest": self.manifest, "config": _describe(self.config, self.source),
         }  # fmt: skip
         temporary = folder / ".prepared.json.new"
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -91,6 +96,7 @@ class Prepared:
                 raise UsageError(f"{path} is of version {content['version']!r}: {again}")
             stored = content["config"]
             roots = {name: Root(bytes.fromhex(content[name].removeprefix("0x"))) for name in _ROOTS}
+            counts = {name: int(content[name]) for name in ("shards", "shard_tokens")}
             cids = {name: parse_cid(content[name]).text for name in ("genesis", "manifest")}
         except OSError as error:
             raise UsageError(f"cannot read {path} ({error.strerror or error}): {again}") from None
@@ -101,6 +107,8 @@ class Prepared:
         return Prepared(
             programs_root=roots["programs_root"],
             data_root=roots["data_root"],
+            shards=counts["shards"],
+            shard_tokens=counts["shard_tokens"],
             genesis_root=roots["genesis_root"],
             genesis=cids["genesis"],
             manifest=cids["manifest"],
@@ -174,6 +182,8 @@ def prepare(
         prepared = Prepared(
             programs_root=programs.root,
             data_root=data.manifest.root,
+            shards=len(data.manifest.training),
+            shard_tokens=data.manifest.shard_tokens,
             genesis_root=merkle.state_root(state),
             genesis=store.add_bytes(encode_state(state), pin="state/0"),
             manifest=store.add_bytes(manifest.to_bytes(), pin="run/manifest"),

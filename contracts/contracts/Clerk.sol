@@ -45,7 +45,7 @@ contract Clerk is Reckoner {
         bytes32[] calldata nodes
     ) external view returns (Counts memory counts, bytes32 trace, uint8 level, bytes32 tree) {
         Standing memory s = _standing();
-        Rules memory rules = IDisputable(s.run).rules();
+        Rules memory rules = IDisputable(s.run).claimRules();
         uint256 place = s.kind == ClaimKind.Unit ? STEP_PROGRAM : FIRST_MERGE + s.step;
         bytes32 leaf = sha256(abi.encodePacked(bytes1(0x00), program));
         _checkLeaf(rules.programsRoot, leaf, place, rules.programs, programProof);
@@ -155,7 +155,7 @@ contract Clerk is Reckoner {
 
     function contestEvidence(uint64) external view {
         Standing memory s = _standing();
-        Rules memory rules = IDisputable(s.run).rules();
+        Rules memory rules = IDisputable(s.run).claimRules();
         if (s.kind != ClaimKind.Unit || s.step + 1 != rules.segmentSteps) {
             revert CourtErrorsLib.NotTheLastStep(s.step, rules.segmentSteps);
         }
@@ -201,7 +201,7 @@ contract Clerk is Reckoner {
         place = (element - place) * TOKEN_BYTES;
         bytes4 claimed = bytes4(leaf[place:]);
 
-        Rules memory rules = IDisputable(s.run).rules();
+        Rules memory rules = IDisputable(s.run).claimRules();
         (uint256 shard, uint256 token) = _placeOf(s, rules, element, item.data);
         uint256 leaves = ItemLib.leavesOf(rules.shardTokens * TOKEN_BYTES);
         bytes32 root = sha256(

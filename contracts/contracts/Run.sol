@@ -3,12 +3,13 @@ pragma solidity ^0.8.28;
 
 import {Address} from "@openzeppelin/contracts/utils/Address.sol";
 
-import {IRunRounds, IRunWork, Parameters} from "../interfaces/IRun.sol";
+import {IRunDisputes, IRunRounds, IRunWork, Parameters} from "../interfaces/IRun.sol";
 import {CodeLib} from "./libraries/CodeLib.sol";
 import {ErrorsLib} from "./libraries/ErrorsLib.sol";
 import {RunRules} from "./RunRules.sol";
 import {Claims} from "./run/Claims.sol";
 import {Clocks} from "./run/Clocks.sol";
+import {Disputable} from "./run/Disputable.sol";
 import {RunStorage} from "./run/RunStorage.sol";
 import {Withheld} from "./run/Withheld.sol";
 import {Token} from "./Token.sol";
@@ -17,7 +18,7 @@ import {Token} from "./Token.sol";
 /// @dev Here is what happens for every unit: `Work`, `Withheld`, `Clocks` and `Claims`. What happens once a round, or less often, is in `RunRules`,
 /// because one contract may have no more than 24 KiB of code; it runs on this contract's storage. Its address is in this code
 /// and cannot change: two halves of one contract, and nothing that anybody could set. Questions go to the lens.
-contract Run is Withheld, Clocks, Claims {
+contract Run is Withheld, Clocks, Claims, Disputable {
     Token private immutable _TOKEN;
     /// @inheritdoc IRunWork
     address public immutable rules;
@@ -30,6 +31,7 @@ contract Run is Withheld, Clocks, Claims {
     // slither-disable-next-line missing-zero-check
     constructor(Parameters memory p, address rules_, address lens_, string memory tokenName, string memory tokenSymbol)
         RunStorage(p)
+        Disputable(p)
     {
         _range("code size of lens", lens_.code.length, 1, type(uint256).max);
         _range("code size of rules", rules_.code.length, 1, type(uint256).max);
@@ -67,6 +69,7 @@ contract Run is Withheld, Clocks, Claims {
     /// @inheritdoc IRunWork
     function claim(uint64[] calldata rounds_) external returns (uint256 tokens, uint256 bonds) {
         _advance();
+        _settle();
         (tokens, bonds) = _claimAll(rounds_);
         // Bonds that came free may be what a waiting round lacked.
         _advance();
@@ -74,9 +77,18 @@ contract Run is Withheld, Clocks, Claims {
         if (tokens != 0) _TOKEN.mint(msg.sender, tokens);
     }
 
+    /// @inheritdoc IRunDisputes
+    function settle() external returns (uint64) {
+        return uint64(_settle());
+    }
+
     /// @inheritdoc IRunWork
     function token() external view returns (address) {
         return address(_TOKEN);
+    }
+
+    function _voidFrom(uint64 from) internal override {
+        Address.functionDelegateCall(rules, abi.encodeCall(RunRules.abandon, (from)));
     }
 
     /// @dev Phases that are due. Where the heights say that none is, the other half need not be asked.

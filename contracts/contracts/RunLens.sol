@@ -4,11 +4,12 @@ pragma solidity ^0.8.28;
 import {IBeacon} from "../interfaces/IBeacon.sol";
 import {Cid, IRun, IRunTypes, Parameters} from "../interfaces/IRun.sol";
 import {IRunLens} from "../interfaces/IRunLens.sol";
+import {CodeLib} from "./libraries/CodeLib.sol";
 import {DrawLib} from "./libraries/DrawLib.sol";
 import {ErrorsLib} from "./libraries/ErrorsLib.sol";
 import {FeesLib} from "./libraries/FeesLib.sol";
 import {IRunState} from "./run/IRunState.sol";
-import {Candidate, Entry, Live, Member, Place, Round, Unit} from "./run/Types.sol";
+import {Candidate, Entry, Live, Member, Place, Round, Span, Unit} from "./run/Types.sol";
 
 /// @title Answers about any run
 contract RunLens is IRunLens {
@@ -18,6 +19,8 @@ contract RunLens is IRunLens {
     uint256 private constant BEACON_WINDOW = 256;
     /// @dev As `RunStorage.MAX_EXTENSIONS`.
     uint256 private constant MAX_EXTENSIONS = 4;
+    /// @dev As `Claims.SETTLED_AT_ONCE`.
+    uint64 private constant SETTLED_AT_ONCE = 16;
 
     /// @inheritdoc IRunLens
     function parameters(address run) external view returns (Parameters memory) {
@@ -65,7 +68,7 @@ contract RunLens is IRunLens {
         v.merged = live.merged;
         v.accepted = live.accepted;
         v.judgedAt = r.judgedAt;
-        v.heldUntil = _heldUntil(p, r);
+        v.disputes = r.disputes;
         v.endedAt = _endedAt(r);
         v.matureAt = _matureAt(p, r);
         v.seededAt = r.seededAt;
@@ -202,7 +205,7 @@ contract RunLens is IRunLens {
         views = new CandidateView[](_round(run, round).played.candidates);
         for (uint256 i = 0; i < views.length; ++i) {
             Candidate memory c = IRunState(run).candidates(round, i);
-            views[i] = CandidateView(c.proposer, c.stateRoot, Cid(c.codec, c.digest), c.acknowledgements);
+            views[i] = CandidateView(c.proposer, c.stateRoot, Cid(c.codec, c.digest), c.acknowledgements, c.isConvicted);
         }
     }
 
@@ -247,6 +250,7 @@ contract RunLens is IRunLens {
         if (to > currentRound + 1) to = currentRound + 1;
         if (from > to) from = to;
         found = new Claimable[](to - from);
+        uint64 settling = _settling(run, p);
         uint256 count = 0;
         for (uint64 round = from; round < to; ++round) {
             Entry memory entry = IRunState(run).entries(round, account);
@@ -259,13 +263,25 @@ contract RunLens is IRunLens {
             c.bonds = entry.bonds;
             c.held = entry.held;
             c.matureAt = _matureAt(p, r);
-            c.heldUntil = _heldUntil(p, r);
-            bool isMature = c.matureAt != 0 && block.number >= c.matureAt && (tokens != 0 || c.bonds != 0);
-            c.claimableNow = isMature || (c.held != 0 && block.number >= c.heldUntil);
+            c.claimableNow = round < settling;
         }
         assembly ("memory-safe") {
             mstore(found, count)
         }
+    }
+
+    /// @inheritdoc IRunLens
+    function finality(address run) external view returns (uint64 settled, uint64 settling, Void[] memory voids) {
+        settled = IRunState(run).settled();
+        settling = _settling(run, _parameters(run));
+        Span[] memory spans = IRunState(run).voids();
+        voids = new Void[](spans.length);
+        for (uint256 i = 0; i < spans.length; ++i) voids[i] = Void(spans[i].from, spans[i].to);
+    }
+
+    /// @inheritdoc IRunLens
+    function subjectOf(address run, uint64 round, uint8 candidate) external view returns (bytes32) {
+        return keccak256(abi.encode(block.chainid, run, round, "merge", candidate));
     }
 
     function _round(address run, uint64 round) private view returns (Round memory) {
@@ -286,12 +302,7 @@ contract RunLens is IRunLens {
 
     /// @dev A static struct's encoding, after one zero byte, is the code of an account the run deployed.
     function _parameters(address run) private view returns (Parameters memory) {
-        address account = IRun(run).parametersAt();
-        bytes memory encoded = new bytes(account.code.length - 1);
-        assembly ("memory-safe") {
-            extcodecopy(account, add(encoded, 32), 1, mload(encoded))
-        }
-        return abi.decode(encoded, (Parameters));
+        return abi.decode(CodeLib.load(IRun(run).parametersAt()), (Parameters));
     }
 
     function _matureAt(Parameters memory p, Round memory r) private pure returns (uint64) {
@@ -303,8 +314,13 @@ contract RunLens is IRunLens {
         return r.played.phase == IRunTypes.Phase.Ended ? r.played.until : 0;
     }
 
-    function _heldUntil(Parameters memory p, Round memory r) private pure returns (uint64) {
-        return r.judgedAt == 0 ? 0 : uint64(r.judgedAt) + p.holdBlocks;
+    /// @dev How many rounds will be settled once a claim has settled what it can, as `Claims._settle` does.
+    function _settling(address run, Parameters memory p) private view returns (uint64 rounds) {
+        rounds = IRunState(run).settled();
+        for (uint64 end = rounds + SETTLED_AT_ONCE; rounds < end; ++rounds) {
+            Round memory r = IRunState(run).rounds(rounds);
+            if (r.played.phase != IRunTypes.Phase.Ended || block.number < _matureAt(p, r) || r.disputes != 0) break;
+        }
     }
 
     function _names(address run, uint64 round) private view returns (UnitName[] memory names) {

@@ -2,6 +2,7 @@
 pragma solidity ^0.8.28;
 
 import {Parameters} from "../interfaces/IRun.sol";
+import {ErrorsLib} from "./libraries/ErrorsLib.sol";
 import {Membership} from "./run/Membership.sol";
 import {Merging} from "./run/Merging.sol";
 import {RunStorage} from "./run/RunStorage.sol";
@@ -16,5 +17,12 @@ contract RunRules is Membership, Merging, State {
 
     constructor(Parameters memory p) RunStorage(p) {
         parametersHash = keccak256(abi.encode(p));
+    }
+
+    /// @notice Give up every round from `from` on, while a conviction is carried out.
+    /// @dev The sender is the court's address in no other call: a court asks a run for nothing but `IDisputable`, of which this is no part.
+    function abandon(uint64 from) external {
+        if (msg.sender != COURT) revert ErrorsLib.NotTheCourt(msg.sender, COURT);
+        _void(from);
     }
 }

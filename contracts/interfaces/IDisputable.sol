@@ -53,12 +53,13 @@ interface IDisputable {
     /// @notice The court whose judgements this run carries out.
     function court() external view returns (address);
 
-    function rules() external view returns (Rules memory);
+    /// @notice What every claim of this run is measured by.
+    function claimRules() external view returns (Rules memory);
 
     function claimOf(bytes32 subject) external view returns (Claim memory);
 
     /// @notice The state roots that a merge candidate averages: contributions of its round's merge set, in unit id order. At most
-    /// `rules().programs` - 4.
+    /// `claimRules().programs` - 4.
     function mergeInputs(bytes32 subject) external view returns (bytes32[] memory contributions);
 
     /// @notice A dispute about `subject` begins. Until as many were closed, nothing that rests on it becomes final: no reward is
@@ -73,6 +74,7 @@ interface IDisputable {
     /// the dispute that brought it.
     /// @dev At most half of what is slashed is sent, the rest is burned: else convicting oneself would cost nothing. Sent with a plain call;
     /// the court takes ether from a run only inside this call, and believes what arrives, not what is returned.
+    /// @param segment Of a unit, the one that was judged: who attested that very segment answers for it too. 0 for a merge.
     /// @return prizeWei What was sent.
-    function convict(bytes32 subject) external returns (uint256 prizeWei);
+    function convict(bytes32 subject, uint8 segment) external returns (uint256 prizeWei);
 }

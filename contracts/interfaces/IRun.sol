@@ -14,6 +14,8 @@ struct Parameters {
     // Model
     bytes32 programsRoot; // Merkle root over the program roots: step, evaluate, sample, genesis, merge 1...maxMerge
     bytes32 dataRoot; // Merkle root over the shards' tensor roots
+    uint32 shards; // leaves of that tree
+    uint64 shardTokens; // of every shard
     bytes32 genesisRoot; // state root S_0
     Cid genesis; // where S_0 can be fetched; it can also be computed from the genesis program
     Cid manifest; // programs, shards, tokenizer and training configuration
@@ -48,7 +50,7 @@ struct Parameters {
     uint32 mergeBlocks;
     uint32 acknowledgeBlocks;
     uint32 maturityBlocks;
-    uint32 holdBlocks;
+    uint32 windowBlocks; // after a round in which its units and merges can be disputed
     uint32 exitBlocks;
     // Reward
     uint128 initialReward; // R0, in the token's smallest unit
@@ -58,6 +60,8 @@ struct Parameters {
     uint16 mergeShareBps;
     // Randomness
     address beacon;
+    // Judgement
+    address court; // carries disputes out on this run; zero: there are none, and nobody is ever convicted
 }
 
 /// @title What the functions of a run speak of
@@ -82,7 +86,7 @@ interface IRunTypes {
     }
 
     /// @notice What became of a unit. None: not committed. Opened: by its miner, not judged yet. Unavailable: most of the jury could not
-    /// get its data. Disclosed: its evidence was shown before its time. Convicted: proved false.
+    /// get its data. Disclosed: its evidence was shown before its time. Convicted: proved false. Abandoned: its round was given up.
     enum Status {
         None,
         Committed,
@@ -93,7 +97,8 @@ interface IRunTypes {
         Opened,
         Unavailable,
         Disclosed,
-        Convicted
+        Convicted,
+        Abandoned
     }
 
     /// @notice What a verifier says about one segment. `loss` and `gradientNorm` are binary32, their bytes in little-endian order.
@@ -189,8 +194,8 @@ interface IRunWork is IRunTypes {
     /// usually is (a mean over rounds) and above 1 gwei. Anyone may, in the last quarter of Train, Seal, Open, Merge or Acknowledge.
     function extend() external;
 
-    /// @notice Mint the caller's rewards and unlock its bonds of these rounds, as far as their heights allow.
-    /// @dev Reverts if one of the rounds has nothing for the caller now; ask `claimable` first.
+    /// @notice Mint the caller's rewards and unlock its bonds of these rounds, all of which must be settled.
+    /// @dev Reverts if one of the rounds has nothing for the caller or is not settled; ask `claimable` first.
     function claim(uint64[] calldata rounds_) external returns (uint256 tokens, uint256 bonds);
 
     /// @notice Tokens an account earned in a round that has ended and has not claimed; 0 before the end.
@@ -208,6 +213,37 @@ interface IRunWork is IRunTypes {
 
     /// @notice Account whose code is a zero byte and the ABI encoding of `Parameters`.
     function parametersAt() external view returns (address);
+}
+
+/// @title What becomes final, and what is disputed
+/// @notice A round is settled, for good, once every earlier one is, it has been over for `maturityBlocks`, and no dispute about its
+/// units or candidates is open. Only then is anything of it paid or given back.
+/// @dev A unit or candidate that a court finds false voids its round and every later one, if a state that others went on from rests on it:
+/// then the run goes on from the state its round began with. Nobody else loses a bond for that.
+interface IRunDisputes is IRunTypes {
+    /// @notice A unit of a merge set as its miner committed it.
+    struct MergedUnit {
+        address miner;
+        uint8 index;
+        Commitment commitment;
+    }
+
+    /// @notice Put a unit before the court, as it was committed; `subject` is its unit id. Anyone may, before accusing: the run keeps
+    /// a hash of commitments only. Presenting again changes nothing.
+    function presentUnit(uint64 round, address miner, uint8 index, Commitment calldata commitment)
+        external
+        returns (bytes32 subject);
+
+    /// @notice Put a merge candidate before the court, with the whole merge set of its round in unit id order: what it ought to average.
+    /// @return subject keccak256(abi.encode(chain id, run, round, "merge", candidate)).
+    function presentMerge(uint64 round, uint8 candidate, MergedUnit[] calldata units) external returns (bytes32 subject);
+
+    /// @notice Burn a slot stake, or what there is of it, of a juror that acknowledged a convicted candidate. Anyone may, once a juror.
+    function slashAcknowledgement(uint64 round, uint8 candidate, address juror) external;
+
+    /// @notice Settle rounds that are due, at most 16 at once. `claim` does so too.
+    /// @return rounds How many are settled: all below that number.
+    function settle() external returns (uint64 rounds);
 }
 
 /// @title What moves phases, and the merge
@@ -239,4 +275,4 @@ interface IRunRounds is IRunTypes {
 /// @dev Warning: every action first moves the phases that are due, so its gas depends on what is due. Estimate with a margin, or
 /// call `advance` in a transaction of its own when `current().due` is true.
 /// @dev Warning: heights count blocks of the chain the contract is on (`block.number`).
-interface IRun is IRunMembers, IRunRounds, IRunWork {}
+interface IRun is IRunMembers, IRunRounds, IRunWork, IRunDisputes {}

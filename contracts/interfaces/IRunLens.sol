@@ -25,7 +25,8 @@ interface IRunLens {
     /// @param endedAt Height the round ended at, 0 before. Bonds and rewards unlock at `matureAt`.
     /// @param seededAt Block of the seed, 0 before, and `drawnAt` of the draw: what the round's units are is said by the `Committed`
     /// events of the blocks between.
-    /// @param judgedAt Height of the judgement, 0 before. What a dispute holds is free at `heldUntil`.
+    /// @param judgedAt Height of the judgement, 0 before.
+    /// @param disputes Open ones about its units and candidates: until they are closed, nothing of the round is final.
     struct RoundView {
         IRunTypes.Phase phase;
         bytes32 seed;
@@ -46,11 +47,11 @@ interface IRunLens {
         bool merged;
         uint8 accepted;
         uint64 judgedAt;
-        uint64 heldUntil;
         uint64 endedAt;
         uint64 matureAt;
         uint64 seededAt;
         uint64 drawnAt;
+        uint16 disputes;
     }
 
     /// @notice What became of a unit so far. Bit v of the masks speaks of `verifiers[v]`.
@@ -87,6 +88,13 @@ interface IRunLens {
         bytes32 stateRoot;
         Cid cid;
         uint8 acknowledgements;
+        bool isConvicted;
+    }
+
+    /// @notice Rounds that rest on something a court found false: they earn nobody a miner's or a merge's reward.
+    struct Void {
+        uint64 from;
+        uint64 to;
     }
 
     /// @notice A member or former member.
@@ -115,9 +123,10 @@ interface IRunLens {
     }
 
     /// @notice What an account has in one round.
-    /// @param tokens Reward, minted by `claim` from `matureAt` on; 0 once claimed.
-    /// @param bonds Wei unlocked by `claim` from `matureAt` on.
-    /// @param held Wei unlocked by `claim` from `heldUntil` on, but for a slot stake for each dissent that convicted nobody.
+    /// @param tokens Reward, minted by `claim` once the round is settled; 0 once claimed.
+    /// @param bonds Wei unlocked by `claim` likewise.
+    /// @param held Wei that a dispute among its answers holds, unlocked likewise, but for a slot stake for each dissent that convicted nobody.
+    /// @param matureAt Height the round can be settled at, 0 while it is played: later, while a dispute or an earlier round keeps it.
     /// @param claimableNow Whether `claim` would do something in this block.
     struct Claimable {
         uint64 round;
@@ -125,10 +134,8 @@ interface IRunLens {
         uint96 bonds;
         uint96 held;
         uint64 matureAt;
-        uint64 heldUntil;
         bool claimableNow;
     }
-
 
     /// @notice What the run was deployed with.
     function parameters(address run) external view returns (Parameters memory);
@@ -184,4 +191,13 @@ interface IRunLens {
     /// @notice The account's entries of rounds `from` <= r < `to` that still hold something.
     /// @dev Every round asked for costs the node some 30,000 gas: ask for a few hundred at a time.
     function claimable(address run, address account, uint64 from, uint64 to) external view returns (Claimable[] memory);
+
+    /// @notice What is final.
+    /// @return settled Rounds settled so far: all below that number.
+    /// @return settling As many as a claim in this block would find settled.
+    /// @return voids Void rounds, ascending and apart.
+    function finality(address run) external view returns (uint64 settled, uint64 settling, Void[] memory voids);
+
+    /// @notice What a court calls a merge candidate.
+    function subjectOf(address run, uint64 round, uint8 candidate) external view returns (bytes32);
 }

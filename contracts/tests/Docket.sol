@@ -62,7 +62,7 @@ contract Docket is IDisputable {
         return _entries[subject].bond;
     }
 
-    function rules() external view returns (Rules memory) {
+    function claimRules() external view returns (Rules memory) {
         return _rules;
     }
 
@@ -86,7 +86,7 @@ contract Docket is IDisputable {
         --_entries[subject].open;
     }
 
-    function convict(bytes32 subject) external onlyCourt returns (uint256 prizeWei) {
+    function convict(bytes32 subject, uint8) external onlyCourt returns (uint256 prizeWei) {
         Entry storage entry = _entries[subject];
         --entry.open;
         entry.convicted = true;

@@ -6,6 +6,7 @@ import {RunRules} from "../contracts/RunRules.sol";
 import {RunLens} from "../contracts/RunLens.sol";
 import {ScriptedBeacon} from "../contracts/ScriptedBeacon.sol";
 import {Token} from "../contracts/Token.sol";
+import {IDisputable} from "../interfaces/IDisputable.sol";
 import {Cid, IRun, IRunTypes, Parameters} from "../interfaces/IRun.sol";
 import {IRunLens} from "../interfaces/IRunLens.sol";
 import {Entry, Member, Unit} from "../contracts/run/Types.sol";
@@ -15,9 +16,10 @@ import {Trees} from "./Trees.sol";
 
 uint256 constant SEGMENTS = 3;
 
-function makeParameters(address beacon) pure returns (Parameters memory p) {
+function makeParameters(address beacon, address court) pure returns (Parameters memory p) {
     p.programsRoot = keccak256("programs");
     p.dataRoot = keccak256("data");
+    (p.shards, p.shardTokens) = (3, 3000);
     p.genesisRoot = keccak256("genesis");
     p.genesis = Cid(0x70, keccak256("genesis cid"));
     p.manifest = Cid(0x70, keccak256("manifest"));
@@ -31,16 +33,41 @@ function makeParameters(address beacon) pure returns (Parameters memory p) {
     p.replayBps = 2000;
     (p.unitBond, p.slotStake, p.unavailableFee, p.sealFee, p.mergeBond) = (1 ether, 2 ether, 0.4 ether, 0.1 ether, 0.3 ether);
     (p.beaconDelay, p.trainBlocks, p.sealBlocks, p.openBlocks) = (1, 8, 8, 8);
-    (p.mergeBlocks, p.acknowledgeBlocks, p.maturityBlocks, p.holdBlocks, p.exitBlocks) = (8, 4, 6, 12, 5);
+    (p.mergeBlocks, p.acknowledgeBlocks, p.maturityBlocks, p.windowBlocks, p.exitBlocks) = (8, 4, 10, 4, 10);
     (p.initialReward, p.halvingRounds, p.workTarget) = (1e24, 2, 2);
     (p.verifierShareBps, p.mergeShareBps) = (2000, 500);
     p.beacon = beacon;
+    p.court = court;
+}
+
+/// @dev A court as bad as one could be: it opens, closes and convicts whatever it is told to, true or false.
+contract Judge {
+    function longestDispute() external pure returns (uint256) {
+        return 6;
+    }
+
+    function begin(IDisputable run, bytes32 subject) external {
+        run.disputeOpened(subject);
+    }
+
+    function end(IDisputable run, bytes32 subject) external {
+        run.disputeClosed(subject);
+    }
+
+    function convict(IDisputable run, bytes32 subject, uint8 segment) external returns (uint256 prize) {
+        uint256 before = address(this).balance;
+        run.convict(subject, segment);
+        prize = address(this).balance - before;
+    }
+
+    receive() external payable {}
 }
 
 /// @dev Lets a few accounts do anything a node could do, well or badly, and remembers what must not change.
 contract Players is Test {
     IRun public immutable run;
     RunLens public immutable lens;
+    Judge public immutable judge;
     address[] public accounts;
 
     /// @dev (round, phase) as one number: never smaller than before.
@@ -54,11 +81,24 @@ contract Players is Test {
     mapping(bytes32 unitId => bool) private _lied;
     uint256 public height = 1;
     uint256 public mergedRounds;
+    /// @dev Whether a conviction ever brought half of what it cost, or more.
+    bool public convictionPaid;
+    uint256 public convictions;
+    uint256 public voidedRounds;
+    mapping(bytes32 unitId => Presented) private _posted;
+
+    struct Presented {
+        uint64 round;
+        address miner;
+        uint8 index;
+        IRunTypes.Commitment commitment;
+    }
 
     constructor() {
         ScriptedBeacon beacon = new ScriptedBeacon("players");
         lens = new RunLens();
-        Parameters memory p = makeParameters(address(beacon));
+        judge = new Judge();
+        Parameters memory p = makeParameters(address(beacon), address(judge));
         run = IRun(address(new Run(p, address(new RunRules(p)), address(lens), "Players", "PLAY")));
         for (uint256 i = 0; i < 8; ++i) {
             accounts.push(address(uint160(0x1000 + i)));
@@ -157,9 +197,41 @@ contract Players is Test {
             try run.commit(seed, index, said.root, said.contribution, said.cid) {
                 commitmentOf[unitId] = bytes27(keccak256(abi.encode(said)));
                 committedUnits.push(unitId);
+                _posted[unitId] = Presented(round, miner, index, said);
                 _lied[unitId] = lies;
             } catch {}
         }
+    }
+
+    /// @dev Whatever can be disputed is, now and then, and ends one way or the other, sometimes in the same block.
+    function dispute(uint256 which, uint8 end) external watched {
+        if (committedUnits.length == 0) return;
+        // One of the newest: what is older can be disputed no more.
+        uint256 back = which % 6;
+        if (back >= committedUnits.length) return;
+        bytes32 unitId = committedUnits[committedUnits.length - 1 - back];
+        Presented memory posted = _posted[unitId];
+        run.presentUnit(posted.round, posted.miner, posted.index, posted.commitment);
+        IDisputable disputable = IDisputable(address(run));
+        if (end % 4 == 0) try judge.begin(disputable, unitId) {} catch {}
+        if (end % 4 == 1) judge.end(disputable, unitId);
+        if (end % 4 == 2) _convict(disputable, unitId, end);
+    }
+
+    function _convict(IDisputable disputable, bytes32 unitId, uint8 end) private {
+        try judge.begin(disputable, unitId) {} catch { return; }
+        uint256 before = _deposits();
+        (,, IRunLens.Void[] memory voids) = lens.finality(address(run));
+        uint256 spans = voids.length;
+        uint256 prize = judge.convict(disputable, unitId, uint8(end >> 2) % uint8(SEGMENTS));
+        ++convictions;
+        if (2 * prize > before - _deposits()) convictionPaid = true;
+        (,, voids) = lens.finality(address(run));
+        if (voids.length > spans) ++voidedRounds;
+    }
+
+    function _deposits() private view returns (uint256 deposits) {
+        for (uint256 i = 0; i < accounts.length; ++i) deposits += lens.memberOf(address(run), accounts[i]).deposit;
     }
 
     function seal(uint256 who, bool dissent) public watched {
@@ -324,6 +396,12 @@ contract RunInvariants is Test {
         assertTrue("paid", Token(_run.token()).totalSupply() != 0);
         assertTrue("burned", address(0xdEaD).balance != 0);
         assertTrue("disputed", _disputes() != 0);
+        for (uint256 i = 0; i < 12; ++i) {
+            _players.everybody(i + 12);
+            _players.dispute(i, 2);
+        }
+        assertTrue("convicted", _players.convictions() != 0);
+        assertTrue("void", _players.voidedRounds() != 0);
     }
 
     function _disputes() private view returns (uint256 disputes) {
@@ -398,13 +476,59 @@ contract RunInvariants is Test {
         }
     }
 
+    /// @dev Behind void rounds, the state they began with; nothing is said about states within.
     function invariant_StatesFormAChain() external view {
+        (,, IRunLens.Void[] memory voids) = _lens.finality(address(_run));
         for (uint64 round = 0; round < _run.currentRound(); ++round) {
             IRunLens.RoundView memory r = _lens.getRound(address(_run), round);
             (bytes32 next,) = _lens.getState(address(_run), round + 1);
+            (bool isVoid, IRunLens.Void memory span) = _spanOf(voids, round);
+            if (isVoid) {
+                (bytes32 sound,) = _lens.getState(address(_run), span.from);
+                if (round == span.to) assertTrue("resumed", next == sound);
+                continue;
+            }
             if (!r.merged) assertTrue("stays", next == r.stateRoot);
             else assertTrue("accepted", next == _lens.candidates(address(_run), round)[r.accepted].stateRoot);
             if (r.merged) assertTrue("of something", r.attested != 0);
         }
+    }
+
+    function _spanOf(IRunLens.Void[] memory voids, uint64 round)
+        private
+        pure
+        returns (bool isVoid, IRunLens.Void memory span)
+    {
+        for (uint256 i = 0; i < voids.length; ++i) {
+            if (voids[i].from <= round && round <= voids[i].to) return (true, voids[i]);
+        }
+    }
+
+    function invariant_NothingIsFinalInsideADisputeOrTheWindow() external view {
+        (uint64 settled,,) = _lens.finality(address(_run));
+        for (uint64 round = 0; round < settled; ++round) {
+            IRunLens.RoundView memory r = _lens.getRound(address(_run), round);
+            assertTrue("over", r.phase == IRunTypes.Phase.Ended && _players.height() >= r.matureAt);
+            assertEq("disputes", r.disputes, 0);
+        }
+    }
+
+    function invariant_ConvictedUnitsEarnNothing() external view {
+        uint256 attested = 0;
+        for (uint256 i = 0; i < _players.unitsCount(); ++i) {
+            IRunTypes.Status status = IRunState(address(_run)).units(_players.committedUnits(i)).status;
+            if (status == IRunTypes.Status.Attested) ++attested;
+        }
+        uint256 paid = 0;
+        for (uint64 round = 0; round <= _run.currentRound(); ++round) {
+            for (uint256 i = 0; i < _players.accountsCount(); ++i) {
+                paid += IRunState(address(_run)).entries(round, _players.accounts(i)).attestedUnits;
+            }
+        }
+        assertEq("attested units", paid, attested);
+    }
+
+    function invariant_ConvictingOneselfLoses() external view {
+        assertTrue("at least half is gone", !_players.convictionPaid());
     }
 }

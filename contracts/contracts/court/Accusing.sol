@@ -35,7 +35,7 @@ abstract contract Accusing is Disputes {
         if (claim.kind == ClaimKind.None || !claim.contestable || isConvicted[run][subject]) {
             revert CourtErrorsLib.NotContestable(run, subject);
         }
-        uint256 segments = claim.kind == ClaimKind.Unit ? IDisputable(run).rules().segments : 1;
+        uint256 segments = claim.kind == ClaimKind.Unit ? IDisputable(run).claimRules().segments : 1;
         if (segment >= segments) revert CourtErrorsLib.SegmentOutOfRange(segment, segments);
         uint256 bond = bondFor(run, claim.accused);
         if (msg.value < bond) revert CourtErrorsLib.BondTooSmall(msg.value, bond);

@@ -29,7 +29,7 @@ abstract contract Descents is Disputes {
         uint256 gasBefore = gasleft();
         Dispute storage d = _toMove(dispute, Stage.Segment);
         Standing storage s = d.standing;
-        Rules memory rules = IDisputable(s.run).rules();
+        Rules memory rules = IDisputable(s.run).claimRules();
         _checkLength(innerRoots.length, rules.segmentSteps - 1);
         bytes32 root = IDisputable(s.run).claimOf(s.subject).root;
         uint256 leaves = uint256(rules.segments) + 2;

@@ -225,7 +225,7 @@ abstract contract Disputes is ICourt, ReentrancyGuardTransient {
         uint256 before = address(this).balance;
         // What arrives counts, not what is said; and what follows is credited under the guard, which every function that moves ether takes.
         // slither-disable-next-line unused-return,reentrancy-no-eth
-        IDisputable(run).convict(subject);
+        IDisputable(run).convict(subject, d.standing.segment);
         uint256 prize = address(this).balance - before;
         if (repaid > prize) repaid = prize;
         credit[challenger] += repaid;

@@ -14,4 +14,14 @@ library CodeLib {
         }
         if (account == address(0)) revert ErrorsLib.DeploymentFailed();
     }
+
+    /// @notice What `store` was given; nothing of an account without code.
+    function load(address account) internal view returns (bytes memory data) {
+        uint256 size = account.code.length;
+        if (size == 0) return data;
+        data = new bytes(size - 1);
+        assembly ("memory-safe") {
+            extcodecopy(account, add(data, 32), 1, mload(data))
+        }
+    }
 }

@@ -67,7 +67,16 @@ library ErrorsLib {
 
     // Claims
     error NothingToClaim(uint64 round, address account);
-    error ClaimTooEarly(uint64 round, uint256 height, uint256 claimableAt);
+    error NotSettled(uint64 round, uint64 settled);
+
+    // Disputes
+    error NotTheCourt(address sender, address court);
+    error UnknownSubject(bytes32 subject);
+    error NotContestable(bytes32 subject);
+    error NotTheMergeSet(uint64 round, uint256 place);
+    error CandidateConvicted(uint8 candidate);
+    error NotConvicted(uint64 round, uint8 candidate);
+    error NotAcknowledgedBy(address juror, uint8 candidate);
 
     // Token and beacon
     error NotTheRun(address caller, address run);

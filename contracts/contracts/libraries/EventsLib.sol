@@ -33,7 +33,7 @@ library EventsLib {
     event Dissent(uint64 indexed round, bytes32 indexed unitId, address indexed verifier);
     event Judged(uint64 indexed round, bytes32 indexed unitId, address indexed miner, uint8 status);
     event Burned(uint64 indexed round, address indexed account, uint256 amount);
-    event Held(uint64 indexed round, address indexed account, uint256 amount, uint256 heldUntil);
+    event Held(uint64 indexed round, address indexed account, uint256 amount);
     event MergeProposed(
         uint64 indexed round,
         uint8 indexed candidate,
@@ -45,6 +45,11 @@ library EventsLib {
     event Acknowledged(uint64 indexed round, uint8 indexed candidate, address indexed juror);
     event RoundEnded(uint64 indexed round, bool merged, bytes32 nextStateRoot, uint256 endedAt);
     event Claimed(uint64 indexed round, address indexed account, uint256 tokens, uint256 bonds);
+
+    event Presented(bytes32 indexed subject, uint64 indexed round, address indexed accused);
+    event Convicted(uint64 indexed round, bytes32 indexed subject, address indexed accused, uint256 prize, uint256 burned);
+    event Voided(uint64 indexed first, uint64 indexed last, bytes32 stateRoot);
+    event Settled(uint64 rounds);
 
     event Recorded(uint256 indexed height, bytes32 value);
 }

@@ -9,8 +9,10 @@ import {RewardLib} from "../libraries/RewardLib.sol";
 import {RunStorage} from "./RunStorage.sol";
 import {Entry, Live, Round} from "./Types.sol";
 
-/// @title Rewards of final rounds and bonds that are free again
+/// @title Which rounds are final, their rewards, and bonds that are free again
 abstract contract Claims is IRunWork, RunStorage {
+    uint256 private constant SETTLED_AT_ONCE = 16;
+
     function _claimAll(uint64[] calldata rounds_) internal returns (uint256 tokens, uint256 bonds) {
         for (uint256 i = 0; i < rounds_.length; ++i) {
             (uint256 minted, uint256 freed) = _claim(rounds_[i]);
@@ -20,34 +22,19 @@ abstract contract Claims is IRunWork, RunStorage {
     }
 
     function _claim(uint64 round) private returns (uint256 tokens, uint96 freed) {
-        Round storage r = _rounds[round];
+        if (round >= _settled) revert ErrorsLib.NotSettled(round, _settled);
         Entry storage entry = _entries[round][msg.sender];
         tokens = rewardOf(round, msg.sender);
-        uint96 held = entry.held;
-        bool isOwed = tokens != 0 || entry.bonds != 0;
-        if (!isOwed && held == 0) revert ErrorsLib.NothingToClaim(round, msg.sender);
-        uint256 matureAt = uint256(r.played.until) + MATURITY_BLOCKS;
-        uint256 heldUntil = held == 0 ? 0 : uint256(r.judgedAt) + HOLD_BLOCKS;
-        bool isMature = isOwed && r.played.phase == Phase.Ended && block.number >= matureAt;
-        bool isReleased = held != 0 && block.number >= heldUntil;
-        if (!isMature && !isReleased) {
-            revert ErrorsLib.ClaimTooEarly(round, block.number, isOwed ? matureAt : heldUntil);
-        }
+        freed = entry.bonds + entry.held;
+        if (tokens == 0 && freed == 0) revert ErrorsLib.NothingToClaim(round, msg.sender);
 
-        if (isMature) {
-            freed = entry.bonds;
-            entry.bonds = 0;
-            entry.claimed = true;
-        } else {
-            tokens = 0;
-        }
-        if (isReleased) {
-            uint96 lost = _lostByDissent(entry);
-            freed += held - lost;
-            entry.held = 0;
-            entry.dissents = 0;
-            if (lost != 0) _burnLocked(round, msg.sender, lost);
-        }
+        uint96 lost = _lostByDissent(entry);
+        entry.claimed = true;
+        entry.bonds = 0;
+        entry.held = 0;
+        entry.dissents = 0;
+        freed -= lost;
+        if (lost != 0) _burnLocked(round, msg.sender, lost);
         _members[msg.sender].locked -= freed;
 
         emit EventsLib.Claimed(round, msg.sender, tokens, freed);
@@ -57,6 +44,22 @@ abstract contract Claims is IRunWork, RunStorage {
     function _lostByDissent(Entry storage entry) private view returns (uint96) {
         uint256 lost = uint256(entry.dissents) * SLOT_STAKE;
         return lost < entry.held ? uint96(lost) : entry.held;
+    }
+
+    /// @dev In order, so that nothing is final that rests on something that is not.
+    function _settle() internal returns (uint64 settled) {
+        settled = _settled;
+        uint256 end = settled + SETTLED_AT_ONCE;
+        uint256 begin = settled;
+        for (; settled < end; ++settled) {
+            Round storage r = _rounds[settled];
+            Live storage played = r.played;
+            if (played.phase != Phase.Ended || block.number < uint256(played.until) + MATURITY_BLOCKS || r.disputes != 0) break;
+            if (played.merged && _isVoid(settled)) played.merged = false;
+        }
+        if (settled == begin) return settled;
+        _settled = uint32(settled);
+        emit EventsLib.Settled(settled);
     }
 
     /// @inheritdoc IRunWork
@@ -73,7 +76,7 @@ abstract contract Claims is IRunWork, RunStorage {
         drawn += DrawLib.wholeUnits(committed, REPLAY_BPS) * more;
         uint256 attested = uint256(entry.attestations) * SEGMENTS_PER_VERIFIER + entry.wholeAttestations * more;
         reward = verifiersPool * attested / drawn;
-        if (!played.merged) return reward;
+        if (!played.merged || (round >= _settled && _isVoid(round))) return reward;
 
         uint256 mergePool = RewardLib.share(pool, MERGE_SHARE_BPS);
         uint256 accepted = uint256(played.accepted) + 1;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Candidate, Entry, Member, Place, Round, Seat, Unit} from "./Types.sol";
+import {Candidate, Entry, Member, Place, Round, Seat, Span, Subject, Unit} from "./Types.sol";
 
 /// @title A run's storage, for the lens
 interface IRunState {
@@ -12,6 +12,11 @@ interface IRunState {
     function units(bytes32 unitId) external view returns (Unit memory);
     function candidates(uint256 round, uint256 number) external view returns (Candidate memory);
     function entries(uint256 round, address account) external view returns (Entry memory);
+    /// @notice Rounds that are final: all below this number.
+    function settled() external view returns (uint64);
+    /// @notice Void rounds, ascending and apart.
+    function voids() external view returns (Span[] memory);
+    function subjects(bytes32 subject) external view returns (Subject memory);
     function members(address account) external view returns (Member memory);
     function endpoints(address account) external view returns (string memory);
     function accountOf(uint256 id) external view returns (address);

@@ -34,6 +34,7 @@ abstract contract Merging is Rounds {
             proposer: msg.sender,
             codec: cid.codec,
             acknowledgements: 0,
+            isConvicted: false,
             stateRoot: stateRoot,
             digest: cid.digest
         });
@@ -53,6 +54,7 @@ abstract contract Merging is Rounds {
         if (_candidateOf[round][_identityOf(stateRoot, cid)] != candidate + 1) {
             revert ErrorsLib.CandidateMismatch(candidate, chosen.stateRoot, chosen.codec, chosen.digest);
         }
+        if (chosen.isConvicted) revert ErrorsLib.CandidateConvicted(candidate);
         Entry storage entry = _entries[round][msg.sender];
         if (entry.acknowledged != 0) revert ErrorsLib.AlreadyAcknowledged(msg.sender, entry.acknowledged - 1);
 

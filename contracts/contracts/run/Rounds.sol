@@ -6,7 +6,7 @@ import {DrawLib} from "../libraries/DrawLib.sol";
 import {ErrorsLib} from "../libraries/ErrorsLib.sol";
 import {EventsLib} from "../libraries/EventsLib.sol";
 import {RunStorage} from "./RunStorage.sol";
-import {Candidate, Entry, Live, Member, Place, Round, Seat, Unit} from "./Types.sol";
+import {Candidate, Entry, Live, Member, Place, Round, Seat, Span, Unit} from "./Types.sol";
 
 /// @title The phases of a round and what moves them
 /// @dev A phase whose actions are over is left in the next transaction, whoever sends it: `until` decides, not the sender.
@@ -335,17 +335,29 @@ abstract contract Rounds is IRunRounds, RunStorage {
     function _judge(uint64 round, Round storage r, uint40 height) private {
         uint256 committed = _live.committed;
         uint8 attested = 0;
+        bytes32[] memory ids = new bytes32[](committed);
         r.judgedAt = height;
         for (uint256 place = 0; place < committed; ++place) {
             (bytes32 unitId, address miner) = _unitAt(round, place);
             bool isWhole = DrawLib.isWhole(r.drawSeed, place, committed, REPLAY_BPS);
-            Status status = _judgeUnit(round, unitId, miner, isWhole, height + HOLD_BLOCKS);
-            if (status == Status.Attested) ++attested;
+            Status status = _judgeUnit(round, unitId, miner, isWhole);
+            if (status == Status.Attested) ids[attested++] = unitId;
         }
         _live.attested = attested;
+        if (attested > MERGED) r.mergeLast = _lastMerged(ids, attested);
     }
 
-    function _judgeUnit(uint64 round, bytes32 unitId, address miner, bool isWhole, uint256 heldUntil)
+    /// @dev The id at place MERGED - 1 of the first `count`, in their order.
+    function _lastMerged(bytes32[] memory ids, uint256 count) private view returns (bytes32) {
+        for (uint256 i = 0; i < MERGED; ++i) {
+            uint256 least = i;
+            for (uint256 j = i + 1; j < count; ++j) if (ids[j] < ids[least]) least = j;
+            (ids[i], ids[least]) = (ids[least], ids[i]);
+        }
+        return ids[MERGED - 1];
+    }
+
+    function _judgeUnit(uint64 round, bytes32 unitId, address miner, bool isWhole)
         private
         returns (Status status)
     {
@@ -370,7 +382,7 @@ abstract contract Rounds is IRunRounds, RunStorage {
         } else if (status == Status.Disputed) {
             mined.bonds -= UNIT_BOND;
             mined.held += UNIT_BOND;
-            emit EventsLib.Held(round, miner, UNIT_BOND, heldUntil);
+            emit EventsLib.Held(round, miner, UNIT_BOND);
         } else if (status == Status.Attested) {
             ++mined.attestedUnits;
         }
@@ -381,7 +393,7 @@ abstract contract Rounds is IRunRounds, RunStorage {
             address verifier = _accountOf[uint32(verifiers >> (32 * v))];
             if (sealedMask >> v & 1 == 0) _burnFree(round, verifier, SEAL_FEE);
             else if (revealed >> v & 1 == 0) _burnFree(round, verifier, SLOT_STAKE);
-            else if (status == Status.Disputed) _hold(round, verifier, heldUntil, agreed >> v & 1 == 0);
+            else if (status == Status.Disputed) _hold(round, verifier, agreed >> v & 1 == 0);
             else if (status == Status.Attested) _attest(_entries[round][verifier], isWhole && v == 0);
         }
     }
@@ -402,7 +414,7 @@ abstract contract Rounds is IRunRounds, RunStorage {
     }
 
     /// @dev Hold a slot stake of one that answered about a disputed unit, or what is free of it.
-    function _hold(uint64 round, address account, uint256 heldUntil, bool dissented) private {
+    function _hold(uint64 round, address account, bool dissented) private {
         Member storage member = _members[account];
         uint96 free = _free(member);
         uint96 amount = free < SLOT_STAKE ? free : SLOT_STAKE;
@@ -410,13 +422,59 @@ abstract contract Rounds is IRunRounds, RunStorage {
         Entry storage entry = _entries[round][account];
         entry.held += amount;
         if (dissented) ++entry.dissents;
-        emit EventsLib.Held(round, account, amount, heldUntil);
+        emit EventsLib.Held(round, account, amount);
+    }
+
+    // ---------------------------------------------------------------- Void
+
+    /// @dev Every round from `from` on rests on something false: give the current one up, and go on from the state `from` began with.
+    function _void(uint64 from) internal {
+        Live storage live = _live;
+        uint64 round = live.round;
+        Round storage r = _rounds[round];
+        bool isPlayed = live.phase != Phase.Waiting;
+        uint64 to = isPlayed ? round : round - 1;
+        while (_voids.length != 0 && _voids[_voids.length - 1].from >= from) _voids.pop();
+        _voids.push(Span({from: uint32(from), to: uint32(to)}));
+        Round storage sound = _rounds[from];
+        emit EventsLib.Voided(from, to, sound.stateRoot);
+        if (isPlayed) {
+            live.merged = false;
+            _abandon(round, live);
+            _close(round, r, uint40(block.number), sound);
+        } else {
+            _begin(r, sound);
+        }
+        _tryToOpen(block.number);
+    }
+
+    /// @dev Units that are not judged are neither right nor wrong, and nobody is late with them any more.
+    function _abandon(uint64 round, Live storage live) private {
+        Phase phase = live.phase;
+        if (phase == Phase.Seed || phase == Phase.Merge || phase == Phase.Acknowledge) return;
+        uint256 committed = live.committed;
+        for (uint256 place = 0; place < committed; ++place) {
+            (bytes32 unitId, address miner) = _unitAt(round, place);
+            Unit storage unit = _units[unitId];
+            if (unit.status != Status.Committed && unit.status != Status.Opened) continue;
+            unit.status = Status.Abandoned;
+            // Before the draw, bonds that commits have locked are not in the entries yet.
+            if (_rounds[round].drawnAt == 0) _entries[round][miner].bonds += UNIT_BOND;
+        }
     }
 
     // ---------------------------------------------------------------- End
 
     /// @dev The next state, and the next round opened at once if enough members are there. `height` is the last block of the round.
     function _end(uint64 round, Round storage r, uint40 height) private returns (bool) {
+        _countSilence(round, _live.miners);
+        _close(round, r, height, r);
+        _tryToOpen(height);
+        return true;
+    }
+
+    /// @dev The round is over. The next one starts from what was merged, or else from where `sound` did.
+    function _close(uint64 round, Round storage r, uint40 height, Round storage sound) private {
         Live storage live = _live;
         Round storage next = _rounds[round + 1];
         bool merged = live.merged;
@@ -426,11 +484,8 @@ abstract contract Rounds is IRunRounds, RunStorage {
             next.stateCodec = chosen.codec;
             next.stateDigest = chosen.digest;
         } else {
-            next.stateRoot = r.stateRoot;
-            next.stateCodec = r.stateCodec;
-            next.stateDigest = r.stateDigest;
+            _begin(next, sound);
         }
-        _countSilence(round, live.miners);
         Live memory ended = live;
         ended.phase = Phase.Ended;
         ended.until = height;
@@ -441,8 +496,12 @@ abstract contract Rounds is IRunRounds, RunStorage {
         fresh.round = uint32(round + 1);
         _live = fresh;
         emit EventsLib.RoundEnded(round, merged, next.stateRoot, height);
-        _tryToOpen(height);
-        return true;
+    }
+
+    function _begin(Round storage r, Round storage sound) private {
+        r.stateRoot = sound.stateRoot;
+        r.stateCodec = sound.stateCodec;
+        r.stateDigest = sound.stateDigest;
     }
 
     function _countSilence(uint64 round, uint256 miners) private {

@@ -2,10 +2,11 @@
 pragma solidity ^0.8.28;
 
 import {IBeacon} from "../../interfaces/IBeacon.sol";
+import {ICourt} from "../../interfaces/ICourt.sol";
 import {IRunTypes, Parameters} from "../../interfaces/IRun.sol";
 import {ErrorsLib} from "../libraries/ErrorsLib.sol";
 import {EventsLib} from "../libraries/EventsLib.sol";
-import {Candidate, Entry, Live, Member, Place, Round, Seat, Unit} from "./Types.sol";
+import {Candidate, Entry, Live, Member, Place, Round, Seat, Span, Subject, Unit} from "./Types.sol";
 
 /// @title What a run remembers, and the bookkeeping of deposits
 /// @dev Solvency: the balance is at least the sum of all deposits plus `_burnOwed`. `locked` is a part of `deposit`.
@@ -31,6 +32,7 @@ abstract contract RunStorage is IRunTypes {
     uint8 internal immutable SEGMENTS;
     uint8 internal immutable UNITS_PER_MINER;
     uint8 internal immutable UNITS;
+    uint8 internal immutable MERGED;
     uint8 internal immutable LEAST_MINERS;
     uint8 internal immutable MINER_SEATS;
     uint8 internal immutable LEAST_VERIFIERS;
@@ -52,7 +54,7 @@ abstract contract RunStorage is IRunTypes {
     uint32 internal immutable MERGE_BLOCKS;
     uint32 internal immutable ACKNOWLEDGE_BLOCKS;
     uint32 internal immutable MATURITY_BLOCKS;
-    uint32 internal immutable HOLD_BLOCKS;
+    uint32 internal immutable WINDOW_BLOCKS;
     uint32 internal immutable EXIT_BLOCKS;
     uint128 internal immutable INITIAL_REWARD;
     uint32 internal immutable HALVING_ROUNDS;
@@ -60,9 +62,12 @@ abstract contract RunStorage is IRunTypes {
     uint16 internal immutable VERIFIER_SHARE_BPS;
     uint16 internal immutable MERGE_SHARE_BPS;
     IBeacon internal immutable BEACON;
+    address internal immutable COURT;
 
     Live internal _live;
     uint32 internal _lastId;
+    /// @dev Rounds that are final: all below.
+    uint32 internal _settled;
     mapping(address account => Member) internal _members;
     mapping(address account => string) internal _endpoints;
     mapping(uint256 id => address) internal _accountOf;
@@ -88,6 +93,10 @@ abstract contract RunStorage is IRunTypes {
     /// answers would have to be found, before the draw, of which these ten bytes are those of the right ones: 2^80 trials.
     bytes10[MAX_UNITS * MAX_VERIFIERS_PER_UNIT] internal _openedAnswers;
 
+    mapping(bytes32 subject => Subject) internal _subjects;
+    /// @dev Void rounds, ascending and apart. Of use for those not settled only: in the others it is written down.
+    Span[] internal _voids;
+
     /// @dev Burned and not yet sent away.
     uint256 internal _burnOwed;
 
@@ -98,6 +107,7 @@ abstract contract RunStorage is IRunTypes {
         SEGMENTS = p.segments;
         UNITS_PER_MINER = p.maxUnitsPerMiner;
         UNITS = p.maxUnits;
+        MERGED = p.maxMerge;
         LEAST_MINERS = p.minMiners;
         MINER_SEATS = p.maxMiners;
         LEAST_VERIFIERS = p.minVerifiers;
@@ -119,7 +129,7 @@ abstract contract RunStorage is IRunTypes {
         MERGE_BLOCKS = p.mergeBlocks;
         ACKNOWLEDGE_BLOCKS = p.acknowledgeBlocks;
         MATURITY_BLOCKS = p.maturityBlocks;
-        HOLD_BLOCKS = p.holdBlocks;
+        WINDOW_BLOCKS = p.windowBlocks;
         EXIT_BLOCKS = p.exitBlocks;
         INITIAL_REWARD = p.initialReward;
         HALVING_ROUNDS = p.halvingRounds;
@@ -127,6 +137,7 @@ abstract contract RunStorage is IRunTypes {
         VERIFIER_SHARE_BPS = p.verifierShareBps;
         MERGE_SHARE_BPS = p.mergeShareBps;
         BEACON = IBeacon(p.beacon);
+        COURT = p.court;
     }
 
     function _check(Parameters memory p) private view {
@@ -134,7 +145,10 @@ abstract contract RunStorage is IRunTypes {
         _checkCodec(p.genesis.codec);
         _checkCodec(p.manifest.codec);
         _range("segments", p.segments, 1, MAX_SEGMENTS);
-        _range("segmentSteps", p.segmentSteps, 1, type(uint32).max);
+        // More, and the roots between the steps of a segment would not fit in a move of a dispute.
+        _range("segmentSteps", p.segmentSteps, 1, 1024);
+        _range("shards", p.shards, 1, type(uint32).max);
+        _range("shardTokens", p.shardTokens, 1, type(uint64).max);
         _range("maxUnitsPerMiner", p.maxUnitsPerMiner, 1, MAX_UNITS_PER_MINER);
         _range("maxUnits", p.maxUnits, 1, MAX_UNITS);
         _range("maxMerge", p.maxMerge, 1, MAX_UNITS);
@@ -161,6 +175,13 @@ abstract contract RunStorage is IRunTypes {
         _range("workTarget", p.workTarget, 1, type(uint16).max);
         _range("verifierShareBps + mergeShareBps", uint256(p.verifierShareBps) + p.mergeShareBps, 0, 10_000);
         _range("code size of beacon", p.beacon.code.length, 1, type(uint256).max);
+        _range("windowBlocks", p.windowBlocks, 1, type(uint32).max);
+        if (p.court == address(0)) return;
+        _range("code size of court", p.court.code.length, 1, type(uint256).max);
+        // Who is accused in the last block of the window is judged before anything of it is final, or its stake gone.
+        uint256 longest = p.windowBlocks + ICourt(p.court).longestDispute();
+        _range("maturityBlocks", p.maturityBlocks, longest, type(uint32).max);
+        _range("exitBlocks", p.exitBlocks, p.maturityBlocks, type(uint32).max);
     }
 
     function _range(string memory name, uint256 value, uint256 low, uint256 high) internal pure {
@@ -201,6 +222,20 @@ abstract contract RunStorage is IRunTypes {
         // slither-disable-next-line costly-loop
         _burnOwed += amount;
         emit EventsLib.Burned(round, account, amount);
+    }
+
+    /// @dev What has become of a round so far, and of an ended one at last.
+    function _playedOf(uint64 round) internal view returns (Live storage) {
+        return round == _live.round ? _live : _rounds[round].played;
+    }
+
+    function _isVoid(uint256 round) internal view returns (bool) {
+        for (uint256 i = _voids.length; i != 0; --i) {
+            Span storage span = _voids[i - 1];
+            if (span.to < round) return false;
+            if (span.from <= round) return true;
+        }
+        return false;
     }
 
     /// @dev The current round in the phase an action needs. Call after `_advance`.

@@ -3,7 +3,7 @@ pragma solidity ^0.8.28;
 
 import {IRunState} from "./IRunState.sol";
 import {RunStorage} from "./RunStorage.sol";
-import {Candidate, Entry, Member, Place, Round, Seat, Unit} from "./Types.sol";
+import {Candidate, Entry, Member, Place, Round, Seat, Span, Subject, Unit} from "./Types.sol";
 
 /// @title What a run remembers, word for word
 abstract contract State is IRunState, RunStorage {
@@ -26,6 +26,18 @@ abstract contract State is IRunState, RunStorage {
 
     function entries(uint256 round, address account) external view returns (Entry memory) {
         return _entries[round][account];
+    }
+
+    function settled() external view returns (uint64) {
+        return _settled;
+    }
+
+    function voids() external view returns (Span[] memory) {
+        return _voids;
+    }
+
+    function subjects(bytes32 subject) external view returns (Subject memory) {
+        return _subjects[subject];
     }
 
     function members(address account) external view returns (Member memory) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
+import {ClaimKind} from "../../interfaces/IDisputable.sol";
 import {IRunTypes} from "../../interfaces/IRun.sol";
 
 // What a run stores. Every struct is static, so that a public mapping's getter and an interface that returns the struct
@@ -59,9 +60,31 @@ struct Round {
     uint40 seededAt;
     uint40 drawnAt;
     uint48 baseFee; // wei per gas: what this round takes for usual
+    uint16 disputes; // open about its units and candidates
     uint8 stateCodec;
     bytes32 stateRoot;
     bytes32 stateDigest;
+    bytes32 mergeLast; // where more units were attested than are merged: the last id of the merge set
+}
+
+/// @dev Rounds from `from` to `to` rest on something false.
+struct Span {
+    uint32 from;
+    uint32 to;
+}
+
+/// @dev Something put before the court. `isMerged`: a unit that is in the merge set. `root`: as posted. `inputs`, of a candidate: an
+/// account whose code is a zero byte and the contributions of the merge set.
+struct Subject {
+    ClaimKind kind;
+    bool isMerged;
+    bool isConvicted;
+    uint8 number; // index of a unit, or candidate
+    uint16 disputes;
+    uint32 round;
+    address accused;
+    bytes32 root;
+    address inputs;
 }
 
 /// @dev A unit of the round that is played, by its place: the order of the commits.
@@ -88,6 +111,7 @@ struct Candidate {
     address proposer;
     uint8 codec;
     uint8 acknowledgements;
+    bool isConvicted;
     bytes32 stateRoot;
     bytes32 digest;
 }
@@ -102,6 +126,6 @@ struct Entry {
     uint8 acknowledged; // candidate number + 1
     uint8 proposed; // candidate number + 1
     bool claimed;
-    uint96 bonds; // free at maturity
-    uint96 held; // free when the hold ends, but for a slot stake per dissent
+    uint96 bonds; // free once the round is settled
+    uint96 held; // likewise, but for a slot stake per dissent
 }
