@@ -28,7 +28,6 @@ from cupel.chain.run_values import (
     CandidateView,
     Claim,
     Claimable,
-    ClaimRules,
     Commitment,
     Current,
     Finality,
@@ -40,6 +39,7 @@ from cupel.chain.run_values import (
     Phase,
     Role,
     RoundView,
+    Rules,
     Status,
     UnitName,
     UnitState,
@@ -415,9 +415,9 @@ class RunContract:
         """The court whose judgements the run carries out; address zero where there is none."""
         return Address(self._run._ask(at, "court"))
 
-    def claim_rules(self, *, at: At = "latest") -> ClaimRules:
+    def claim_rules(self, *, at: At = "latest") -> Rules:
         """What every claim of the run is measured by."""
-        rules: ClaimRules = make_reader(ClaimRules)(self._run._ask(at, "claimRules"))
+        rules: Rules = make_reader(Rules)(self._run._ask(at, "claimRules"))
         return rules
 
     def claim_of(self, subject: bytes, *, at: At = "latest") -> Claim:

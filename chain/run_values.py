@@ -370,7 +370,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimRules:
+class Rules:
     """What every claim of a run is measured by."""
 
     programs_root: Root

@@ -500,12 +500,17 @@ def abi_of_everything() -> ContractAbi:
     return ContractAbi("everything", (*entries, *DOCKET["abi"]), b"")
 
 
+def deploy_court(world: World, clock: int = CLOCK, grace: int = GRACE) -> Address:
+    """With the clerk and the evaluators it asks; clocks in blocks."""
+    functions, terms = world.deploy("FunctionEvaluator"), world.deploy("TermsEvaluator")
+    evaluator, clerk = world.deploy("Evaluator", functions), world.deploy("Clerk", terms)
+    return world.deploy("Court", evaluator, clerk, clock, grace, MINIMUM_BOND, DEFENCE_GAS)
+
+
 @cache
 def _deployed(programs: tuple[bytes, ...]) -> CourtWorld:
     world = empty_world(8).fork()
-    functions, terms = world.deploy("FunctionEvaluator"), world.deploy("TermsEvaluator")
-    evaluator, clerk = world.deploy("Evaluator", functions), world.deploy("Clerk", terms)
-    court = world.deploy("Court", evaluator, clerk, CLOCK, GRACE, MINIMUM_BOND, DEFENCE_GAS)
+    court = deploy_court(world)
     rules = (
         tree_root([leaf_hash(root) for root in programs]),
         len(programs),

@@ -34,6 +34,7 @@ from court_world import (
     Lie,
     Unit,
     challenge_of,
+    deploy_court,
     first_state,
     hold_merge,
     merge_challenge,
@@ -158,9 +159,7 @@ def make_trial(miner_units: Callable[[bytes, int], Work]) -> Trial:
     miner_units   the work of the unit that is first, or second, in the order of ids
     """
     base = make_world()
-    functions = base.deploy("FunctionEvaluator")
-    evaluator, clerk = base.deploy("Evaluator", functions), base.deploy("Clerk")
-    address = base.deploy("Court", evaluator, clerk, CLOCK, GRACE, ETH // 10, 10_000_000)
+    address = deploy_court(base, CLOCK, GRACE)
     longest = base.call_contract("Court", address, "longestDispute")
     world = make_world(
         base=base,
