@@ -221,18 +221,14 @@ class RunContract:
         arguments = (draw_seed, candidate, state_root, write_value(cid, Cid))
         return self._run._send("acknowledge", *arguments, duty=duty)
 
-    def present_unit(
-        self, round_: RoundIndex | int, miner: Address, index: int, commitment: Commitment, *, duty: str | None = None
-    ) -> Receipt:
+    def present_unit(self, round_: RoundIndex | int, miner: Address, index: int, commitment: Commitment) -> Receipt:
         """Put a unit before the court: its unit id is then what is accused."""
-        return self._run._send("presentUnit", round_, miner, index, write_value(commitment, Commitment), duty=duty)
+        return self._run._send("presentUnit", round_, miner, index, write_value(commitment, Commitment))
 
-    def present_merge(
-        self, round_: RoundIndex | int, candidate: int, units: Sequence[MergedUnit], *, duty: str | None = None
-    ) -> Receipt:
+    def present_merge(self, round_: RoundIndex | int, candidate: int, units: Sequence[MergedUnit]) -> Receipt:
         """Put a merge candidate before the court, with the whole merge set in unit id order."""
         shown = [write_value(unit, MergedUnit) for unit in units]
-        return self._run._send("presentMerge", round_, candidate, shown, duty=duty)
+        return self._run._send("presentMerge", round_, candidate, shown)
 
     def slash_acknowledgement(self, round_: RoundIndex | int, candidate: int, juror: Address) -> Receipt:
         """Burn a slot stake of a juror that acknowledged a convicted candidate."""

@@ -89,7 +89,7 @@ def test_both_beacons_answer_the_same_questions() -> None:
 def test_methods_take_and_give_what_functions_do(contract: str) -> None:
     kind = {"Run": RunContract, "RunLens": RunContract, "Token": TokenContract}.get(contract, BeaconContract)
     for name, function in load_abi(contract).functions.items():
-        if contract == "Run" and name in STORAGE_GETTERS:
+        if contract == "Run" and name in STORAGE_GETTERS | OF_THE_COURT:
             continue
         method = getattr(kind, snake(name))
         taken = [name for name in inspect.signature(method).parameters if name not in ("self", "at", "deposit_wei")]
@@ -136,7 +136,7 @@ def check_annotation(annotation: Any, parameter: Mapping[str, Any]) -> None:
     elif kind == "tuple":
         check_fields(annotation, parameter["components"])
     elif internal.startswith("enum"):
-        assert annotation.__name__ == internal.split(".")[-1]
+        assert annotation.__name__ == internal.removeprefix("enum ").split(".")[-1]
     else:
         base = getattr(annotation, "__supertype__", annotation)
         expected = {"bool": bool, "string": str, "address": str}.get(kind, int if kind.startswith("uint") else bytes)

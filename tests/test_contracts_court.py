@@ -424,9 +424,9 @@ def test_a_claim_is_not_finished_while_a_dispute_is_open(court: CourtWorld) -> N
 
 
 def test_only_the_court_changes_a_claim(court: CourtWorld) -> None:
-    for function in ("disputeOpened", "disputeClosed", "convict"):
+    for function, *arguments in (("disputeOpened", UNIT), ("disputeClosed", UNIT), ("convict", UNIT, 0)):
         with pytest.raises(Refused) as caught:
-            court.post(court.accounts[3], function, UNIT)
+            court.post(court.accounts[3], function, *arguments)
         caught.value.must_be("NotTheCourt")
 
 

@@ -26,8 +26,16 @@ EXAMPLE = ROOT / "docs" / "networks" / "parameters.example.toml"
 def test_the_examples_are_complete_and_leave_only_the_files_to_be_named(path: Path) -> None:
     chosen = read_parameter_file(path)
     fields = {field.name for field in dataclasses.fields(Parameters)}
-    named_by_preparation = {"programs_root", "data_root", "genesis_root", "genesis", "manifest", "beacon"}
-    assert set(chosen.contract) == fields - named_by_preparation
+    named_by_preparation = {
+        "programs_root",
+        "data_root",
+        "shards",
+        "shard_tokens",
+        "genesis_root",
+        "genesis",
+        "manifest",
+    }
+    assert set(chosen.contract) == fields - named_by_preparation - {"beacon", "court"}
     assert all(type(value) is int for value in chosen.contract.values())
 
 
