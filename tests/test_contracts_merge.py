@@ -46,6 +46,7 @@ def test_a_candidate_locks_its_bond_and_is_there_to_fetch() -> None:
             "stateRoot": sha("a"),
             "cid": {"codec": 0x70, "digest": sha("cid")},
             "acknowledgements": 0,
+            "isConvicted": False,
         }
     ]
     assert world.ask("memberOf", stage.verifiers[0].address)["locked"] == ETH // 4
@@ -238,16 +239,12 @@ def test_rewards_wait_for_maturity_and_are_paid_once() -> None:
     stage = stage_at(MERGE)
     world, miner = stage.world, stage.miners[0]
     world.play_merge(miner, stage.verifiers)
-    stage.refused("ClaimTooEarly", lambda: world.claim(miner, 0))  # the round ends in this very transaction
+    stage.refused("NotSettled", lambda: world.claim(miner, 0))  # the round ends in this very transaction
     world.advance()
     mature = world.ask("getRound", 0)["matureAt"]
     world.mine_to(mature - 1)
     assert not world.ask("claimable", miner.address, 0, 9)[0]["claimableNow"]
-    assert stage.refused("ClaimTooEarly", lambda: world.claim(miner, 0)) == {
-        "round": 0,
-        "height": mature - 1,
-        "claimableAt": mature,
-    }
+    assert stage.refused("NotSettled", lambda: world.claim(miner, 0)) == {"round": 0, "settled": 0}
     assert world.ask("claimable", miner.address, 0, 9)[0]["claimableNow"]
     world.claim(miner, 0)
     assert world.ask("claimable", miner.address, 0, 9) == []
