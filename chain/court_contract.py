@@ -234,6 +234,8 @@ class CourtFollower:
         self.reorgs = 0
         """Looks at which blocks were gone."""
         self.disputes: dict[int, DisputeRecord] = {}
+        self.accused: frozenset[bytes] = frozenset()
+        """Subjects of the run that anybody accused."""
         self.convicted: frozenset[bytes] = frozenset()
         """Subjects of the run, whichever dispute brought it."""
         self.announced: dict[bytes, Height] = {}
@@ -287,6 +289,7 @@ class CourtFollower:
     def _conclude(self) -> None:
         cared = {event.dispute for event in self._events if event.name == "Accused" and self._concerns(event)}
         self.disputes = collect_disputes(event for event in self._events if event.dispute in cared)
+        self.accused = frozenset(e.arguments["subject"] for e in self._events if e.name == "Accused")
         self.convicted = frozenset(e.arguments["subject"] for e in self._events if e.name == "Convicted")
         announced = [event for event in self._events if event.name == "Announced"]
         self.announced = {event.arguments["announcement"]: event.block_number for event in announced}

@@ -34,6 +34,8 @@ class CourtDeployment:
     terms: Address
     """What the clerk asks about elements of many terms."""
     block: Height
+    longest_dispute: int
+    """Blocks within which every dispute has ended: a run's bonds have to wait for so long."""
 
 
 def deploy_court(client: ChainClient, clocks: Clocks) -> CourtDeployment:
@@ -47,6 +49,13 @@ def deploy_court(client: ChainClient, clocks: Clocks) -> CourtDeployment:
     clerk, _ = client.deploy(load_abi("Clerk").bind_deployment(terms))
     arguments = (clocks.clock_blocks, clocks.grace_blocks, clocks.minimum_bond_wei, clocks.defence_gas)
     court, receipt = client.deploy(load_abi("Court").bind_deployment(evaluator, clerk, *arguments))
+    (longest,) = client.call(load_abi("Court").bind(court, "longestDispute"))
     return CourtDeployment(
-        court=court, clerk=clerk, evaluator=evaluator, functions=functions, terms=terms, block=receipt.block_number
+        court=court,
+        clerk=clerk,
+        evaluator=evaluator,
+        functions=functions,
+        terms=terms,
+        block=receipt.block_number,
+        longest_dispute=int(longest),
     )

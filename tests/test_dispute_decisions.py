@@ -13,6 +13,7 @@ from cupel.chain.court_events import CourtEvent, DisputeRecord
 from cupel.node.disputes.accusations import KIND, Accusation, Accusations
 from cupel.node.disputes.deciding import (
     LATE_BLOCKS,
+    PATIENCE_BLOCKS,
     Accuse,
     Announce,
     Close,
@@ -31,7 +32,9 @@ from cupel.protocol.types import Address, Height
 ME, YOU = Address("0x" + "11" * 20), Address("0x" + "22" * 20)
 SUBJECT = b"\5" * 32
 HEIGHT = Height(100)
-MINE = Accusation(subject=SUBJECT, segment=1, salt=b"\6" * 32, until=Height(120), reason="another end state")
+MINE = Accusation(
+    subject=SUBJECT, segment=1, salt=b"\6" * 32, since=Height(0), until=Height(120), reason="another end state"
+)
 
 
 def event(name: str, number: int, **arguments: Any) -> CourtEvent:
@@ -106,6 +109,19 @@ def test_an_accusation_is_announced_then_made() -> None:
     assert decide(facts(accusations=[MINE], announced={MINE.key: HEIGHT})) == [Accuse(MINE)]
 
 
+def test_an_accusation_waits_for_its_turn() -> None:
+    for since in (HEIGHT + 1, HEIGHT + 2):
+        waiting = replace(MINE, since=Height(since))
+        assert decide(facts(accusations=[waiting])) == ([Announce(waiting)] if since <= HEIGHT + 1 else [])
+
+
+def test_another_s_dispute_about_the_same_is_waited_for_while_there_is_time() -> None:
+    for left, what in ((PATIENCE_BLOCKS, []), (PATIENCE_BLOCKS - 1, [Announce])):
+        one = replace(MINE, until=Height(HEIGHT + 1 + left))
+        assert [type(action) for action in decide(facts(accusations=[one], accused=[SUBJECT]))] == what
+        assert decide(facts(accusations=[one], accused=[b"\7" * 32])) == [Announce(one)]
+
+
 def test_an_announcement_that_has_expired_is_made_again() -> None:
     for age, action in ((ANNOUNCEMENT_BLOCKS - 1, Accuse(MINE)), (ANNOUNCEMENT_BLOCKS, Announce(MINE))):
         announced = {MINE.key: Height(1000 - age)}
@@ -132,13 +148,13 @@ def test_an_accusation_is_kept_until_no_reorg_changes_that_it_is_settled_or_late
 def test_an_accusation_is_on_disk_with_its_salt_before_anything_is_said(tmp_path: Path) -> None:
     identity = Identity(chain_id=1, contract=YOU, address=ME)
     with Journal(tmp_path, identity) as journal:
-        assert Accusations(journal).add(SUBJECT, 1, until=Height(5), reason="why")
+        assert Accusations(journal).add(SUBJECT, 1, since=Height(1), until=Height(5), reason="why")
     with Journal(tmp_path, identity) as journal:
         [one] = Accusations(journal)
-        assert not Accusations(journal).add(SUBJECT, 1, until=Height(7), reason="another")
+        assert not Accusations(journal).add(SUBJECT, 1, since=Height(2), until=Height(7), reason="another")
         assert list(Accusations(journal)) == [replace(one, until=Height(7))]
         assert len(one.salt) == 32
-        assert Accusations(journal).add(SUBJECT, 0, until=Height(5), reason="why")
+        assert Accusations(journal).add(SUBJECT, 0, since=Height(1), until=Height(5), reason="why")
         Accusations(journal).drop(one)
         assert [kept.segment for kept in Accusations(journal)] == [0]
         journal.put(KIND, SUBJECT + b"\0", 0, {"salt": "zz"})

@@ -22,7 +22,7 @@ from cupel.node.points import STEPS
 pytestmark = pytest.mark.timeout(180)
 DEFENCE = ("openSegment", "postTrace", "openValue", "openLeaf")
 ATTACK = ("accusation", "announce", "accuse", "chooseStep", "chooseNode", "chooseNode", "judge", "collect")
-SHORT = replace(CLOCKS, clock_blocks=40, grace_blocks=10)
+SHORT = replace(CLOCKS, clock_blocks=150, grace_blocks=60)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_moves_that_a_reorg_undoes_are_made_again(world: CourtChain, tmp_path: P
 
 @pytest.fixture
 def hasty(chain: CourtChain) -> CourtChain:
-    """An empty docket before a court where sides have 40 blocks."""
+    """An empty docket before a court where sides have 150 blocks: some seven seconds."""
     return chain.fresh(SHORT)
 
 
@@ -160,7 +160,9 @@ def settle(*players: Player) -> None:
 def test_who_cannot_answer_is_timed_out_and_every_other_dispute_is_closed(hasty: CourtChain, tmp_path: Path) -> None:
     unit = Unit(Lie(step=1, end_root=b"\1" * 32))
     hasty.post_unit(unit)
-    players = [Player(side, tmp_path, **where(hasty)) for side in ("challenger", "other")]
+    # Neither waits for the other's.
+    patience = {"patience_blocks": 10**9}
+    players = [Player(side, tmp_path, **where(hasty), **patience) for side in ("challenger", "other")]
     before = [one.chain.get_balance(one.chain.address) for one in players]
     for one in players:
         one.player.accuse(UNIT, 0, until=10**9, reason="another end state")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cupel.node.journal import Journal
 from cupel.protocol.errors import MalformedInput
@@ -22,6 +22,8 @@ class Accusation:
     segment: int
     salt: bytes
     """Of the announcement. Without it what was announced cannot be said."""
+    since: Height
+    """When to begin, so that not everybody who found it puts down a bond at once."""
     until: Height
     """The last block in which the run takes an accusation, as far as is known."""
     reason: str
@@ -38,15 +40,14 @@ class Accusations:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
 
-    def add(self, subject: bytes, segment: int, *, until: Height, reason: str) -> bool:
+    def add(self, subject: bytes, segment: int, *, since: Height, until: Height, reason: str) -> bool:
         """Mean to accuse; False if that was meant before, then only the last block is brought up to date."""
         known = self._load(_name(subject, segment))
         if known is None:
-            self._save(
-                Accusation(subject=subject, segment=segment, salt=secrets.token_bytes(32), until=until, reason=reason)
-            )
+            salt = secrets.token_bytes(32)
+            self._save(Accusation(subject=subject, segment=segment, salt=salt, since=since, until=until, reason=reason))
         elif known.until != until:
-            self._save(Accusation(subject=subject, segment=segment, salt=known.salt, until=until, reason=known.reason))
+            self._save(replace(known, until=until))
         return known is None
 
     def drop(self, one: Accusation) -> None:
@@ -60,7 +61,7 @@ class Accusations:
                 yield found
 
     def _save(self, one: Accusation) -> None:
-        body = {"salt": one.salt.hex(), "until": one.until, "reason": one.reason}
+        body = {"salt": one.salt.hex(), "since": one.since, "until": one.until, "reason": one.reason}
         self._journal.put(KIND, _name(*one.key), 0, body)
 
     def _load(self, name: bytes) -> Accusation | None:
@@ -72,6 +73,7 @@ class Accusations:
                 subject=name[:-1],
                 segment=name[-1],
                 salt=bytes.fromhex(table["salt"]),
+                since=Height(int(table["since"])),
                 until=Height(int(table["until"])),
                 reason=str(table["reason"]),
             )

@@ -60,6 +60,9 @@ class Collect:
 Action = MakeMove | TimeOut | Close | Announce | Accuse | Drop | Collect
 LATE_BLOCKS = 64
 """After the window for accusing, until it is given up: a re-org may yet move it."""
+PATIENCE_BLOCKS = 40
+"""Another's dispute about the same subject is waited for until so many blocks before the window closes: one bond at a
+time convicts as well, and if the other was no honest challenger there is still time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,9 @@ class DisputeFacts:
     """This node's, as either side."""
     convicted: Collection[bytes] = ()
     """Subjects that a court convicted."""
+    accused: Collection[bytes] = ()
+    """Subjects that somebody else has accused."""
+    patience_blocks: int = PATIENCE_BLOCKS
     accusations: Sequence[Accusation] = ()
     announced: Mapping[tuple[bytes, int], Height] | None = None
     """Announcements of these that are on chain: since when."""
@@ -122,6 +128,8 @@ def _accuse(facts: DisputeFacts, one: Accusation) -> Action | None:
     following = facts.height + 1
     if following > one.until or one.subject in facts.convicted:
         return Drop(one, "too late") if following > one.until + LATE_BLOCKS else None
+    if following < one.since or (one.subject in facts.accused and following + facts.patience_blocks <= one.until):
+        return None
     since = (facts.announced or {}).get(one.key)
     if since is None or following > since + ANNOUNCEMENT_BLOCKS:
         return Announce(one)

@@ -23,6 +23,7 @@ from cupel.chain.errors import ChainUnreachable, ContractReverted
 from cupel.chain.outbox import State
 from cupel.node.disputes.accusations import Accusation, Accusations
 from cupel.node.disputes.deciding import (
+    PATIENCE_BLOCKS,
     Accuse,
     Action,
     Announce,
@@ -87,6 +88,7 @@ class DisputePlayer:
     """One node's disputes in one run. One thread.
 
     first_block  nothing of the run is earlier
+    patience_blocks  how long before the window closes another's dispute about the same is no longer waited for
     budget_wei   bonds of this node's challenges together; None: what the account has
     observe      told where a crash must lose nothing
     """
@@ -102,13 +104,14 @@ class DisputePlayer:
         log: Log,
         first_block: Height | int,
         budget_wei: int | None = None,
+        patience_blocks: int = PATIENCE_BLOCKS,
         observe: Callable[[str], None] = lambda point: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain, self._court, self._run, self._sides = chain, court, run, sides
         self._journal, self._log, self._budget_wei = journal, log, budget_wei
         self._observe, self._clock = observe, clock
-        self._first_block = int(first_block)
+        self._first_block, self._patience_blocks = int(first_block), patience_blocks
         self._accusations = Accusations(journal)
         self._follower: CourtFollower | None = None
         self._asleep: dict[Hashable, tuple[float, float]] = {}
@@ -123,12 +126,15 @@ class DisputePlayer:
 
     # From outside
 
-    def accuse(self, subject: bytes, segment: int, *, until: Height | int, reason: str) -> None:
-        """Mean to accuse whoever posted this, until a height; carried out by `play`, whenever that is possible.
+    def accuse(
+        self, subject: bytes, segment: int, *, until: Height | int, reason: str, since: Height | int = 0
+    ) -> None:
+        """Mean to accuse whoever posted this, between two heights; carried out by `play`, whenever that is possible.
 
-        segment  of a unit the first whose end differs from what is right; of a merge 0
+        segment  of a unit one whose end is not what follows from its start; of a merge 0
         """
-        if self._accusations.add(subject, segment, until=Height(int(until)), reason=reason):
+        heights = {"since": Height(int(since)), "until": Height(int(until))}
+        if self._accusations.add(subject, segment, reason=reason, **heights):
             self._observe("accusation/stated")
             self._log.warning("will accuse", subject=subject, segment=segment, reason=reason, until_block=int(until))
 
@@ -155,6 +161,8 @@ class DisputePlayer:
             height=follower.height,
             disputes=follower.disputes,
             convicted=follower.convicted,
+            accused=follower.accused - {r.subject for r in follower.disputes.values() if r.challenger == self.me},
+            patience_blocks=self._patience_blocks,
             accusations=own,
             announced={announced[h]: at for h, at in follower.announced.items() if h in announced},
             has_credit=self._has_credit(),
