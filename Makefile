@@ -21,7 +21,7 @@ help:
 	@echo "make exhaustive    every function of the engine at every float32 (make exhaustive ARGS='--function exp')"
 	@echo "make soak    a network under a thousand faults (make soak ARGS='--rounds 5 --faults 50')"
 	@echo "make adversary    every way to cheat, and who loses how much (make adversary ARGS='--attack \"one ulp\"')"
-	@echo "make fuzz    a million hostile Programs (make fuzz ARGS='--seed 2')"
+	@echo "make fuzz    a million hostile Programs (make fuzz ARGS='--seed 2'), then the contracts', for hours"
 
 demo:
 	@VENV=$(VENV) tools/setup.sh
@@ -71,6 +71,7 @@ bench:
 fuzz:
 	@VENV=$(VENV) tools/setup.sh dev
 	@$(BIN)/python tests/fuzz_program.py $(ARGS)
+	@FOUNDRY_PROFILE=long contracts/forge-test
 
 exhaustive:
 	@VENV=$(VENV) tools/setup.sh dev
