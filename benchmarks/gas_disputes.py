@@ -5,7 +5,9 @@
     python benchmarks/gas_disputes.py --more 200    so many others
 
 Every proof is judged right as the honest trace has it, and wrong with one bit of its element flipped; any other verdict
-ends the run with an error. An element of more terms than are judged at once goes by partial sums.
+ends the run with an error. An element of more terms than are judged at once goes by partial sums. Last, a lie in an
+element of 10,000 to a million terms of every operation is played in a court; the run ends with an error unless all
+convict.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import torch
+from court_long_world import NAMES, ONE_OF_EACH, gas_of, value_of
+from court_long_world import prover as long_prover
 from machine import describe
 from referee_world import Liar, Referee, changed, deployed, found_in, prover_of_case, tell_lie
 
@@ -28,14 +32,13 @@ from cupel.protocol import merkle
 from cupel.protocol.arithmetic.cases import Case
 from cupel.protocol.arithmetic.operations import DType, Opcode, TensorType
 from cupel.protocol.disputes import Block, Prover, terms
-from cupel.protocol.disputes.elements import MAX_TERMS
+from cupel.protocol.disputes.reducing import DIRECT_SOURCES, DIRECT_TERMS, direct_terms
 from cupel.protocol.program import trace
 from cupel.protocol.training.model import ModelConfig, weight_shapes
 from cupel.protocol.training.step import TrainingConfig, make_training_step
 
 Row = tuple[str, str, int, int]
 """Opcode, what was sent, gas, bytes."""
-DIRECT_POSITIONS = 1024
 
 
 def demo_prover(seed: int) -> Prover:
@@ -74,7 +77,7 @@ def measure(referee: Referee, prover: Prover, value: int, element: int) -> Itera
     wrong = tell_lie(prover.trace, value, changed(right, element, 1))
     shape = " ".join(str(prover.program.graph.type_of(v)) for v in op.operands)[:60]
     counted = op.opcode in terms.SUMMED
-    limit = DIRECT_POSITIONS - 1 if op.opcode == Opcode.INDEX_ADD else MAX_TERMS
+    limit = direct_terms(op) - (op.opcode == Opcode.INDEX_ADD)  # and the old value
     count = terms_of(prover, value) if counted else 0
     if count <= limit:
         for party, verdict in ((honest, True), (wrong, False)):
@@ -110,16 +113,64 @@ def terms_of(prover: Prover, value: int) -> int:
     return last.shape[-1]
 
 
-def long_rows() -> Iterator[tuple[Prover, str]]:
-    """Products and sums of 16,384 terms: the longest that are judged at once."""
+def long_rows() -> Iterator[Prover]:
+    """The longest rows that are judged at once, and blocks of INDEX_ADD whose positions are leaves of their own."""
     made = torch.Generator().manual_seed(3)
-    q = [torch.randint(-8192, 8193, (1, MAX_TERMS), generator=made).to(torch.int16) for _ in range(2)]
-    e = torch.zeros(1, dtype=torch.int32)
-    yield prover_of_case(Case("", Opcode.DOT, (e, e, *q), TensorType(DType.FLOAT32, (1, 1)), (2,))), "DOT"
-    row = torch.randn(1, MAX_TERMS, generator=made)
-    yield prover_of_case(Case("", Opcode.SUM, (row,), TensorType(DType.FLOAT32, (1,)))), "SUM"
-    yield prover_of_case(Case("", Opcode.MAX, (row,), TensorType(DType.FLOAT32, (1,)))), "MAX"
-    yield prover_of_case(Case("", Opcode.EXPONENT, (row,), TensorType(DType.INT32, (1,)))), "EXPONENT"
+    q = [torch.randint(-1024, 1025, (1, DIRECT_TERMS), generator=made).to(torch.int16) for _ in range(4)]
+    e, row = torch.zeros(1, dtype=torch.int32), torch.randn(1, DIRECT_TERMS, generator=made)
+    whole = torch.randint(-1000, 1000, (1, DIRECT_TERMS), generator=made)
+    for opcode, operands, type_, attributes in (
+        (Opcode.DOT, (e, e, *q), TensorType(DType.FLOAT32, (1, 1)), (3,)),
+        (Opcode.SUM, (row,), TensorType(DType.FLOAT32, (1,)), ()),
+        (Opcode.CUMSUM, (whole,), TensorType(DType.INT64, (1, DIRECT_TERMS)), ()),
+        (Opcode.MAX, (row,), TensorType(DType.FLOAT32, (1,)), ()),
+        (Opcode.ARGMIN, (row,), TensorType(DType.INT64, (1,)), ()),
+        (Opcode.SORT, (row,), TensorType(DType.INT64, (1, DIRECT_TERMS)), (0,)),
+        (Opcode.EXPONENT, (row,), TensorType(DType.INT32, (1,)), ()),
+        (Opcode.EXPONENT_SCALED, (row, e.expand(DIRECT_TERMS).contiguous()), TensorType(DType.INT32, (1,)), ()),
+        (
+            Opcode.SCATTER,
+            (row[:, :3].contiguous(), torch.full((1, DIRECT_SOURCES), -1), row[:, :DIRECT_SOURCES].contiguous()),
+            TensorType(DType.FLOAT32, (1, 3)),
+            (1,),
+        ),
+        (
+            Opcode.INDEX_ADD,
+            (torch.zeros(1, 1), torch.zeros(DIRECT_SOURCES - 1, dtype=torch.int64), row[0, 1:DIRECT_SOURCES, None]),
+            TensorType(DType.FLOAT32, (1, 1)),
+            (),
+        ),
+        (
+            Opcode.INDEX_ADD,
+            (torch.zeros(1, 1024), torch.zeros(1100, dtype=torch.int64), torch.randn(1100, 1024, generator=made)),
+            TensorType(DType.FLOAT32, (1, 1024)),
+            (),
+        ),
+    ):
+        yield prover_of_case(Case("", opcode, operands, type_, attributes))
+
+
+def play_long() -> None:
+    """A dispute about a long element of every operation."""
+    title = "In court, a lie in a long element of every operation"
+    print(
+        f"\n{title}\n\n{'operation':16} {'terms':>10} {'dearest':>9}  {'all moves':>10}  moves behind the opened leaf"
+    )
+    for name in NAMES:
+        fraud = ONE_OF_EACH[name]()
+        dispute = fraud.play()
+        if dispute.ended is None or dispute.ended[0] != "Convicted":
+            raise SystemExit(f"{name}: a liar stands")
+        gas = {move: one for move, one in gas_of(dispute.world).items() if move not in ("postMerge", "announce")}
+        moves = dispute.moves[dispute.moves.index("openLeaf") + 1 :]
+        behind = ", ".join(f"{move} {gas[move]:,}" for move in moves)
+        r = dispute.position.reduction
+        terms_ = "" if r is None else f"{fraud_terms(name, fraud.element):,}"
+        print(f"{name:16} {terms_:>10} {max(gas.values()):9,}  {sum(gas.values()):10,}  {behind}", flush=True)
+
+
+def fraud_terms(name: str, element: int) -> int:
+    return long_prover().count_terms(value_of(name), element)
 
 
 def check(holds: bool, opcode: Opcode, value: int, element: int) -> None:
@@ -144,8 +195,15 @@ def main() -> None:
         for element in {lot.randrange(elements), elements - 1} if elements else ():
             rows += measure(referee, prover, value, element)
     table(rows, f"The demo's step: {len(values)} of {len(prover.program.operations)} operations")
-    rows = [row for other, _ in long_rows() for row in measure(referee, other, len(other.trace.trees) - 1, 0)]
-    table(rows, f"Rows of {MAX_TERMS:,} terms")
+    rows = []
+    for other in long_rows():
+        value = len(other.trace.trees) - 1
+        rows += measure(referee, other, value, other.result(value).numel() - 1)
+    table(
+        rows,
+        f"Rows of {DIRECT_TERMS:,} terms ({DIRECT_SOURCES:,} of SCATTER and INDEX_ADD), the longest judged at once",
+    )
+    play_long()
     print(f"{time.process_time() - begun:.0f} s of processor time")
 
 

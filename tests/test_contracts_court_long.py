@@ -13,6 +13,7 @@ from court_long_world import (
     LONG,
     NAMED,
     NAMES,
+    ONE_OF_EACH,
     ORDERED,
     PLACES,
     SUMMED,
@@ -46,24 +47,6 @@ BY_BLOCK = ["askSums", "postSums", "judgeBlock"]
 BY_PARTS = ["askSums", "postSums", "chooseSum", "postParts", "judgeBlock"]
 BY_TERM = ["askSums", "postSums", "judgeWitness"]
 MOST_GAS = 4_000_000
-
-ONE_OF_EACH: dict[str, Callable[[], Fraud]] = {
-    "cumsum": lambda: wrong_sum("cumsum", 30_000, 3, 77),
-    "dot": lambda: wrong_sum("dot", 0, 1, 1 << 40, 2),
-    "dot_rows": lambda: wrong_sum("dot_rows", 2, 5, 1 << 40),
-    "index_add": lambda: wrong_sum("index_add", 3, 1, 1 << 25, 7),
-    "sum": lambda: wrong_sum("sum", 0, 0, 1 << 27, 3),
-    "sum_of_integers": lambda: wrong_sum("sum_of_integers", 1, 7, -5),
-    "exponent": lambda: wrong_term("exponent", 1, 3),
-    "max": lambda: wrong_term("max", 1, 17),
-    "min": lambda: wrong_term("min", 0, 5),
-    "scaled": lambda: wrong_term("scaled", 1, 4),
-    "scatter": lambda: wrong_term("scatter", 4, LONG),
-    "argmax": lambda: wrong_bits("argmax", 1, 4),
-    "argmin": lambda: wrong_bits("argmin", 1, 1 << 40),
-    "sort": lambda: wrong_bits("sort", 100, 3),
-    "topk": lambda: wrong_bits("topk", 1700, 3),
-}
 
 
 def convicts(fraud: Fraud) -> list[str]:

@@ -21,6 +21,8 @@ from cupel.protocol.trees import Tree
 
 DIRECT_TERMS = 4096
 """An element of more terms goes the long way though a judge would take up to 16,384: it is cheaper from here on."""
+DIRECT_SOURCES = 1024
+"""The same of INDEX_ADD and SCATTER, of which every term is looked up by itself."""
 DIRECT_BYTES = 1 << 16
 """So does one whose proof is longer: a transaction has 128 KiB, and pays for each byte."""
 
@@ -58,6 +60,11 @@ class Disputed:
         return Opening(self.data, self.path)
 
 
+def direct_terms(op: Operation) -> int:
+    """The most terms of an element that is judged at once."""
+    return DIRECT_SOURCES if op.opcode in (Opcode.INDEX_ADD, Opcode.SCATTER) else DIRECT_TERMS
+
+
 # ---------------------------------------------------------------- the accused
 
 
@@ -86,7 +93,7 @@ def question(prover: Prover, disputed: Disputed, element: int) -> Call:
     if has_long_way:
         length = prover.program.graph.type_of(op.operands[0]).shape[-1]
         count = length if ordered else prover.count_terms(value, element)
-    if count <= DIRECT_TERMS:
+    if count <= direct_terms(op):
         _, proof = prover.prove(d.found, d.tree, element, d.opening)
         encoded = proof.to_bytes()
         if count == 0 or len(encoded) <= DIRECT_BYTES:
