@@ -64,4 +64,4 @@ class Rewards:
     @staticmethod
     def _is_mature(entry: Claimable, height: Height) -> bool:
         # A transaction sent now is in the next block at the earliest.
-        return (entry.tokens > 0 or entry.bonds > 0) and 0 < entry.mature_at <= height + 1
+        return (entry.tokens > 0 or entry.bonds > 0 or entry.held > 0) and 0 < entry.mature_at <= height + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ class Ledger:
         self.rounds = rounds
         self.asked: list[tuple[int, int]] = []
         self.settling = 10**6
+        self.entries: dict[int, Claimable] = {}
 
     def finality(self) -> Finality:
         return Finality(settled=RoundIndex(0), settling=RoundIndex(self.settling), voids=())
@@ -40,7 +42,7 @@ class Ledger:
     def claimable(self, account: Address, first: int, end: int) -> tuple[Claimable, ...]:
         assert account == ME
         self.asked.append((first, end))
-        return tuple(entry(round_) for round_ in self.rounds if first <= round_ < end)
+        return tuple(self.entries.get(round_, entry(round_)) for round_ in self.rounds if first <= round_ < end)
 
 
 @pytest.fixture
@@ -102,4 +104,12 @@ def test_what_a_dispute_keeps_from_being_final_is_not_claimed(journal: Journal) 
     rewards = rewards_of(ledger, journal)
     rewards.read(10, Height(100))
     ledger.settling = 8
+    assert rewards.find_ripe(Height(100)) == (7,)
+
+
+def test_a_bond_that_a_dissent_held_is_claimed_though_nothing_was_earned(journal: Journal) -> None:
+    ledger = Ledger([7])
+    rewards = rewards_of(ledger, journal)
+    ledger.entries = {7: dataclasses.replace(entry(7), tokens=0, bonds=Wei(0), held=Wei(1))}
+    rewards.read(10, Height(100))
     assert rewards.find_ripe(Height(100)) == (7,)
