@@ -23,6 +23,8 @@ from contract_world import (
     spoil,
 )
 
+from cupel.protocol.hashing import proof_of_several
+
 INITIAL = 1_000_000 * ETH
 
 
@@ -32,11 +34,11 @@ class Play:
     def __init__(self, seed: int) -> None:
         self.choose = random.Random(seed)
         self.world = make_world(
-            maturityBlocks=20, windowBlocks=30, exitBlocks=10, minVerifiers=1, minMiners=1, maxUnits=3
+            maturityBlocks=20, windowBlocks=30, exitBlocks=10, minVerifiers=1, minMiners=1, maxUnits=3, replayBps=2000
         )
         self.laziness = self.choose.choice((0.05, 0.15))
         self.works: dict[bytes, Work] = {}
-        self.position = (0, 0)
+        self.position = (0, 0, 0)
 
     def attempt(self, account: Account, function: str, *arguments: object, value: int = 0) -> None:
         try:
@@ -65,8 +67,10 @@ class Play:
                     self.commit(account, index)
             elif phase == SEAL:
                 self.seal_some(account)
+                self.meddle(account)
             elif phase == OPEN:
                 self.open_and_reveal(account)
+                self.meddle(account)
             elif phase == MERGE:
                 text = self.choose.choice("aaaab")
                 self.attempt(account, "proposeMerge", world.draw_seed, sha(f"{text} {round_}"), (0x55, sha(text)))
@@ -110,6 +114,19 @@ class Play:
             except Refused as refused:
                 refused.must_be("AlreadyRevealed", "NotSealed", "WrongPhase", "WrongRound")
 
+    def meddle(self, account: Account) -> None:
+        """Now and then somebody reports, discloses or extends what it may or may not."""
+        units = self.world.ask("getUnits", self.world.round)
+        if not units or self.choose.random() > 0.15:
+            return
+        unit = self.choose.choice(units)
+        work = self.works[unit["unitId"]]
+        leaf = work.opened([1])[0], proof_of_several(work.leaves, [2])
+        named = self.world.round, unit["miner"], unit["index"], work.commitment
+        act = self.choose.choice(("reportUnavailable", "disclose", "extend"))
+        arguments = {"reportUnavailable": (self.world.draw_seed, [unit["unitId"]]), "disclose": (*named, *leaf)}
+        self.attempt(account, act, *arguments.get(act, ()))
+
     def move(self) -> None:
         if self.world.phase != WAITING:
             self.world.mine(self.choose.choice((1, 10, 45)))
@@ -124,7 +141,12 @@ class Play:
     def check(self) -> None:
         world = self.world
         world.check_solvent()
-        position = (world.round, world.phase)
+        round_, _, phase = self.position
+        # A missing seal takes a round back to its draw, once.
+        attempt = self.position[1] if world.round == round_ else 0
+        attempt += (world.round, world.phase) == (round_, DRAW) and phase == SEAL
+        assert attempt <= 1
+        position = (world.round, attempt, world.phase)
         assert position >= self.position, "a phase went backwards"
         self.position = position
         scheduled = sum(INITIAL >> (round_ // 2) for round_ in range(world.round))
