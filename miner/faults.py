@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
 
+from cupel.protocol.disputes.game import StepHeld
 from cupel.protocol.errors import UsageError
+from cupel.protocol.merkle import tensor_bytes, tensor_root
+from cupel.protocol.program.traces import Trace, tree_of
 from cupel.protocol.training.unit import State, Step, Stepped
 
 
@@ -33,6 +39,30 @@ def perturb(step: Step, segment_steps: int) -> Step:
         return Stepped(_one_ulp_off(stepped.state), stepped.loss, stepped.gradient_norm) if is_last else stepped
 
     return perturbed
+
+
+def forge_last(hold: Callable[[int], StepHeld], steps: int) -> Callable[[int], StepHeld]:
+    """What whoever perturbed a segment shows of it: its last step with a trace that ends as the fake does.
+
+    One element of one operation's result is another, in the trace as in the state after: the dispute goes down to it.
+    """
+    return lambda number: _forge(hold(number)) if number == steps - 1 else hold(number)
+
+
+def _forge(held: StepHeld) -> StepHeld:
+    name = min(n for n in held.after if n.startswith("weights."))
+    graph = held.program.graph
+    value = graph.outputs[held.program.output_names.index(held.output_name(name))]
+    right = torch.frombuffer(bytearray(held.read(value)), dtype=torch.float32)
+    wrong = _one_ulp_off({name: right.reshape(graph.type_of(value).shape)})[name]
+    trees = (*held.trace.trees[:value], tree_of(wrong).root, *held.trace.trees[value + 1 :])
+    data = tensor_bytes(wrong)
+    return replace(
+        held,
+        trace=Trace(program=held.program, trees=trees),
+        read=lambda other: data if other == value else held.read(other),
+        after={**held.after, name: tensor_root(wrong)},
+    )
 
 
 def _one_ulp_off(state: State) -> State:

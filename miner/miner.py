@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import partial
 
@@ -13,18 +14,19 @@ from cupel.miner.checkpoints import Checkpoint, CheckpointWriter
 from cupel.miner.devices import WorkerGroup
 from cupel.miner.devices.fallback import with_fallback
 from cupel.miner.devices.fitness import check_workers
-from cupel.miner.faults import check_chain, perturb
+from cupel.miner.faults import check_chain, forge_last, perturb
 from cupel.miner.settings import MinerSettings
 from cupel.miner.work import KIND, UnitWork
 from cupel.node.decisions import Commit, MinerFacts, Open, Train, decide_miner
 from cupel.node.deposits import miner_deposit
 from cupel.node.following import OutOfDate
 from cupel.node.journal import Duty, question_of
-from cupel.node.participant import ROUNDS_KEPT, Participant
+from cupel.node.participant import Participant
 from cupel.node.records import Outcome, OutcomeRecord, UnitRecord, float_of_bits
 from cupel.node.session import Session, Stopped, open_session
 from cupel.node.stopping import StopRequest
 from cupel.protocol import merkle
+from cupel.protocol.disputes.game import Defence, SegmentHeld, StepHeld
 from cupel.protocol.errors import CupelError, MalformedInput, RootMismatch, Unavailable, UsageError
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.training.unit import Commitment, State, train_segment
@@ -165,7 +167,7 @@ class Miner(Participant):
         super()._restore_pins()
         for name in self.session.journal.names(KIND, last_round=self.current.round):
             work = UnitWork.load(self.session.journal, UnitId(name))
-            if work is not None and work.round > self.current.round - ROUNDS_KEPT:
+            if work is not None and work.round >= self.get_first_kept():
                 self._name_again(work)
                 if len(work.answers) == self.parameters.segments:
                     self._describe(work)
@@ -387,6 +389,40 @@ class Miner(Participant):
             salt=commitment.salts[segment],
         )
 
+    # Defending
+
+    def _challenge_budget(self, session: Session) -> int | None:
+        return session.settings.challenge_budget_wei or 0
+
+    def defend_unit(self, unit: UnitView, segment: int) -> Defence:
+        """A segment of a unit of this miner, from its checkpoint; nothing else of it was kept."""
+        work = UnitWork.load(self.session.journal, unit.unit_id)
+        if work is None or len(work.answers) != self.parameters.segments:
+            return super().defend_unit(unit, segment)
+        commitment = work.commit(self.session.signer.derive_secret)
+        if commitment.root != unit.root:
+            raise RootMismatch("what is on disk of an accused unit", expected=unit.root, got=commitment.root)
+        start, answer = commitment.state_roots()[segment], work.answers[segment]
+        cid = (work.start_cid, *work.cids)[segment]
+        pin = self._pin(work, segment) if segment else f"start/{start.hex()}"
+        state = self.session.states.get("checkpoint of an accused unit", cid, start, pin)
+        replayed = self.disputes.sides.run_segment(work.unit, work.seed, state, segment)
+        hold: Callable[[int], StepHeld] = replayed.hold
+        if self.settings.fault is not None:
+            hold = forge_last(hold, self.parameters.segment_steps)
+        held = SegmentHeld(
+            start_root=start,
+            start_evidence=commitment.evidence()[segment],
+            start_proof=commitment.proof(segment),
+            end_root=answer.end_root,
+            loss=answer.loss,
+            gradient_norm=answer.gradient_norm,
+            salt=commitment.salts[segment],
+            end_proof=commitment.proof(segment + 1),
+            inner_roots=replayed.roots[:-1],
+        )
+        return Defence(segment=held, hold=hold)
+
     # Afterwards
 
     def _settle(self, ended: RoundIndex) -> None:
@@ -396,7 +432,7 @@ class Miner(Participant):
         journal = self.session.journal
         for name in journal.names(KIND, last_round=ended):
             work = UnitWork.load(journal, UnitId(name))
-            if work is None or work.round <= ended - ROUNDS_KEPT:
+            if work is None or work.round < self.get_first_kept():
                 journal.drop(KIND, name)
             elif work.round == ended or work.outcome is None:
                 self._settle_unit(work)

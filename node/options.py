@@ -37,6 +37,21 @@ class Gwei(click.ParamType[int]):
         return int(wei)
 
 
+class Ether(click.ParamType[int]):
+    """An amount in ETH as wei."""
+
+    name = "eth"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            wei = Decimal(str(value)) * GWEI * GWEI
+        except InvalidOperation:
+            wei = Decimal("NaN")
+        if not wei.is_finite() or wei < 0 or wei != int(wei):
+            self.fail(f"{value!r} is not an amount in ETH, like 2 or 0.5", param, ctx)
+        return int(wei)
+
+
 class Urls(click.ParamType[tuple[str, ...]]):
     """`a,b` from a flag or the environment, or a list from the file, as a tuple."""
 
@@ -125,6 +140,11 @@ _OPTIONS = (
     click.option("--max-fee", "max_fee_wei", type=Gwei(), default="500", show_default=True,
                  help="Most to pay per gas, in gwei; above it nothing is sent."),
     click.option("--tip", "tip_wei", type=Gwei(), help="Per gas for a block's producer. [default: as the chain says]"),
+    click.option(
+        "--challenge-budget", "challenge_budget_wei", type=Ether(),
+        help="ETH that bonds of accusations may take at once; 0 accuses nobody. [default: a verifier's whole account, "
+        "nothing of a miner's]",
+    ),
     click.option("--metrics", help="Serve Prometheus metrics at HOST:PORT, or at a port of 127.0.0.1. [default: off]"),
     click.option("--threads", type=int, default=1, show_default=True, help="Compute threads."),
     click.option(

@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cupel.chain.errors import ChainUnreachable, ContractReverted
 from cupel.chain.run_contract import BeaconContract
-from cupel.chain.run_values import MemberView, Phase, Role, RoundView, UnitView
+from cupel.chain.run_values import CandidateView, MemberView, Phase, Role, RoundView, UnitView
 from cupel.chain.run_values import Participant as Seated
 from cupel.network.ipfs.blockstore import BlockMissing
 from cupel.node.decisions import (
@@ -33,6 +34,7 @@ from cupel.node.decisions import (
     Wait,
 )
 from cupel.node.descriptions import MAX_DESCRIPTION_BYTES, UnitDescription
+from cupel.node.disputes.desk import DisputeDesk
 from cupel.node.following import FIRST_PAUSE_S, LONGEST_PAUSE_S, Follower, OutOfDate
 from cupel.node.journal import Contradiction, Duty, question_of, round_subject
 from cupel.node.records import ClaimRecord, MergeRecord, RoundRecord
@@ -40,6 +42,7 @@ from cupel.node.rewards import Rewards
 from cupel.node.session import Session, Stopped
 from cupel.node.stopping import OnStop
 from cupel.protocol import merkle
+from cupel.protocol.disputes.game import Defence
 from cupel.protocol.errors import ProtocolError, StorageFailed, Unavailable, UsageError
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.types import Cid, Root, RoundIndex, UnitId
@@ -95,6 +98,8 @@ class Participant(Follower):
         self._descriptions: dict[Root, UnitDescription] = {}
         """By the root their unit was committed under."""
         self._merged: dict[int, Merged] = {}
+        self._starts: dict[int, Root] = {}
+        """Of earlier rounds: the state each began with."""
         self.refused: set[tuple[Duty, bytes]] = set()
         """Duties and subjects of this round about which the journal says something else."""
         self._finishing_in: RoundIndex | None = None
@@ -102,6 +107,16 @@ class Participant(Follower):
         self._full_seen, self._was_refused_room = 0, False
         """Of the store's `full`; and whether journal, outbox or history could not be written."""
         self._rewards = Rewards(session.contract, session.journal, session.address)
+        self.disputes = DisputeDesk(self, self._challenge_budget(session))
+        session.between_steps = self.disputes.play_between
+
+    def _challenge_budget(self, session: Session) -> int | None:
+        """Wei for bonds of accusations; None: whatever the account has."""
+        return session.settings.challenge_budget_wei
+
+    def defend_unit(self, unit: UnitView, segment: int) -> Defence:
+        """What this node holds of a unit of its own. Raises Unavailable: it is none of its."""
+        raise Unavailable(f"unit 0x{unit.unit_id.hex()} is none that this node trained")
 
     # The loop
 
@@ -116,7 +131,7 @@ class Participant(Follower):
                     self._update_rewards()
                     self.session.stat_line.tick()
                 self._notice_stop()
-                if not self._turn():
+                if not self.disputes.play() and not self._turn():
                     self.wait_for_block()
                 trouble_s = 0.0
             except Stopped:
@@ -169,6 +184,7 @@ class Participant(Follower):
         same on the new blocks.
         """
         self._descriptions.clear()
+        self._starts.clear()
         closed = self._closed_through()
         self._set_closed(min(closed, max(closed - ROUNDS_KEPT, -1)))
 
@@ -250,6 +266,8 @@ class Participant(Follower):
         merged = self._merged.get(round_)
         if merged is not None and (merged.units, merged.contributions) != self._merge_inputs(merge_set):
             merged = None
+        if merged is not None:
+            self._accuse_wrong_merges(round_, candidates, merged)
         return MergeFacts(
             wanted=bool(merge_set) and not view.merged,
             candidates=tuple(MergedState(c.state_root, c.cid) for c in candidates),
@@ -264,6 +282,17 @@ class Participant(Follower):
             order=order.index(me) if me in order else len(order),
         )
 
+    def _accuse_wrong_merges(self, round_: RoundIndex, candidates: tuple[CandidateView, ...], merged: Merged) -> None:
+        for number, candidate in enumerate(candidates):
+            # Under another CID it may be a mistake, which costs nobody anything but the merge.
+            if candidate.state_root != merged.root and candidate.proposer != self.session.address:
+                self.keep_for_round(
+                    ("accused", number, candidate.state_root),
+                    partial(
+                        self.disputes.accuse_candidate, round_, number, "the merge of these units is another state"
+                    ),
+                )
+
     def _merge_inputs(self, merge_set: tuple[UnitId, ...]) -> tuple[tuple[UnitId, ...], tuple[Root, ...]]:
         """The merge set and the end states it is merged from."""
         return merge_set, tuple(self.find_unit(unit_id).contribution for unit_id in merge_set)
@@ -275,6 +304,8 @@ class Participant(Follower):
         if isinstance(action, Wait):
             return False
         if isinstance(action, Finish):
+            if self.disputes.counts.open:
+                return False  # a bond would be lost
             self.log.info("nothing is left to do: ending", round=self.current.round)
             if self.get_member().role != Role.NONE and not self.get_member().leaving:
                 self.log.warning(
@@ -515,8 +546,8 @@ class Participant(Follower):
         if self.session.store.pins_lost:
             self._restore_pins()
             self.session.store.pins_restored()
-        first = max(self.current.round - ROUNDS_KEPT + 1, 0)
-        kept = {self.contract.get_state(RoundIndex(r))[0] for r in range(first, self.current.round + 1)}
+        first = self.get_first_kept()
+        kept = {self._get_start_of(r) for r in range(first, self.current.round + 1)}
         kept |= {self.parameters.genesis_root, *(merged.root for merged in self._merged.values())}
         names = frozenset(f"start/{root.hex()}" for root in kept)
         try:
@@ -528,9 +559,22 @@ class Participant(Follower):
                 self.log.info("pruned", bytes=freed)
         self.session.points.reach("pruned")
 
+    def get_first_kept(self) -> int:
+        """The earliest round of which everything is kept.
+
+        What is not final may have to be shown to a court, and the run may have to go on from it.
+        """
+        settled = self.keep_for_round("settled", lambda: self.contract.finality().settled)
+        return max(min(self.current.round - ROUNDS_KEPT + 1, settled), 0)
+
+    def _get_start_of(self, round_: int) -> Root:
+        if round_ not in self._starts:
+            self._starts[round_] = self.contract.get_state(RoundIndex(round_))[0]
+        return self._starts[round_]
+
     def _restore_pins(self) -> None:
         """Names of kept files were lost to damage: name again what is needed, before anything is let go of."""
-        for round_ in range(max(self.current.round - ROUNDS_KEPT + 1, 0), self.current.round + 1):
+        for round_ in range(self.get_first_kept(), self.current.round + 1):
             root, cid = self.contract.get_state(RoundIndex(round_))
             if cid and self.session.store.block_size(cid) is not None:
                 self.session.store.pin(cid, f"start/{root.hex()}")

@@ -130,6 +130,8 @@ class Session:
         """Endpoints of the run's other members, as announced on chain."""
         self.seated: frozenset[Address] = frozenset()
         """Their accounts."""
+        self.between_steps: Callable[[], None] = lambda: None
+        """Done before each optimiser update, where a computation can be interrupted."""
         self.run: Run
         self.states: States
 
@@ -171,6 +173,7 @@ class Session:
 
         def counted(state: State, tokens: torch.Tensor) -> Stepped:
             self.check_stop()
+            self.between_steps()
             began = time.perf_counter()
             stepped = compute(state, tokens)
             self.stats.steps_s += time.perf_counter() - began

@@ -101,6 +101,9 @@ class NodeSettings:
     backend: str = "auto"
     recompute: Recompute = "none"
     """What a training step's backward pass computes again instead of keeping it in memory; no bit depends on it."""
+    challenge_budget_wei: int | None = None
+    """Bonds that accusations may put down at once; 0: accuse nobody; None: a verifier's whole account, a miner's
+    nothing."""
     json_log: bool = False
     on_stop: str = OnStop.FINISH.value
     """What the first request to stop means; the second one always means at once."""
@@ -121,6 +124,8 @@ class NodeSettings:
                 raise WrongSetting(name, f"--{name} is {getattr(self, name)}; take {least} to {most}")
         if self.max_fee_wei <= 0:
             raise WrongSetting("max_fee_wei", "--max-fee is 0; nothing could be sent. Take what you would pay per gas")
+        if self.challenge_budget_wei is not None and self.challenge_budget_wei < 0:
+            raise WrongSetting("challenge_budget_wei", "--challenge-budget is an amount of ETH; 0 accuses nobody")
         if self.tip_wei is not None and self.tip_wei > self.max_fee_wei:
             raise WrongSetting("tip_wei", "--tip is above --max-fee, which includes it")
         if self.on_stop not in [one.value for one in OnStop]:

@@ -26,6 +26,7 @@ from node_world.forks import Process, start_process
 from node_world.programs import trace_or_read
 
 from cupel.chain.client import ChainClient
+from cupel.chain.court_deployment import Clocks, deploy_court
 from cupel.chain.keys import LocalSigner, save_keystore
 from cupel.chain.run_contract import RunContract, TokenContract, deploy_run, deploy_scripted_beacon
 from cupel.chain.run_file import RunFile
@@ -312,6 +313,7 @@ def open_world(
     host: str = "127.0.0.1",
     chain_arguments: Sequence[str] = (),
     brought: tuple[RunPrograms, NamedState] | None = None,
+    court: Clocks | None = None,
     **changes: object,
 ) -> Iterator[World]:
     """A deployed run and its chain. Nodes are added and started by the test, and ended here.
@@ -323,6 +325,7 @@ def open_world(
 
     chain_arguments   more of the embedded chain's command line
     brought           Programs and first state of another model than the tests' own
+    court             clocks of a court for the run, whose bonds then wait for its disputes; None: it has none
     """
     make_text(folder / "text")
     built = build_data([folder / "text"], folder / "data", BuildOptions(vocabulary=260, shard_tokens=512, held_out=0.1))
@@ -350,7 +353,14 @@ def open_world(
             )
             client = ChainClient(running.url, keys[0], poll_seconds=0.05)
             beacon = deploy_scripted_beacon(client, b"\x02" * 32)
-            deployment = deploy_run(client, dataclasses.replace(parameters, beacon=beacon))
+            parameters = dataclasses.replace(parameters, beacon=beacon)
+            if court is not None:
+                deployed = deploy_court(client, court)
+                longest = parameters.window_blocks + deployed.longest_dispute
+                parameters = dataclasses.replace(
+                    parameters, court=deployed.court, maturity_blocks=longest, exit_blocks=longest
+                )
+            deployment = deploy_run(client, parameters)
             RunFile.of(client.chain_id, deployment, (gateway.url,)).write(folder / "run.json")
             contract = RunContract(client, deployment.run)
             with Fetcher(store, lambda: [p.endpoint for p in contract.participants()]) as fetcher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from cupel.chain.run_contract import compute_seal
 from cupel.chain.run_values import Answer as PostedAnswer
@@ -284,6 +285,9 @@ class Verifier(Participant):
         if unit.unit_id in self._backlog and len(known) == self.parameters.segments:
             self._report_once(unit, description, tuple(range(self.parameters.segments)), drawn=False)
             del self._backlog[unit.unit_id]
+            if unit.round < self.current.round:
+                [state] = self.contract.get_unit_states([unit.unit_id])
+                self._accuse_if_wrong(replace(unit, status=state.status))
 
     def _report_once(
         self, unit: UnitView, description: UnitDescription, segments: Sequence[int], *, drawn: bool
@@ -391,6 +395,7 @@ class Verifier(Participant):
                 self.log.warning("not sealed", miner=unit.miner, unit=unit.index, reason=reason)
             elif unit.status == Status.DISPUTED and unit.has_revealed(me) and not unit.has_agreed(me):
                 self._settle_dissent(unit)
+            self._accuse_if_wrong(unit)
         if self.settings.watch == "all":
             self._watch(units)
         for unit in [u for u in self._backlog.values() if u.round <= ended - ROUNDS_KEPT]:
@@ -398,6 +403,17 @@ class Verifier(Participant):
             self._record(unit, "unavailable", reason, (), drawn=False)
             del self._backlog[unit.unit_id]
         self._let_go(ended)
+
+    def _accuse_if_wrong(self, unit: UnitView) -> None:
+        """Have the court find out about a judged unit of which a segment ended otherwise here."""
+        known, description = self._replay_of(unit).answers, self._descriptions.get(unit.root)
+        if not known or unit.status not in _JUDGED:
+            return
+        if description is None:
+            description = self.describe(unit)
+        wrong = next((s for s in sorted(known) if not _compare(s, description, known[s]).agrees), None)
+        if wrong is not None:
+            self.disputes.accuse_unit(unit, wrong, "the segment ends in another state")
 
     def _mark_reported(self, unit: UnitView, what: str) -> None:
         replay = self._replay_of(unit)
@@ -428,6 +444,9 @@ class Verifier(Participant):
         self._record(unit, "rejects", reason, (), drawn=True)
         self._mark_reported(unit, "dissent")
         self.log.warning("unit rejected", miner=unit.miner, unit=unit.index, reason=reason)
+
+
+_JUDGED = frozenset({Status.DISPUTED, Status.UNVERIFIED, Status.ATTESTED})
 
 
 def _compare(segment: int, description: UnitDescription, answer: Answer) -> SegmentVerdict:
