@@ -88,6 +88,19 @@ def test_honest_work_is_merged_and_the_lie_is_left_out(played: Report) -> None:
             assert verdict.agreed == (unit.status == "ATTESTED"), verdict
 
 
+def test_the_liar_is_convicted_by_one_element_of_one_operation(played: Report) -> None:
+    (only,) = played.rounds
+    [conviction] = played.convictions
+    assert [conviction.accused] == played.liars
+    assert conviction.subject in {unit.unit for unit in only.units if unit.miner in played.liars}
+    assert conviction.operation.startswith("operation ")
+    assert conviction.claimed != conviction.right
+    assert conviction.prize_wei == 5 * 10**17, "half of the unit's bond"
+    shown = (played.folder / "summary.txt").read_text()
+    assert conviction.operation in shown
+    assert conviction.right in shown
+
+
 def test_only_verified_work_earns(played: Report) -> None:
     earned = {balance.address: balance.tokens + balance.pending for balance in played.balances}
     assert all(earned[liar] == 0 for liar in played.liars)

@@ -12,6 +12,7 @@ import torch
 
 from cupel.archive import RunArchive
 from cupel.chain.client import ChainClient
+from cupel.chain.court_deployment import Clocks, CourtDeployment, deploy_court
 from cupel.chain.keys import LocalSigner, find_keystore, load_account, make_key, read_password_file, save_keystore
 from cupel.chain.run_contract import deploy_run
 from cupel.chain.run_file import RunFile
@@ -104,9 +105,25 @@ def prepare_programs(settings: DemoSettings, say: Say) -> Prepared:
     return prepared
 
 
-def make_parameters(settings: DemoSettings, prepared: Prepared) -> Parameters:
+def make_clocks(settings: DemoSettings) -> Clocks:
+    """Of the demo's court: two minutes for each side, ten seconds for any move."""
+    minute = _minute(settings)
+    return Clocks(
+        clock_blocks=2 * minute,
+        grace_blocks=max(8, minute // 6),
+        minimum_bond_wei=Wei(ETHER // 10),
+        defence_gas=1_000_000,
+    )
+
+
+def _minute(settings: DemoSettings) -> int:
+    """In blocks."""
+    return max(8, round(60 / settings.block_time_s))
+
+
+def make_parameters(settings: DemoSettings, prepared: Prepared, court: CourtDeployment) -> Parameters:
     """Everything the contract fixes. Clocks are caps: a phase ends as soon as all have acted."""
-    minute = max(8, round(60 / settings.block_time_s))
+    minute = _minute(settings)
     return prepared.make_parameters(
         segments=settings.segments,
         segment_steps=settings.segment_steps,
@@ -133,14 +150,16 @@ def make_parameters(settings: DemoSettings, prepared: Prepared) -> Parameters:
         open_blocks=minute,
         merge_blocks=minute,
         acknowledge_blocks=minute,
-        maturity_blocks=max(1, minute // 2),
-        window_blocks=max(1, minute // 2),
-        exit_blocks=minute,
+        # A dispute may take its whole time; nobody waits for that here, the summary counts what is pending.
+        maturity_blocks=minute + court.longest_dispute,
+        window_blocks=minute,
+        exit_blocks=minute + court.longest_dispute,
         initial_reward=60 * TOKEN,
         halving_rounds=4,
         work_target=settings.miners,
         verifier_share_bps=2500,
         merge_share_bps=500,
+        court=court.court,
     )
 
 
@@ -148,7 +167,8 @@ def deploy(
     settings: DemoSettings, archive: RunArchive, prepared: Prepared, client: ChainClient, source: str, say: Say
 ) -> RunFile:
     """A new run on the chain, and the folder's files about it."""
-    parameters = make_parameters(settings, prepared)
+    court = deploy_court(client, make_clocks(settings))
+    parameters = make_parameters(settings, prepared, court)
     deployment = deploy_run(client, parameters)
     run = RunFile.of(client.chain_id, deployment, (source,))
     archive.write_parameters(parameters)

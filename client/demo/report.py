@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cupel.archive import RoundSummary
 from cupel.chain.run_values import Status
+from cupel.demo.verdicts import Conviction
 
 TOKEN_UNITS = 10**18
 WEI_PER_ETH = 10**18
@@ -46,6 +47,8 @@ class Report:
     """Addresses of the miners that were told to fake."""
     genesis_loss: float
     rounds: Sequence[RoundSummary]
+    convictions: Sequence[Conviction]
+    """What the court found, from the chain."""
     balances: Sequence[Balance]
     supply: int
     prompt: str
@@ -75,6 +78,24 @@ def draw_curve(losses: Sequence[float], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
+
+
+def _print_conviction(c: Conviction, name: Callable[[str], str], console: Console) -> None:
+    """One proof, in the contract's terms."""
+    step = "" if c.step is None else f", step {c.step}"
+    console.print(
+        f"  [bold]convicted on chain[/bold] for unit 0x{c.subject.hex()[:8]}…, segment {c.segment}{step}: "
+        f"{name(c.finder)} accused it, {c.moves} turns",
+        highlight=False,
+    )
+    if not c.operation:
+        console.print(f"    {c.text}", highlight=False)
+        return
+    console.print(f"    {c.operation}", highlight=False, markup=False)
+    console.print(f"    element {c.element}: it said {c.claimed}, right is {c.right}", highlight=False, markup=False)
+    console.print(
+        f"    {c.prize_wei / WEI_PER_ETH:g} ETH of its bond to {name(c.finder)}, the rest burned", highlight=False
+    )
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -123,6 +144,8 @@ def print_report(report: Report, console: Console) -> None:
             line = f"  round {r.round}, unit 0x{u.unit.hex()[:8]}…: {u.status.lower()}"
             line += f", rejected by {', '.join(against) or 'nobody'}"
             console.print(line + (f"; no answer from {', '.join(silent)}" if silent else ""), highlight=False)
+    for c in report.convictions:
+        _print_conviction(c, name, console)
     console.print()
 
     money = Table(title="Balances", title_justify="left", box=None, padding=(0, 2, 0, 0))

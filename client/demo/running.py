@@ -14,12 +14,13 @@ from cupel.archive import RunArchive
 from cupel.chain.client import ChainClient
 from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
-from cupel.chain.run_values import Phase
+from cupel.chain.run_values import Phase, Status
 from cupel.demo.observer import Observer
 from cupel.demo.preparation import Party, build_text, deploy, make_parties, prepare_programs
 from cupel.demo.processes import Fleet, ManagedProcess
 from cupel.demo.report import Balance, Report, draw_curve, print_report
 from cupel.demo.settings import DemoSettings
+from cupel.demo.verdicts import Conviction, read_convictions, wait_for_verdicts
 from cupel.demo.view import Picture, View
 from cupel.protocol.arithmetic.cuda_backend import find_device
 from cupel.protocol.errors import ChainRefused, Unavailable, UsageError
@@ -28,7 +29,10 @@ from cupel.protocol.training.state import weights_of
 
 START_TIMEOUT_S = 90.0
 LOOK_S = 0.5
+VERDICTS_TIMEOUT_S = 60.0
+"""For disputes about the last round's units: each takes some twenty blocks."""
 FUNDING_ETH = 1000
+CONTESTED = frozenset({Status.DISPUTED.name, Status.CONVICTED.name})
 
 
 def run_demo(settings: DemoSettings) -> Report:
@@ -74,7 +78,11 @@ def run_demo(settings: DemoSettings) -> Report:
         contract = RunContract(client, run.contract)
         observer = Observer(settings, archive, contract)
         _watch(settings, view, fleet, nodes, client, contract, observer)
-        report = _report(settings, parties, contract, TokenContract(client, run.token), observer, began)
+        lies = [u.unit for r in observer.finished for u in r.units if u.status in CONTESTED]
+        view.say(f"Waiting for the court about {len(lies)} units that were left out ...")
+        wait_for_verdicts(client, run, lies, VERDICTS_TIMEOUT_S)
+        convictions = read_convictions(client, run)
+        report = _report(settings, parties, contract, TokenContract(client, run.token), observer, convictions, began)
         client.close()
     draw_curve([report.genesis_loss, *(one.held_out_loss for one in report.rounds)], settings.folder / "loss.png")
     console = Console(width=max(110, Console().width)) if not Console().is_terminal else Console()
@@ -167,6 +175,7 @@ def _report(
     contract: RunContract,
     token: TokenContract,
     observer: Observer,
+    convictions: Sequence[Conviction],
     began: float,
 ) -> Report:
     run = observer.run
@@ -199,6 +208,7 @@ def _report(
         liars=[party.signer.address for party in parties if party.lies],
         genesis_loss=observer.genesis_loss,
         rounds=observer.finished,
+        convictions=convictions,
         balances=balances,
         supply=token.total_supply(),
         prompt=settings.prompt,
