@@ -34,6 +34,8 @@ def short(folder: Path) -> DemoSettings:
     return DemoSettings(
         folder=folder,
         rounds=1,
+        miners=2,
+        verifiers=2,
         segments=2,
         segment_steps=3,
         text=text,
