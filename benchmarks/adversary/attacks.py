@@ -10,8 +10,9 @@ from network_world import World
 from adversary.money import read_tokens
 from adversary.outcomes import Lie
 from adversary.reorgs import undo
+from cupel.chain.court_deployment import Clocks
 from cupel.chain.run_values import Phase, Status, UnitView
-from cupel.protocol.types import Address
+from cupel.protocol.types import Address, Wei
 
 USUAL: Mapping[str, int] = {
     "min_miners": 2,
@@ -23,6 +24,7 @@ USUAL: Mapping[str, int] = {
     "open_blocks": 60,
     "merge_blocks": 60,
     "acknowledge_blocks": 60,
+    "window_blocks": 60,
 }
 """Every drawn verifier replays the whole unit: who cheats is found in the same round, whatever the draw says."""
 
@@ -57,10 +59,15 @@ def false_merges(world: World, cheaters: frozenset[Address], rounds: int) -> lis
         view = world.contract.get_round(round_)
         for number, candidate in enumerate(world.contract.candidates(round_)):
             if candidate.proposer in cheaters:
-                accepted = view.merged and view.accepted == number
+                accepted = view.merged and view.accepted == number and not candidate.is_convicted
                 fate = "ACCEPTED" if accepted else f"{candidate.acknowledgements} acknowledgements"
+                fate += ", convicted" if candidate.is_convicted else ""
                 root = candidate.state_root
-                found.append(Lie(round=round_, what="merge", subject=root, fate=fate, got_through=accepted))
+                subject = world.contract.subject_of(round_, number)
+                lie = Lie(
+                    round=round_, what="merge", subject=root, fate=fate, got_through=accepted, dispute_subject=subject
+                )
+                found.append(lie)
     return found
 
 
@@ -85,6 +92,11 @@ def _lie_of(unit: UnitView, *, got_through: bool | None = None) -> Lie:
     return Lie(round=unit.round, what="unit", subject=unit.unit_id, fate=unit.status.name, got_through=passed)
 
 
+CLOCKS = Clocks(clock_blocks=400, grace_blocks=60, minimum_bond_wei=Wei(10**17), defence_gas=1_000_000)
+SHORT_CLOCKS = Clocks(clock_blocks=20, grace_blocks=1, minimum_bond_wei=Wei(10**17), defence_gas=1_000_000)
+"""For attacks in which nobody is accused: what is held comes free, or does not, when no dispute can come any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attack:
     """One way to cheat."""
@@ -101,6 +113,12 @@ class Attack:
     lies: FindLies = false_units
     rounds: int = 1
     """That have to end before it is over."""
+    is_convicted: bool = True
+    """Whether every lie is to be convicted before it is over."""
+    voids_rounds: bool = False
+    """Whether whole rounds are void when it is over: then honest miners earn nothing in them."""
+    clocks: Clocks = CLOCKS
+    """Of the court."""
     is_over: Callable[[World, frozenset[Address]], bool] | None = None
     """What has to have happened besides."""
     strike: Callable[[World, str], None] | None = None
@@ -114,13 +132,20 @@ class Attack:
     @property
     def pays_tokens(self) -> bool:
         """Whether honest parties are due a reward in any case."""
-        return not self.is_spite
+        return not self.is_spite and not self.voids_rounds
 
 
 def has_claimed(world: World, cheaters: frozenset[Address]) -> bool:
     """Whether a cheater was paid, and asked again."""
     node = next(n for n in world.nodes if n.signer.address in cheaters)
     return len(node.events("second claim refused")) + len(node.events("claimed once more")) >= 3
+
+
+def is_settled(world: World, cheaters: frozenset[Address]) -> bool:
+    """Whether the first round is final, and everybody has taken what it brought."""
+    return world.contract.finality().settled >= 1 and not any(
+        world.contract.claimable(node.signer.address, 0, 1) for node in world.nodes
+    )
 
 
 REORG_DEPTHS = range(1, 6)
@@ -180,29 +205,37 @@ ATTACKS = (
     ),
     Attack(
         name="false loss",
+        is_convicted=False,
+        clocks=SHORT_CLOCKS,
+        is_over=is_settled,
         what="a miner trains rightly and commits to half the loss",
         cheaters={"cheater": "false_loss"},
+        changes={"window_blocks": 8},
     ),
     Attack(
         name="lying opening",
+        is_convicted=False,
         what="a miner commits to what it trained and opens another loss",
         cheaters={"cheater": "lying_opening"},
         changes={"open_blocks": 100},
     ),
     Attack(
         name="withheld state",
+        is_convicted=False,
         what="a miner commits rightly and gives nobody a state of its unit",
         cheaters={"cheater": "withheld_state"},
         changes={"seal_blocks": 100},
     ),
     Attack(
         name="late opening",
+        is_convicted=False,
         what="a miner opens its unit after the phase",
         cheaters={"cheater": "late_opening"},
         changes={"open_blocks": 100},
     ),
     Attack(
         name="late reveal",
+        is_convicted=False,
         what="a verifier seals its answers and reveals them after the phase",
         cheaters={"cheater": "late_reveal"},
         changes={"open_blocks": 100, "min_verifiers": 4, "verifiers_per_unit": 4, "quorum": 3},
@@ -211,9 +244,12 @@ ATTACKS = (
     ),
     Attack(
         name="false dissent",
+        is_convicted=False,
         what="a verifier seals that right work is wrong",
         cheaters={"cheater": "false_dissent"},
-        changes={"min_verifiers": 3},
+        changes={"min_verifiers": 3, "window_blocks": 8},
+        clocks=SHORT_CLOCKS,
+        is_over=is_settled,
         lies=doubted_units,
         is_spite=True,
     ),
@@ -221,13 +257,16 @@ ATTACKS = (
         name="wrong merge",
         what="a juror proposes a merge with one weight one ulp off, before anybody else",
         cheaters={"cheater": "wrong_merge"},
+        arguments=("--challenge-budget", "0"),
         changes={"min_verifiers": 3},
         lies=false_merges,
     ),
     Attack(
         name="wrong merge, bought jury",
+        voids_rounds=True,
         what="two jurors of three agree on a merge with one weight one ulp off",
         cheaters={"cheater": "wrong_merge", "accomplice": "wrong_merge"},
+        arguments=("--challenge-budget", "0"),
         changes={"min_verifiers": 3},
         lies=false_merges,
         honest_verifiers=1,
@@ -236,11 +275,14 @@ ATTACKS = (
         name="racing re-orgs",
         what="one ulp, while blocks are undone under everybody, 1 to 5 at a time",
         cheaters={"cheater": "one_ulp"},
-        rounds=6,
+        rounds=1,
         strike=undo_blocks,
     ),
     Attack(
         name="double claims",
+        is_convicted=False,
+        clocks=SHORT_CLOCKS,
+        changes={"window_blocks": 8},
         what="a miner asks for each reward twice in a transaction, and again",
         cheaters={"cheater": "double_claim"},
         lies=extra_tokens,

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import httpx
 from network_world import World
 
+from cupel.chain.court_contract import CourtContract
+from cupel.chain.court_events import DisputeRecord
 from cupel.protocol.types import Address
 
 FIRE = Address("0x000000000000000000000000000000000000dEaD")
@@ -38,9 +40,24 @@ def ask(world: OnChain, method: str, *params: Any) -> Any:
 
 
 def read_wei(world: World, account: Address) -> int:
-    """All that is an account's own: its balance and its deposit, locked or not."""
+    """All that is an account's own: balance, deposit (locked or not), what the court owes it and its bonds there."""
     balance = int(ask(world, "eth_getBalance", account, "latest"), 16)
-    return balance + world.contract.member_of(account).deposit
+    court = open_court(world)
+    own = [record for record in list_disputes(world) if record.challenger == account and record.ending is None]
+    bonds = sum(record.bond_wei for record in own)
+    return balance + world.contract.member_of(account).deposit + court.credit(account) + bonds
+
+
+def open_court(world: World) -> CourtContract:
+    """The run's."""
+    return CourtContract(world.client, world.contract.court())
+
+
+def list_disputes(world: World) -> list[DisputeRecord]:
+    """All about claims of the run."""
+    court = open_court(world)
+    listed = court.list_disputes(world.contract.address)
+    return [court.get_dispute(event.dispute) for event in listed if event.dispute is not None]
 
 
 def read_tokens(world: World, account: Address) -> int:
@@ -52,7 +69,9 @@ def read_tokens(world: World, account: Address) -> int:
 
 def read_burned(world: World) -> int:
     """Wei burned, sent away already or not."""
-    return int(ask(world, "eth_getBalance", FIRE, "latest"), 16) + world.contract.burn_owed()
+    return int(ask(world, "eth_getBalance", FIRE, "latest"), 16) + sum(
+        (world.contract.burn_owed(), open_court(world).burn_owed())
+    )
 
 
 def read_gas(world: OnChain) -> dict[str, int]:

@@ -56,6 +56,12 @@ class Lie:
     fate: str
     """What the contract made of it."""
     got_through: bool
+    dispute_subject: bytes | None = None
+    """What the court calls it, where that is something else."""
+
+    @property
+    def claim(self) -> bytes:
+        return self.subject if self.dispute_subject is None else self.dispute_subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,14 +11,20 @@ from network_world import World, key, open_world
 from node_world.chains import FUNDS_WEI
 
 from adversary.attacks import USUAL, Attack
-from adversary.money import read_books
-from adversary.outcomes import Lie, Outcome, promote_provers
+from adversary.money import list_disputes, open_court, read_books
+from adversary.outcomes import Conviction, Lie, Outcome, name_values, promote_provers, read_convictions
 from cupel.node.records import VerdictRecord
 from cupel.protocol.types import Address
 
 HERE = Path(__file__).resolve().parent.parent
 PATIENCE_S = 240.0
+DEPOSIT_WEI = 40 * 10**18
+"""Of a miner: bonds of some rounds. What does for every round until the first is mature is all that anybody has."""
+VERIFIERS = frozenset({"late_reveal", "false_dissent", "wrong_merge"})
+"""Cheaters that take a verifier's seat."""
 SETTLING_BLOCKS = 3
+COURT_MOVES = 86
+"""Graces that a dispute may take besides the clocks (docs/design/court.md)."""
 
 
 def play(attack: Attack, chain: str, folder: Path, *, block_time_s: float = 0.2) -> Outcome:
@@ -35,33 +41,39 @@ def play(attack: Attack, chain: str, folder: Path, *, block_time_s: float = 0.2)
     changes = {**USUAL, **attack.changes}
     # A round waits until everybody is there.
     changes["min_miners"] = len(names) - changes["min_verifiers"]
+    longest = 2 * attack.clocks.clock_blocks + COURT_MOVES * attack.clocks.grace_blocks
+    changes["maturity_blocks"] = changes["exit_blocks"] = changes["window_blocks"] + longest
     with open_world(
         folder,
         names,
         block_time_s=block_time_s,
         chain=chain,
         chain_arguments=["--allow-reorg"] if chain == "embedded" else [],
+        court=attack.clocks,
         **changes,
     ) as world:
         for name in miners:
-            world.add("miner", name)
+            world.add("miner", name, "--deposit", str(DEPOSIT_WEI))
         for name in verifiers:
             world.add("verifier", name, "--watch", "all")
         for name, module in attack.cheaters.items():
-            cheater = world.add(f"adversary.cheaters.{module}", name, *attack.arguments)
+            deposit = () if module in VERIFIERS else ("--deposit", str(DEPOSIT_WEI))
+            cheater = world.add(f"adversary.cheaters.{module}", name, *deposit, *attack.arguments)
             cheater.environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent / "tests")])
         for node in world.nodes:
             node.start()
         follow(world, attack, chain, frozenset(roles["cheaters"]))
         stop_all(world)
         lies = attack.lies(world, frozenset(roles["cheaters"]), attack.rounds)
+        convictions = list_convictions(world)
         return Outcome(
             attack=attack,
             chain=chain,
             lies=tuple(lies),
             found=tuple(describe_finds(world, lies)),
             books=read_books(world, dict.fromkeys(map(address, names), FUNDS_WEI)),
-            roles=promote_provers(roles, ()),
+            convictions=tuple(convictions),
+            roles=promote_provers(roles, convictions),
             seconds=time.monotonic() - began,
         )
 
@@ -73,9 +85,35 @@ def follow(world: World, attack: Attack, chain: str, cheaters: frozenset[Address
     world.wait_for(
         f"end of {attack.rounds} rounds", lambda: world.contract.current().round >= attack.rounds, PATIENCE_S
     )
+    if attack.is_convicted:
+        world.wait_for("convictions", lambda: are_convicted(world, attack, cheaters), PATIENCE_S)
     if attack.is_over is not None:
         is_over = attack.is_over
         world.wait_for("the rest of it", lambda: is_over(world, cheaters), PATIENCE_S)
+
+
+def are_convicted(world: World, attack: Attack, cheaters: frozenset[Address]) -> bool:
+    """Whether every lie of the rounds that count is, and who proved it has been paid."""
+    court = open_court(world)
+    lies = attack.lies(world, cheaters, attack.rounds)
+    ended = [record for record in list_disputes(world) if record.ending is not None]
+    if any(court.credit(record.challenger) for record in ended):
+        return False
+    convicted = {record.subject for record in ended if record.ending is not None and record.ending.convicted}
+    return bool(lies) and all(lie.claim in convicted for lie in lies)
+
+
+def list_convictions(world: World) -> list[Conviction]:
+    records = list_disputes(world)
+    step = name_values(world.programs.step)
+    names: dict[bytes, list[str]] = {record.subject: step for record in records}
+    current = world.contract.current().round
+    for round_ in range(current + 1):
+        for number in range(len(world.contract.candidates(round_))):
+            merged = len(world.contract.merge_set(round_))
+            subject = world.contract.subject_of(round_, number)
+            names[subject] = name_values(world.programs.merges[merged - 1])
+    return read_convictions(records, names)
 
 
 def stop_all(world: World) -> None:

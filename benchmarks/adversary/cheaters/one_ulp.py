@@ -5,24 +5,17 @@ from __future__ import annotations
 import torch
 
 from adversary.cheaters import play
-from adversary.cheaters.steps import change_first, spoil_last
-from cupel.miner.miner import Miner
-from cupel.miner.settings import MinerSettings
-from cupel.node.session import Session
+from adversary.cheaters.steps import SpoilingMiner, change_first
 from cupel.protocol.training.unit import State, Stepped
 
 
-def bend(before: State, stepped: Stepped) -> Stepped:
-    def up(weight: torch.Tensor) -> torch.Tensor:
-        return torch.nextafter(weight, torch.tensor(float("inf")))
+class OneUlp(SpoilingMiner):
+    @staticmethod
+    def spoil(before: State, stepped: Stepped) -> Stepped:
+        def up(weight: torch.Tensor) -> torch.Tensor:
+            return torch.nextafter(weight, torch.tensor(float("inf")))
 
-    return Stepped(change_first(stepped.state, "weights", up), stepped.loss, stepped.gradient_norm)
-
-
-class OneUlp(Miner):
-    def __init__(self, session: Session, settings: MinerSettings) -> None:
-        super().__init__(session, settings)
-        self.step = spoil_last(self.step, self.parameters.segment_steps, bend)
+        return Stepped(change_first(stepped.state, "weights", up), stepped.loss, stepped.gradient_norm)
 
 
 def main() -> None:
