@@ -19,8 +19,8 @@ from cupel.chain.court_deployment import Clocks
 from cupel.chain.court_events import CourtEvent, DisputeRecord, Turn, collect_disputes, read_court_event
 from cupel.chain.heads import HeadTracker
 from cupel.chain.values import Log, Receipt
-from cupel.protocol.disputes.game import Move, Stage, announcement
 from cupel.protocol.errors import Unavailable
+from cupel.protocol.proceedings import Move, Stage, announcement
 from cupel.protocol.types import Address, Height, Root, Wei
 
 At = Height | int | str

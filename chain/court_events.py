@@ -14,8 +14,8 @@ from typing import Any
 
 from cupel.chain.abi import load_abi
 from cupel.chain.values import Log
-from cupel.protocol.disputes.game import Position, Stage
 from cupel.protocol.errors import MalformedInput
+from cupel.protocol.proceedings import Position, Stage
 from cupel.protocol.types import Address, Height, Wei
 
 ENDINGS = frozenset({"Convicted", "Dismissed", "Closed"})

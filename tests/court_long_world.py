@@ -13,8 +13,9 @@ from court_world import MERGE, CourtWorld, Dispute, Lie, hold, make_court, value
 from cupel.protocol import merkle
 from cupel.protocol.arithmetic.operations import DType, Graph, Opcode, Operation, TensorType
 from cupel.protocol.disputes import HeldProver, Prover, Sums, terms
-from cupel.protocol.disputes.game import Challenge, Defence, Move, Position, Stage, StepHeld
+from cupel.protocol.disputes.game import Challenge, Defence, StepHeld
 from cupel.protocol.disputes.openings import Reader, Whole
+from cupel.protocol.proceedings import Move, Position, Stage
 from cupel.protocol.program import Program
 from cupel.protocol.program.structure import Structure
 

@@ -23,20 +23,11 @@ from eth_utils import to_canonical_address, to_checksum_address
 from cupel.chain.abi import ContractAbi, load_abi
 from cupel.protocol import merkle
 from cupel.protocol.disputes import Prover
-from cupel.protocol.disputes.game import (
-    Challenge,
-    DataHeld,
-    Defence,
-    Move,
-    Position,
-    SegmentHeld,
-    Stage,
-    StepHeld,
-    announcement,
-)
+from cupel.protocol.disputes.game import Challenge, DataHeld, Defence, SegmentHeld, StepHeld
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.hashing import checkpoint_leaf, contribution_leaf, evidence, leaf_hash, proof, tree_root
 from cupel.protocol.merkle import tensor_bytes, tensor_root
+from cupel.protocol.proceedings import Move, Position, Stage, announcement
 from cupel.protocol.program import Program, run, trace
 from cupel.protocol.program.traces import Trace, recompute
 from cupel.protocol.sampling import batch_positions

@@ -14,8 +14,9 @@ from cupel.chain.abi import load_abi
 from cupel.protocol import merkle
 from cupel.protocol.arithmetic.cases import Case
 from cupel.protocol.arithmetic.operations import Graph
-from cupel.protocol.disputes import Claim, Difference, Opening, Proof, Prover, find_element, find_operation
+from cupel.protocol.disputes import Claim, Opening, Proof, Prover, find_element, find_operation
 from cupel.protocol.hashing import LEAF_BYTES, leaf_hash
+from cupel.protocol.proceedings import Difference
 from cupel.protocol.program import Program
 from cupel.protocol.program.structure import Structure
 from cupel.protocol.program.traces import Trace

@@ -35,7 +35,8 @@ from eth_utils import to_canonical_address
 
 from cupel.chain.abi import load_abi
 from cupel.protocol import merkle
-from cupel.protocol.disputes.game import Defence, Move, Stage
+from cupel.protocol.disputes.game import Defence
+from cupel.protocol.proceedings import Move, Stage
 
 WRONG = hashlib.sha256(b"wrong").digest()
 LIAR = Unit(Lie(step=1, end_root=WRONG))

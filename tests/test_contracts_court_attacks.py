@@ -31,8 +31,9 @@ from court_world import (
 from eth_utils import to_canonical_address, to_checksum_address
 
 from cupel.chain.abi import load_abi
-from cupel.protocol.disputes.game import Challenge, Stage, announcement
+from cupel.protocol.disputes.game import Challenge
 from cupel.protocol.hashing import checkpoint_leaf, contribution_leaf, evidence, proof, tree_root
+from cupel.protocol.proceedings import Stage, announcement
 from cupel.protocol.types import Address, Salt
 
 WRONG = hashlib.sha256(b"wrong").digest()

@@ -34,8 +34,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cupel.protocol.arithmetic.operations import Opcode
-from cupel.protocol.disputes.game import Challenge, Defence, Move, Stage, children_of
+from cupel.protocol.disputes.game import Challenge, Defence, children_of
 from cupel.protocol.hashing import LEAF_BYTES
+from cupel.protocol.proceedings import Move, Stage
 from cupel.protocol.trees import Tree, height
 
 WRONG = hashlib.sha256(b"wrong").digest()

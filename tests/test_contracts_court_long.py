@@ -38,8 +38,9 @@ from hypothesis import strategies as st
 from cupel.protocol.arithmetic.operations import Opcode
 from cupel.protocol.disputes import Block, HeldProver, terms
 from cupel.protocol.disputes.errors import MalformedProof
-from cupel.protocol.disputes.game import Defence, Move, Stage
+from cupel.protocol.disputes.game import Defence
 from cupel.protocol.disputes.reducing import sum_leaves
+from cupel.protocol.proceedings import Move, Stage
 from cupel.protocol.trees import Tree
 
 TWO_LEVELS = ("dot", "index_add", "sum")

@@ -18,8 +18,8 @@ from cupel.chain.client import ChainClient
 from cupel.chain.court_contract import CourtContract, CourtFollower, is_move
 from cupel.chain.court_events import Reason
 from cupel.chain.errors import ContractReverted
-from cupel.protocol.disputes.game import Move, Stage
 from cupel.protocol.errors import Unavailable
+from cupel.protocol.proceedings import Move, Stage
 
 SOURCES = Path(__file__).resolve().parent.parent / "contracts"
 HELPERS = {

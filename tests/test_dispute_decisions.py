@@ -25,8 +25,8 @@ from cupel.node.disputes.deciding import (
     decide,
 )
 from cupel.node.journal import Identity, Journal
-from cupel.protocol.disputes.game import Stage
 from cupel.protocol.errors import MalformedInput
+from cupel.protocol.proceedings import Stage
 from cupel.protocol.types import Address, Height
 
 ME, YOU = Address("0x" + "11" * 20), Address("0x" + "22" * 20)

@@ -21,9 +21,9 @@ from cupel.disputes.files import ProofFile
 from cupel.disputes.inputs import BATCH
 from cupel.protocol.arithmetic.operations import TensorType
 from cupel.protocol.disputes import Claim, Proof
-from cupel.protocol.disputes.game import Stage
 from cupel.protocol.errors import MalformedInput, MalformedProgram, UsageError
 from cupel.protocol.hashing import LEAF_BYTES
+from cupel.protocol.proceedings import Stage
 from cupel.protocol.program import encoding
 from cupel.protocol.types import Address, Height
 

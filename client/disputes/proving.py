@@ -12,10 +12,11 @@ from cupel.disputes.inputs import Work, name_outputs
 from cupel.disputes.wording import name_value
 from cupel.protocol import merkle
 from cupel.protocol.arithmetic.operations import Operation, TensorType
-from cupel.protocol.disputes import Difference, Opening, Prover, find_element, find_operation
+from cupel.protocol.disputes import Opening, Prover, find_element, find_operation
 from cupel.protocol.disputes.errors import MalformedProof
 from cupel.protocol.errors import MalformedInput, RootMismatch
 from cupel.protocol.hashing import LEAF_BYTES, leaf_hash
+from cupel.protocol.proceedings import Difference
 from cupel.protocol.program import Program
 from cupel.protocol.program.traces import Trace, root_of, value_item, value_leaf
 from cupel.protocol.trees import Tree

@@ -37,8 +37,9 @@ from cupel.node.disputes.deciding import (
 )
 from cupel.node.journal import Journal
 from cupel.node.log import Log
-from cupel.protocol.disputes.game import Challenge, Defence, Move
+from cupel.protocol.disputes.game import Challenge, Defence
 from cupel.protocol.errors import ProtocolError
+from cupel.protocol.proceedings import Move
 from cupel.protocol.types import Address, Height
 
 DUTY = "dispute"

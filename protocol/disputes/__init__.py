@@ -6,7 +6,7 @@ if not __name__.startswith("cupel."):
     )
 
 from cupel.protocol.disputes.claims import Block, Claim, Opening, Proof, Sums, Value
-from cupel.protocol.disputes.finding import Difference, HeldProver, Prover, find_element, find_operation
+from cupel.protocol.disputes.finding import HeldProver, Prover, find_element, find_operation
 from cupel.protocol.disputes.judging import (
     Judgement,
     count_terms,
@@ -21,7 +21,6 @@ from cupel.protocol.disputes.judging import (
 __all__ = [
     "Block",
     "Claim",
-    "Difference",
     "HeldProver",
     "Judgement",
     "Opening",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +20,7 @@ from cupel.protocol.disputes.elements import recompute_element, tensor
 from cupel.protocol.disputes.openings import Reader, Recorder, Whole, Windowed, leaf_of
 from cupel.protocol.errors import MalformedInput, RootMismatch
 from cupel.protocol.hashing import LEAF_BYTES, node_hash, operation_leaf
+from cupel.protocol.proceedings import Difference
 from cupel.protocol.program.program import Program
 from cupel.protocol.program.running import flat_inputs, run
 from cupel.protocol.program.traces import Trace, recompute, root_of, trace_root, tree_of, value_item
@@ -28,15 +28,6 @@ from cupel.protocol.trees import Tree, are_children, child_range, height
 
 Open = Callable[[int, int], Sequence[bytes]]
 """(level, index) → the children of that node of the accused's tree, as `Tree.children` gives them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The first leaf in which a tree differs from one's own."""
-
-    index: int
-    leaf: bytes
-    path: tuple[bytes, ...]
 
 
 def find_leaf(own: Tree, root: bytes, open_: Open) -> Difference:

@@ -13,9 +13,10 @@ from cupel.protocol import merkle
 from cupel.protocol.arithmetic.operations import Opcode, Operation
 from cupel.protocol.disputes import terms
 from cupel.protocol.disputes.claims import Block, Opening
-from cupel.protocol.disputes.finding import Difference, HeldProver, Prover, path_beside
+from cupel.protocol.disputes.finding import HeldProver, Prover, path_beside
 from cupel.protocol.disputes.openings import leaf_of
 from cupel.protocol.hashing import LEAF_BYTES, leaf_hash
+from cupel.protocol.proceedings import Difference, Reduction
 from cupel.protocol.program.traces import tree_of
 from cupel.protocol.trees import Tree
 
@@ -27,21 +28,6 @@ DIRECT_BYTES = 1 << 16
 """So does one whose proof is longer: a transaction has 128 KiB, and pays for each byte."""
 
 Call = tuple[str, tuple[Any, ...]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reduction:
-    """What stands about one element: the terms in question and what was posted about them."""
-
-    element: int
-    first: int
-    end: int
-    """Of the terms that `sums` cover, or that the chosen one of them covers."""
-    block: int
-    """Terms that a judgement adds up; 0 where one term decides."""
-    exponent: int = 0
-    positions: tuple[int, int] = (0, 0)
-    sums: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -35,9 +35,10 @@ from dispute_players import DocketSides
 from adversary.outcomes import name_values
 from cupel.chain.court_events import DisputeRecord
 from cupel.protocol import merkle
-from cupel.protocol.disputes.game import Challenge, Defence, Move, Position, StepHeld
+from cupel.protocol.disputes.game import Challenge, Defence, StepHeld
 from cupel.protocol.hashing import LEAF_BYTES, leaf_hash, tree_root
 from cupel.protocol.merkle import tensor_root
+from cupel.protocol.proceedings import Move, Position
 
 LEFT_BLOCKS = 4
 """Of its time, when who is late moves."""
