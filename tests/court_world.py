@@ -491,17 +491,23 @@ def abi_of_everything() -> ContractAbi:
     return ContractAbi("everything", (*entries, *DOCKET["abi"]), b"")
 
 
-def deploy_court(world: World, clock: int = CLOCK, grace: int = GRACE) -> Address:
+def deploy_court(
+    world: World,
+    clock: int = CLOCK,
+    grace: int = GRACE,
+    minimum_bond: int = MINIMUM_BOND,
+    defence_gas: int = DEFENCE_GAS,
+) -> Address:
     """With the clerk and the evaluators it asks; clocks in blocks."""
     functions, terms = world.deploy("FunctionEvaluator"), world.deploy("TermsEvaluator")
     evaluator, clerk = world.deploy("Evaluator", functions), world.deploy("Clerk", terms)
-    return world.deploy("Court", evaluator, clerk, clock, grace, MINIMUM_BOND, DEFENCE_GAS)
+    return world.deploy("Court", evaluator, clerk, clock, grace, minimum_bond, defence_gas)
 
 
 @cache
-def _deployed(programs: tuple[bytes, ...]) -> CourtWorld:
+def _deployed(programs: tuple[bytes, ...], minimum_bond: int, defence_gas: int) -> CourtWorld:
     world = empty_world(8).fork()
-    court = deploy_court(world)
+    court = deploy_court(world, minimum_bond=minimum_bond, defence_gas=defence_gas)
     rules = (
         tree_root([leaf_hash(root) for root in programs]),
         len(programs),
@@ -518,9 +524,12 @@ def _deployed(programs: tuple[bytes, ...]) -> CourtWorld:
     return CourtWorld(world, court, docket)
 
 
-def make_court(programs: Sequence[bytes] | None = None) -> CourtWorld:
+def make_court(
+    programs: Sequence[bytes] | None = None, minimum_bond: int = MINIMUM_BOND, defence_gas: int = DEFENCE_GAS
+) -> CourtWorld:
     """programs   roots of the run's Programs, instead of `program_roots`"""
-    return _deployed(tuple(program_roots() if programs is None else programs)).fork()
+    chosen = tuple(program_roots() if programs is None else programs)
+    return _deployed(chosen, minimum_bond, defence_gas).fork()
 
 
 def flipped_weights(step: int = 1) -> Lie:

@@ -120,6 +120,16 @@ def test_a_brought_run_is_written_to_files_and_read_back(bigram: tuple[RunProgra
         again.run_genesis(merkle.leaf_hash(b""))  # type: ignore[arg-type]  # any 32 bytes
 
 
+def test_the_court_finds_every_merge_of_a_brought_run_at_its_place(bigram: tuple[RunPrograms, NamedState]) -> None:
+    """`Clerk.FIRST_MERGE` is 3, whether a run has a genesis Program or not."""
+    programs, _ = bigram
+    assert programs.roots[0] == programs.step.root
+    assert programs.roots[3] == bytes(32)
+    assert programs.roots[4:] == tuple(program.root for program in programs.merges)
+    leaves = [merkle.leaf_hash(root) for root in programs.roots]
+    assert programs.root == merkle.tree_root(leaves)
+
+
 def respecified(files: dict[str, bytes], **changes: Any) -> dict[str, bytes]:
     spec = {**json.loads(files[SPEC_NAME]), **changes}
     return {**files, SPEC_NAME: json.dumps(spec, sort_keys=True, separators=(",", ":")).encode()}

@@ -70,6 +70,33 @@ def test_the_prize_is_the_next_accuser_s_whatever_order_the_earlier_ones_were_di
     world.check_solvent(0)
 
 
+# ---------------------------------------------------------------- padded moves
+
+
+def test_gas_repaid_to_a_faster_copier_leaves_the_finder_half_of_the_prize() -> None:
+    """A liar's friend may pad its own moves as it likes, at the liar's expense and not at the finder's."""
+    world, bond = make_court(), 1000
+    world.post_unit(world.accounts[0], LIAR, bond)
+    finder = world.accuse(world.accounts[1], world.accounts[0], UNIT)
+    friend = world.accuse(world.accounts[2], world.accounts[0], UNIT, salt=bytes([2]) * 32)
+    assert friend.play(LIAR.defence(0), challenge_of(0)) == "Convicted"
+    credit = [world.ask("credit", world.accounts[i].address) for i in (1, 2)]
+    assert credit == [bond // 4, friend.bond + bond // 4]
+    world.send(finder.challenger, "close", finder.number)
+    world.check_solvent(0)
+
+
+def test_gas_repaid_to_the_accused_leaves_half_of_a_lost_bond_to_burn() -> None:
+    """However dear its moves: else accusing oneself, to make others' bonds dearer, would cost next to nothing."""
+    world = make_court(minimum_bond=1000, defence_gas=1)
+    world.post_unit(world.accounts[0], Unit())
+    dispute = world.accuse(world.accounts[1], world.accounts[0], UNIT)
+    assert dispute.play(Unit().defence(0), challenge_of(0)) == "Dismissed"
+    assert world.ask("credit", world.accounts[0].address) == dispute.bond // 2
+    assert world.ask("burnOwed") == dispute.bond - dispute.bond // 2
+    world.check_solvent(0)
+
+
 # ---------------------------------------------------------------- the wrong judge
 
 

@@ -255,9 +255,13 @@ READING = {
     "cupel wallet pending": ("wallet", "pending", "--keystore", "{folder}/miner/keys", "--rpc", "{rpc}"),
 }  # fmt: skip
 READING_ELSEWHERE = {
+    "cupel dispute judge": "tests/test_dispute_files.py",
+    "cupel dispute list": "tests/test_dispute_chain.py",
+    "cupel dispute prove": "tests/test_dispute_files.py",
+    "cupel dispute show": "tests/test_dispute_chain.py",
     "cupel replay": "tests/test_demo.py",
 }
-"""It needs a whole archive of its own; the test file that parses its document."""
+"""They need an archive or disputes of their own; the test file that parses their document."""
 ACTING = {
     "cupel chain", "cupel data build", "cupel data serve", "cupel demo", "cupel journal export", "cupel journal import",
     "cupel leave", "cupel network deploy", "cupel network prepare", "cupel wallet export", "cupel wallet import",

@@ -16,7 +16,7 @@ enum ClaimKind {
 /// @param round The round it belongs to.
 /// @param root Unit: root over its segments + 2 leaves (docs/design/roots.md). Merge: the state root proposed.
 /// @param seed The round's seed, from which a unit's data order follows.
-struct Claim {
+struct PostedClaim {
     ClaimKind kind;
     bool contestable;
     address accused;
@@ -56,7 +56,7 @@ interface IDisputable {
     /// @notice What every claim of this run is measured by.
     function claimRules() external view returns (Rules memory);
 
-    function claimOf(bytes32 subject) external view returns (Claim memory);
+    function claimOf(bytes32 subject) external view returns (PostedClaim memory);
 
     /// @notice The state roots that a merge candidate averages: contributions of its round's merge set, in unit id order. At most
     /// `claimRules().programs` - 4.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Claim, ClaimKind, IDisputable, Rules} from "../interfaces/IDisputable.sol";
+import {ClaimKind, IDisputable, PostedClaim, Rules} from "../interfaces/IDisputable.sol";
 
 /// @title The least that a court can judge: claims posted with a bond, withdrawn once nobody disputes them any more
 /// @dev For tests of the court alone. It does what a run promises (`IDisputable`), without rounds.
 contract Docket is IDisputable {
     struct Entry {
-        Claim claim;
+        PostedClaim claim;
         uint256 bond;
         uint256 until; // last block in which it may be disputed
         uint256 open;
@@ -36,11 +36,11 @@ contract Docket is IDisputable {
     }
 
     function postUnit(bytes32 subject, bytes32 root, bytes32 seed, uint256 blocks) external payable {
-        _post(subject, Claim(ClaimKind.Unit, true, msg.sender, 0, root, seed), blocks);
+        _post(subject, PostedClaim(ClaimKind.Unit, true, msg.sender, 0, root, seed), blocks);
     }
 
     function postMerge(bytes32 subject, bytes32 root, bytes32[] calldata inputs, uint256 blocks) external payable {
-        _post(subject, Claim(ClaimKind.Merge, true, msg.sender, 0, root, 0), blocks);
+        _post(subject, PostedClaim(ClaimKind.Merge, true, msg.sender, 0, root, 0), blocks);
         _entries[subject].inputs = inputs;
     }
 
@@ -66,7 +66,7 @@ contract Docket is IDisputable {
         return _rules;
     }
 
-    function claimOf(bytes32 subject) external view returns (Claim memory claim) {
+    function claimOf(bytes32 subject) external view returns (PostedClaim memory claim) {
         Entry storage entry = _entries[subject];
         claim = entry.claim;
         claim.contestable = block.number <= entry.until && !entry.convicted;
@@ -97,7 +97,7 @@ contract Docket is IDisputable {
         require(sent);
     }
 
-    function _post(bytes32 subject, Claim memory claim, uint256 blocks) private {
+    function _post(bytes32 subject, PostedClaim memory claim, uint256 blocks) private {
         Entry storage entry = _entries[subject];
         require(entry.claim.kind == ClaimKind.None && msg.value != 0);
         entry.claim = claim;

@@ -25,11 +25,6 @@ _STATE = "0."
 """What the inputs and outputs of a step are called that are the state; in a merge every input begins so."""
 
 
-def list_program_roots(programs: RunPrograms) -> list[bytes]:
-    """Leaves of the run's `programsRoot`, unhashed, in their order."""
-    return [program.root for program in programs.by_name.values()]
-
-
 def hold(programs: RunPrograms, program: Program, prover: Prover) -> StepHeld:
     """A run of the step or of a merge, as either party shows it."""
     trace, graph = prover.trace, program.graph
@@ -45,8 +40,8 @@ def hold(programs: RunPrograms, program: Program, prover: Prover) -> StepHeld:
         ]
         after = ends
     return StepHeld(
-        program_roots=list_program_roots(programs),
-        program_place=list(programs.by_name.values()).index(program),
+        program_roots=programs.roots,
+        program_place=programs.roots.index(program.root),
         trace=trace,
         read=_Reader(prover),
         before=before,

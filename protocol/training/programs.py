@@ -41,6 +41,8 @@ BROUGHT_VERSION = 2
 SPEC_NAME = "run.json"
 MAX_SPEC_BYTES = 1 << 20
 MAX_MERGE = 256
+NO_PROGRAM = Root(bytes(32))
+"""In the place of a Program that a run does not have: no Program has this root."""
 StateTypes = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 _KEYS = {
     VERSION: {"version", "model", "training", "max_merge", "top_k", "programs", "programs_root"},
@@ -134,17 +136,26 @@ class RunPrograms:
 
     @property
     def by_name(self) -> dict[str, Program]:
-        """Every Program, in the order in which `root` covers them."""
+        """Every Program there is, in the order of `roots`."""
         named = {"step": self.step, "evaluate": self.evaluate, "sample": self.sample}
         if self.genesis is not None:
             named["genesis"] = self.genesis
         return {**named, **{f"merge-{n}": program for n, program in enumerate(self.merges, 1)}}
 
     @cached_property
+    def roots(self) -> tuple[Root, ...]:
+        """What `root` covers, in this order: step, evaluate, sample, genesis, merge 1, ....
+
+        Without a genesis `NO_PROGRAM` keeps its place: a court looks for the merge of n at 3 + n.
+        """
+        before = (self.step.root, self.evaluate.root, self.sample.root)
+        genesis = NO_PROGRAM if self.genesis is None else self.genesis.root
+        return (*before, genesis, *(program.root for program in self.merges))
+
+    @cached_property
     def root(self) -> Root:
-        """The contract's `programsRoot`: the tree over step, evaluate, sample, genesis if there is one, merge 1, ...,
-        each root hashed as a leaf."""
-        return merkle.tree_root([merkle.leaf_hash(program.root) for program in self.by_name.values()])
+        """The contract's `programsRoot`: the tree over `roots`, each hashed as a leaf."""
+        return merkle.tree_root([merkle.leaf_hash(root) for root in self.roots])
 
     # Acting on named states
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Claim, ClaimKind, IDisputable} from "../../interfaces/IDisputable.sol";
+import {ClaimKind, IDisputable, PostedClaim} from "../../interfaces/IDisputable.sol";
 import {ICourt, Stage} from "../../interfaces/ICourt.sol";
 import {CourtErrorsLib} from "../libraries/CourtErrorsLib.sol";
 import {CourtEventsLib} from "../libraries/CourtEventsLib.sol";
@@ -31,7 +31,7 @@ abstract contract Accusing is Disputes {
         _takeAnnouncement(keccak256(abi.encode(block.chainid, address(this), run, subject, segment, msg.sender, salt)));
         address court = IDisputable(run).court();
         if (court != address(this)) revert CourtErrorsLib.NotThisCourt(run, court);
-        Claim memory claim = IDisputable(run).claimOf(subject);
+        PostedClaim memory claim = IDisputable(run).claimOf(subject);
         if (claim.kind == ClaimKind.None || !claim.contestable || isConvicted[run][subject]) {
             revert CourtErrorsLib.NotContestable(run, subject);
         }

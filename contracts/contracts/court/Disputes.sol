@@ -227,7 +227,8 @@ abstract contract Disputes is ICourt, ReentrancyGuardTransient {
         // slither-disable-next-line unused-return,reentrancy-no-eth
         IDisputable(run).convict(subject, d.standing.segment);
         uint256 prize = address(this).balance - before;
-        if (repaid > prize) repaid = prize;
+        // At most half, whatever the work cost: else padding moves would take the prize from whoever found the lie.
+        if (repaid > prize / 2) repaid = prize / 2;
         credit[challenger] += repaid;
         credit[finder] += prize - repaid;
         emit CourtEventsLib.Convicted(dispute, run, subject, d.standing.value, element, uint8(reason), prize, finder);
@@ -237,7 +238,8 @@ abstract contract Disputes is ICourt, ReentrancyGuardTransient {
     function _dismiss(uint64 dispute, Dispute storage d, Reason reason) internal {
         uint256 bond = d.bond;
         uint256 repaid = d.defenceWei;
-        if (repaid > bond) repaid = bond;
+        // At most half, whatever the defence cost: else a liar who accuses itself and pads its moves would lose next to nothing.
+        if (repaid > bond / 2) repaid = bond / 2;
         credit[d.accused] += repaid;
         burnOwed += bond - repaid;
         _end(d);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.28;
 
-import {Claim, ClaimKind, IDisputable, Rules} from "../../interfaces/IDisputable.sol";
+import {ClaimKind, IDisputable, PostedClaim, Rules} from "../../interfaces/IDisputable.sol";
 import {IRunDisputes, Parameters} from "../../interfaces/IRun.sol";
 import {CodeLib} from "../libraries/CodeLib.sol";
 import {DrawLib} from "../libraries/DrawLib.sol";
@@ -56,9 +56,9 @@ abstract contract Disputable is IDisputable, IRunDisputes, RunStorage {
     }
 
     /// @inheritdoc IDisputable
-    function claimOf(bytes32 subject) external view returns (Claim memory) {
+    function claimOf(bytes32 subject) external view returns (PostedClaim memory) {
         Subject storage s = _subjects[subject];
-        return Claim({
+        return PostedClaim({
             kind: s.kind,
             contestable: _isContestable(subject, s),
             accused: s.accused,
