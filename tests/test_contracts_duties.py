@@ -44,6 +44,24 @@ def is_honest(work: Work) -> Work:
 # ---------------------------------------------------------------- dissent
 
 
+def judged_world(**overrides: object) -> World:
+    """A run whose court could convict, if anybody asked it."""
+    base = make_world()
+    # Nobody asks it anything but how long a dispute lasts, so its judges need no more than to be there.
+    court = base.deploy("Court", base.lens, base.lens, 1, 1, 1, 1)
+    blocks = {"windowBlocks": 1, "maturityBlocks": 120, "exitBlocks": 120}
+    return make_world(base=base, court=court, **blocks, **overrides)
+
+
+def at_seal(world: World) -> Stage:
+    miners, verifiers = world.accounts[:2], world.accounts[2:5]
+    world.seat(miners, verifiers)
+    world.pass_to(TRAIN)
+    works = world.play_commits(miners)
+    world.pass_to(SEAL)
+    return Stage(world, miners, verifiers, world.accounts[5], works)
+
+
 def play_dissent(stage: Stage, dissenter: Account, units: int) -> World:
     """One verifier says something else than everybody of the first `units` units; then all holds have ended."""
     world = stage.world
@@ -68,7 +86,7 @@ def play_dissent(stage: Stage, dissenter: Account, units: int) -> World:
 
 @pytest.mark.parametrize("units", [1, 2])
 def test_dissent_that_convicts_nobody_costs_a_slot_stake_each(units: int) -> None:
-    stage = stage_at(SEAL)
+    stage = at_seal(judged_world())
     dissenter, honest, _ = stage.verifiers
     world = play_dissent(stage, dissenter, units)
     receipt = world.claim(dissenter, 0)
@@ -83,8 +101,18 @@ def test_dissent_that_convicts_nobody_costs_a_slot_stake_each(units: int) -> Non
     world.check_solvent()
 
 
+def test_where_there_is_no_court_to_say_who_was_right_dissent_costs_nothing() -> None:
+    stage = stage_at(SEAL)
+    dissenter = stage.verifiers[0]
+    world = play_dissent(stage, dissenter, 1)
+    assert not world.claim(dissenter, 0).named("Burned")
+    assert world.ask("memberOf", dissenter.address)["deposit"] == 20 * ETH
+    assert world.ask("memberOf", dissenter.address)["locked"] == 0
+    world.check_solvent()
+
+
 def test_of_a_dissenter_with_less_than_a_stake_free_what_there_is_is_burned() -> None:
-    world = make_world(minMiners=1, minVerifiers=2)
+    world = judged_world(minMiners=1, minVerifiers=2)
     miner, (dissenter, honest) = world.accounts[0], world.accounts[1:3]
     world.send(miner, "joinMiner", 2, "", value=20 * ETH)
     for verifier in (dissenter, honest):

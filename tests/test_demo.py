@@ -92,9 +92,10 @@ def test_honest_work_is_merged_and_the_lie_is_left_out(played: Report) -> None:
 
 def test_the_liar_is_convicted_by_one_element_of_one_operation(played: Report) -> None:
     (only,) = played.rounds
-    [conviction] = played.convictions
-    assert [conviction.accused] == played.liars
-    assert conviction.subject in {unit.unit for unit in only.units if unit.miner in played.liars}
+    # The parties may have gone on with another round before they were told to end.
+    assert {conviction.accused for conviction in played.convictions} == set(played.liars)
+    lies = {unit.unit for unit in only.units if unit.miner in played.liars}
+    [conviction] = [conviction for conviction in played.convictions if conviction.subject in lies]
     assert conviction.operation.startswith("operation ")
     assert conviction.claimed != conviction.right
     assert conviction.prize_wei == 5 * 10**17, "half of the unit's bond"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -49,7 +50,9 @@ def test_a_successor_trains_on_from_the_old_runs_state(tmp_path: Path) -> None:
         with BlockStore(folder / "data" / "blockstore", read_only=True) as store, GatewayServer(store) as gateway:
             begun = decode_state(store.read_buffer(start.cid))
             fields = {name: getattr(old_parameters, name) for name in old_parameters.__dataclass_fields__}
-            contract = {name: value for name, value in fields.items() if isinstance(value, int) or name == "beacon"}
+            own = {field.name for field in dataclasses.fields(prepared)}
+            kept = {name: value for name, value in fields.items() if isinstance(value, int) or name == "beacon"}
+            contract = {name: value for name, value in kept.items() if name not in own}
             deployment = deploy_run(world.client, prepared.make_parameters(**contract))
             RunFile.of(world.client.chain_id, deployment, (gateway.url,)).write(tmp_path / "run.json")
             successor = world.contract = RunContract(world.client, deployment.run)

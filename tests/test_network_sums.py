@@ -28,6 +28,8 @@ def read_preset() -> Parameters:
         manifest=Cid("bafkqaaa"),
         config=chosen.config,
         source=None,
+        shards=1,
+        shard_tokens=1 << 16,
     )
     return prepared.make_parameters(**chosen.contract)
 
@@ -38,11 +40,22 @@ def test_what_the_first_members_put_down_and_get() -> None:
     assert f"| {miner.split(' to ')[0]} |" in PAGE
     assert f"| {verifier.split(' to ')[0]} |" in PAGE
     assert f"| {minted} |" in PAGE
-    # Two units of a target of four, three attestations each, half the merge's part to its proposer.
+    # Two units of a target of four, one of them replayed whole, three attestations each paid by the segment, half the
+    # merge's part to its proposer.
     pool = p.initial_reward * 2 // p.work_target
     verifiers, merge = pool * p.verifier_share_bps // 10_000, pool * p.merge_share_bps // 10_000
-    unit, attestation = (pool - verifiers - merge) / 2 / 10**18, verifiers / 6 / 10**18
-    assert f"{pool // 10**18} tokens: {unit:g} for each unit, {attestation:.2f} for each of six" in PAGE
+    assert 0 < p.replay_bps <= 5000
+    segments = p.segments + 5 * p.segments_per_verifier
+    unit, whole, part = (
+        amount / 10**18
+        for amount in (
+            (pool - verifiers - merge) / 2,
+            verifiers * p.segments / segments,
+            verifiers * p.segments_per_verifier / segments,
+        )
+    )
+    said = f"{unit:g} for each unit, {whole:.2f} for the one replay of a whole unit, {part:.2f} for each of five"
+    assert f"{pool // 10**18} tokens: {said}" in PAGE
     assert f"{merge / 2 / 10**18:g} for whoever proposed" in PAGE
     assert f"less than one bond ({p.unit_bond / 10**18} ETH)" in PAGE
 

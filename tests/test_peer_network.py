@@ -103,7 +103,7 @@ def test_a_miner_whose_server_spoils_its_blocks_loses_its_unit_and_is_named(
         end_all(world)
 
         (unit,) = world.contract.get_units(0)
-        assert unit.status == Status.UNVERIFIED
+        assert unit.status == Status.UNAVAILABLE
         assert (verdict.verdict, verdict.miner) == ("unavailable", key("spoiler").address)
         assert f"{url}: {reason}" in verdict.reason
         with BlockStore(verifier.data / "store") as store:

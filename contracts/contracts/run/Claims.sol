@@ -40,8 +40,10 @@ abstract contract Claims is IRunWork, RunStorage {
         emit EventsLib.Claimed(round, msg.sender, tokens, freed);
     }
 
-    /// @dev A slot stake for each dissent that nobody turned into a conviction: else accusing honest work would cost nothing.
+    /// @dev A slot stake for each dissent that nobody turned into a conviction: else accusing honest work would cost nothing. Where
+    /// there is no court nobody can convict, and who was right cannot be known.
     function _lostByDissent(Entry storage entry) private view returns (uint96) {
+        if (COURT == address(0)) return 0;
         uint256 lost = uint256(entry.dissents) * SLOT_STAKE;
         return lost < entry.held ? uint96(lost) : entry.held;
     }
