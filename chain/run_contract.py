@@ -26,7 +26,6 @@ from cupel.chain.run_values import (
     Answer,
     Assignment,
     CandidateView,
-    Claim,
     Claimable,
     Commitment,
     Current,
@@ -37,6 +36,7 @@ from cupel.chain.run_values import (
     Parameters,
     Participant,
     Phase,
+    PostedClaim,
     Role,
     RoundView,
     Rules,
@@ -416,9 +416,9 @@ class RunContract:
         rules: Rules = make_reader(Rules)(self._run._ask(at, "claimRules"))
         return rules
 
-    def claim_of(self, subject: bytes, *, at: At = "latest") -> Claim:
+    def claim_of(self, subject: bytes, *, at: At = "latest") -> PostedClaim:
         """What was put before the court under this name."""
-        claim: Claim = make_reader(Claim)(self._run._ask(at, "claimOf", subject))
+        claim: PostedClaim = make_reader(PostedClaim)(self._run._ask(at, "claimOf", subject))
         return claim
 
     def merge_inputs(self, subject: bytes, *, at: At = "latest") -> tuple[Root, ...]:

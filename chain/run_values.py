@@ -358,7 +358,7 @@ class ClaimKind(enum.IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class PostedClaim:
     """A posted result as a court needs it."""
 
     kind: ClaimKind

@@ -45,7 +45,7 @@ HELPERS = {
 }
 STRUCTS = {
     "Parameters", "Answer", "Opened", "Current", "RoundView", "UnitState", "UnitName", "Assignment", "CandidateView",
-    "MemberView", "Participant", "Claimable", "Commitment", "Claim", "MergedUnit", "Rules",
+    "MemberView", "Participant", "Claimable", "Commitment", "PostedClaim", "MergedUnit", "Rules",
 }  # fmt: skip
 
 OF_THE_COURT = {"disputeOpened", "disputeClosed", "convict", "abandon"}
