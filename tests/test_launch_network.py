@@ -42,7 +42,7 @@ from cupel.protocol.types import Height, Wei
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = (ROOT / "docs" / "networks" / "parameters.example.toml").read_text()
-RICH = [key(f"deployer-{number}") for number in range(12)]
+RICH = [key(f"deployer-{number}") for number in range(12 + 2 * len(MEASURED_GAS))]
 RUN_COMMAND = "import sys; sys.argv[0] = 'cupel'; from cupel.cli import main; main()"
 
 pytestmark = pytest.mark.timeout(600)
@@ -139,7 +139,7 @@ def test_a_deployment_killed_at_any_transaction_goes_on_and_deploys_nothing_twic
     tmp_path: Path, prepared_folder: Path, chain: ChainProcess, moment: str, number: int
 ) -> None:
     """Killed when the chain has the transaction and the process does not know yet, or is about to read its receipt."""
-    signer = RICH[number - 1 + (3 if moment == "eth_sendRawTransaction" else 0)]
+    signer = RICH[12 + number - 1 + (len(MEASURED_GAS) if moment == "eth_sendRawTransaction" else 0)]
     launch = Launch(tmp_path, prepared_folder, signer)
     seen: set[str] = set()
     with FaultyRpc(chain.url) as proxy:
