@@ -80,7 +80,7 @@ def lie_in_merge() -> Lie:
 def work_of(unit_id: bytes, unit: Unit) -> Work:
     metrics = [unit.metrics(segment) for segment in range(SEGMENTS)]
     return Work(
-        unit=unit_id,  # type: ignore[arg-type]
+        unit=unit_id,
         start=unit.step_root(0),
         ends=tuple(unit.step_root((segment + 1) * STEPS) for segment in range(SEGMENTS)),
         losses=tuple(loss for loss, _, _ in metrics),
@@ -137,7 +137,7 @@ class Trial:
         return int(self.world.call_contract("RunRules", self.world.run, "units", subject)["status"])
 
     def member(self, account: Account) -> dict[str, int]:
-        return self.world.ask("memberOf", account.address)  # type: ignore[no-any-return]
+        return self.world.ask("memberOf", account.address)
 
     def settle(self) -> int:
         """Until everything that has ended is final, as far as it may be."""

@@ -158,7 +158,7 @@ def undo_blocks(world: World, chain: str) -> None:
         wanted = REORG_PHASES[number % len(REORG_PHASES)]
         world.wait_for(
             f"round {number}, phase {wanted.name}",
-            lambda number=number, wanted=wanted: (  # type: ignore[misc]
+            lambda number=number, wanted=wanted: (
                 world.contract.current().round >= number and world.contract.current().phase == wanted
             ),
         )

@@ -17,8 +17,8 @@ from cupel.verifier.verifier import Verifier
 def play(cheater: type[Miner] | type[Verifier]) -> None:
     """Be the `miner` or `verifier` command, with this class where that has its own."""
     if issubclass(cheater, Miner):
-        miner_module.Miner = cheater  # type: ignore[misc]
+        miner_module.Miner = cheater
         miner_command.main()
     else:
-        verifier_module.Verifier = cheater  # type: ignore[misc]
+        verifier_module.Verifier = cheater
         verifier_command.main()

@@ -32,7 +32,7 @@ class CopiedUnit(Miner):
                 shown = unit_id(run.chain_id, run.contract, RoundIndex(work.round), self.session.address, 0)
             return run_segment(shown, seed, state, segment)
 
-        sides.run_segment = run_original  # type: ignore[method-assign]
+        sides.run_segment = run_original
 
     def _train(self, index: int) -> None:
         original = self._unit_work(0)

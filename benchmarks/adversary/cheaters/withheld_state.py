@@ -25,8 +25,8 @@ class WithheldState(Miner):
             return Refusal(404, f"{cid}: not here") if is_withheld(cid) else refuse(cid, authorization)
 
         # What it gives away is the one thing that nobody else decides.
-        access.is_public = lambda cid: not is_withheld(cid) and is_public(cid)  # type: ignore[method-assign]
-        access.refuse = refuse_more  # type: ignore[method-assign]
+        access.is_public = lambda cid: not is_withheld(cid) and is_public(cid)
+        access.refuse = refuse_more
 
 
 def main() -> None:

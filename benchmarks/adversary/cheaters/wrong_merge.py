@@ -37,7 +37,7 @@ class WrongMerge(Verifier):
             defence = defend(record)
             return replace(defence, hold=lambda step: forge(defence.hold(step), bend))
 
-        sides.defend = defend_bent  # type: ignore[method-assign]
+        sides.defend = defend_bent
 
     def _gather_merge(self) -> MergeFacts:
         return replace(super()._gather_merge(), order=0)

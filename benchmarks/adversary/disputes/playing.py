@@ -268,7 +268,7 @@ def undo_moves(room: Courtroom, chain: str) -> None:
 
     seen = 0
     for number, depth in enumerate(REORG_DEPTHS):
-        room.wait_for("another move", lambda seen=seen: moves() > seen or has_ended(room))  # type: ignore[misc]
+        room.wait_for("another move", lambda seen=seen: moves() > seen or has_ended(room))
         seen = moves()
         undo(room, chain, depth, keep_transactions=number % 2 == 0)
 

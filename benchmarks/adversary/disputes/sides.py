@@ -123,7 +123,7 @@ class LateMoves(Sides):
 
 class FalseMerge(Sides):
     @property
-    def merge(self) -> Lie:  # type: ignore[override]
+    def merge(self) -> Lie:
         return false_merge()
 
 
