@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
+from cupel.chain.run_values import Answer as PostedAnswer
 from cupel.node.journal import Journal
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.training.unit import Answer
@@ -73,3 +75,22 @@ class UnitReplay:
             )
         except (KeyError, TypeError, ValueError) as wrong:
             raise MalformedInput(f"{journal.path}: the replay of 0x{unit.hex()} is damaged ({wrong!r})") from wrong
+
+
+def choose_segments(
+    replayed: Mapping[int, Answer], opened: Mapping[int, PostedAnswer], contradicted: Collection[int]
+) -> list[int]:
+    """Which segments to accuse of another loss or gradient norm, where every state is right.
+
+    opened        what the miner showed on chain, as far as it can be read
+    contradicted  segments that this node was drawn for, if it dissented
+
+    The first that was opened otherwise. If no opening tells which it is (the endpoint forgets old transactions, or the
+    miner opened in a way that does not show), all that it may be: no move is made against those that are right, and
+    once the false one is convicted the others' bonds come back.
+    """
+    for segment in sorted(replayed):
+        own, shown = replayed[segment], opened.get(segment)
+        if shown is not None and (shown.loss, shown.gradient_norm) != (own.loss, own.gradient_norm):
+            return [segment]
+    return sorted(segment for segment in contradicted if segment in replayed and segment not in opened)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from cupel.chain.openings import read_opened
 from cupel.chain.run_contract import compute_seal
 from cupel.chain.run_values import Answer as PostedAnswer
 from cupel.chain.run_values import Assignment, Phase, Status, UnitView
@@ -32,7 +33,7 @@ from cupel.protocol.errors import ProtocolError
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.training.unit import Answer, answer_of, train_segment
 from cupel.protocol.types import RoundIndex, Salt, Seed, SegmentIndex, UnitId
-from cupel.verifier.replay import KIND, UnitReplay
+from cupel.verifier.replay import KIND, UnitReplay, choose_segments
 from cupel.verifier.settings import VerifierSettings
 
 
@@ -286,8 +287,7 @@ class Verifier(Participant):
             self._report_once(unit, description, tuple(range(self.parameters.segments)), drawn=False)
             del self._backlog[unit.unit_id]
             if unit.round < self.current.round:
-                [state] = self.contract.get_unit_states([unit.unit_id])
-                self._accuse_if_wrong(replace(unit, status=state.status))
+                self._accuse_if_wrong(self._refresh(unit))
 
     def _report_once(
         self, unit: UnitView, description: UnitDescription, segments: Sequence[int], *, drawn: bool
@@ -404,8 +404,25 @@ class Verifier(Participant):
             del self._backlog[unit.unit_id]
         self._let_go(ended)
 
+    def _refresh(self, unit: UnitView) -> UnitView:
+        """A unit as it stands now; what was seen of it may be from before its judgement."""
+        [now] = self.contract.get_unit_states([unit.unit_id])
+        return replace(
+            unit,
+            status=now.status,
+            opened=now.opened,
+            verifiers=now.verifiers,
+            sealed_mask=now.sealed_mask,
+            revealed_mask=now.revealed_mask,
+            agreed_mask=now.agreed_mask,
+        )
+
     def _accuse_if_wrong(self, unit: UnitView) -> None:
-        """Have the court find out about a judged unit of which a segment ended otherwise here."""
+        """Have the court find out about a judged unit of which a segment ended otherwise here.
+
+        In a state, a loss or a gradient norm: whatever makes this node dissent makes it accuse, or a miner whose
+        evidence alone is false would cost it a stake.
+        """
         known, description = self._replay_of(unit).answers, self._descriptions.get(unit.root)
         if not known or unit.status not in _JUDGED:
             return
@@ -413,7 +430,24 @@ class Verifier(Participant):
             description = self.describe(unit)
         wrong = next((s for s in sorted(known) if not _compare(s, description, known[s]).agrees), None)
         if wrong is not None:
-            self.disputes.accuse_unit(unit, wrong, "the segment ends in another state")
+            self.disputes.accuse_unit(unit, [wrong], "the segment ends in another state")
+            return
+        segments = self._find_false_evidence(unit, description)
+        if segments:
+            self.disputes.accuse_unit(unit, segments, "the segment has another loss or gradient norm")
+
+    def _find_false_evidence(self, unit: UnitView, description: UnitDescription) -> list[int]:
+        """Segments to accuse of a unit whose states are right."""
+        me, replayed = self.session.address, self._replay_of(unit).answers
+        drawn: tuple[SegmentIndex, ...] = ()
+        if me in unit.verifiers:
+            drawn = self.contract.assigned_segments(unit.round, unit.unit_id, me)
+        if unit.has_agreed(me) and set(replayed) <= set(drawn):
+            return []
+        evidence = [leaf.evidence for leaf in description.states]
+        opened = read_opened(self.session.chain, self.contract, unit.round, unit.unit_id, evidence)
+        is_dissent = unit.has_revealed(me) and not unit.has_agreed(me)
+        return choose_segments(replayed, opened, drawn if is_dissent else ())
 
     def _mark_reported(self, unit: UnitView, what: str) -> None:
         replay = self._replay_of(unit)

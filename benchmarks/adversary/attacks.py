@@ -205,12 +205,8 @@ ATTACKS = (
     ),
     Attack(
         name="false loss",
-        is_convicted=False,
-        clocks=SHORT_CLOCKS,
-        is_over=is_settled,
         what="a miner trains rightly and commits to half the loss",
         cheaters={"cheater": "false_loss"},
-        changes={"window_blocks": 8},
     ),
     Attack(
         name="lying opening",

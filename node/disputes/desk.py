@@ -75,12 +75,13 @@ class DisputeDesk:
             pass
         self._next_look = max(self._next_look, time.monotonic() + LOOK_S)
 
-    def accuse_unit(self, unit: UnitView, segment: int, reason: str) -> None:
-        """Accuse a judged unit whose segment this node trained to another end, if it accuses at all."""
+    def accuse_unit(self, unit: UnitView, segments: Sequence[int], reason: str) -> None:
+        """Accuse a judged unit that this node trained to another end, in these segments, if it accuses at all."""
         if self._player is not None and self._accuses and not self._player.means_to_accuse(unit.unit_id):
             subject = self.sides.name_unit(unit)
             until, since = self.sides.get_window_end(unit.round), self._wait_turn(subject, unit.verifiers)
-            self._player.accuse(subject, segment, since=since, until=until, reason=reason)
+            for segment in segments:
+                self._player.accuse(subject, segment, since=since, until=until, reason=reason)
 
     def accuse_candidate(self, round_: int, candidate: int, reason: str) -> None:
         """Accuse a proposed merge that is not what this node computed, likewise."""

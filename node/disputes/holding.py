@@ -17,7 +17,7 @@ from cupel.protocol.disputes.game import StepHeld
 from cupel.protocol.program import Program
 from cupel.protocol.training.programs import RunPrograms
 from cupel.protocol.training.state import NamedState, unflatten_state
-from cupel.protocol.training.unit import LoadBatch, Step
+from cupel.protocol.training.unit import LoadBatch, Step, float_bits
 from cupel.protocol.types import Root
 
 ENGINE = "torch"
@@ -76,13 +76,24 @@ class SegmentRun:
         self._held: tuple[int, StepHeld] | None = None
 
     @cached_property
+    def _trained(self) -> tuple[tuple[Root, ...], tuple[bytes, bytes]]:
+        roots, state, evidence = [], dict[str, torch.Tensor](self._start), (b"", b"")
+        for number in range(self._steps):
+            stepped = self._step(state, self._load(self._first + number))
+            state = dict(stepped.state)
+            evidence = float_bits(stepped.loss), float_bits(stepped.gradient_norm)
+            roots.append(merkle.state_root(state))
+        return tuple(roots), evidence
+
+    @property
     def roots(self) -> tuple[Root, ...]:
         """State root after every step."""
-        roots, state = [], dict[str, torch.Tensor](self._start)
-        for number in range(self._steps):
-            state = dict(self._step(state, self._load(self._first + number)).state)
-            roots.append(merkle.state_root(state))
-        return tuple(roots)
+        return self._trained[0]
+
+    @property
+    def evidence(self) -> tuple[bytes, bytes]:
+        """Bits of the last step's loss and gradient norm, 4 bytes each."""
+        return self._trained[1]
 
     def get_state_before(self, number: int) -> Mapping[str, torch.Tensor]:
         at, state = self._before if self._before[0] <= number else (0, self._start)

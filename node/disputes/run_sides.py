@@ -178,7 +178,13 @@ class RunSides:
             read_shard=lambda shard: tensor_bytes(run.shards.shard(shard)),
             first_step=record.segment * run.parameters.segment_steps,
         )
-        return Challenge(step_roots=segment.roots, hold=segment.hold, prover=segment.prover, data=data)
+        return Challenge(
+            step_roots=segment.roots,
+            hold=segment.hold,
+            prover=segment.prover,
+            data=data,
+            evidence=segment.evidence,
+        )
 
     # Computing
 

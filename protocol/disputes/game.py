@@ -217,6 +217,8 @@ class Challenge:
     prover: Callable[[int], Prover]
     """Of a step of the segment; 0 for a merge."""
     data: DataHeld | None = field(default=None)
+    evidence: tuple[bytes, bytes] | None = None
+    """Loss and gradient norm at the segment's end, 4 bytes each. Given, a segment that is right is not gone on with."""
 
     def move(self, position: Position) -> Move | None:
         """The move that follows, or None: nothing is wrong in what was opened, so nothing can be won.
@@ -227,6 +229,8 @@ class Challenge:
         if stage == Stage.STEP:
             posted = [*p.inner_roots, p.end_root]
             at = _first_difference(posted, self.step_roots)
+            if at is None and self.evidence == (p.loss, p.gradient_norm):
+                return None
             return Move("chooseStep", (len(posted) - 1 if at is None else at, list(p.inner_roots)))
         held = self.hold(p.step or 0)
         if stage == Stage.CONTEST:
