@@ -19,6 +19,9 @@ from cupel.protocol import merkle
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.types import RoundIndex, UnitId
 
+MOST_CALLS = 64
+"""Places in one transaction that are tried: more would be there to keep its readers busy."""
+
 
 def read_opened(
     client: ChainClient, contract: RunContract, round_: RoundIndex | int, unit_id: UnitId, evidence: Sequence[bytes]
@@ -49,10 +52,11 @@ def _read_calldata(client: ChainClient, transaction_hash: bytes) -> bytes:
 
 
 def find_leaves(calldata: bytes) -> Iterator[Opened]:
-    """Of every call of `open` in there, wherever it begins."""
+    """Of every call of `open` in there, wherever it begins; of the first `MOST_CALLS`."""
     function = load_abi("Run").functions["open"]
-    at = calldata.find(function.selector)
-    while at >= 0:
+    at, tried = calldata.find(function.selector), 0
+    while at >= 0 and tried < MOST_CALLS:
+        tried += 1
         try:
             leaves = decode_values(function.inputs, calldata[at + 4 :], function.name)[3]
         except MalformedInput:

@@ -9,7 +9,7 @@ from court_world import STEPS, Unit, challenge_of
 
 from cupel.chain.abi import load_abi
 from cupel.chain.mapping import make_cid, write_value
-from cupel.chain.openings import find_leaves
+from cupel.chain.openings import MOST_CALLS, find_leaves
 from cupel.chain.run_values import Answer as PostedAnswer
 from cupel.chain.run_values import Commitment, Opened
 from cupel.protocol.proceedings import Position, Stage
@@ -45,6 +45,13 @@ def test_an_opening_is_read_whoever_carries_it(before: bytes) -> None:
     assert [(leaf.segment, leaf.answer) for leaf in found] == [(s, OPENED[s]) for s in (0, 2, 1)]
     assert found[1].salt == bytes([11]) * 32
     assert not list(find_leaves(before + look_alike))
+
+
+def test_who_hides_an_opening_behind_many_that_are_none_is_not_searched_for_long() -> None:
+    """Then nothing was read, and every segment that was drawn is accused."""
+    decoy = load_abi("Run").functions["open"].selector
+    assert list(find_leaves(decoy * (MOST_CALLS - 1) + make_opening(0)))
+    assert not list(find_leaves(decoy * MOST_CALLS + make_opening(0)))
 
 
 def test_the_segment_that_was_opened_otherwise_is_accused_and_no_other() -> None:
