@@ -289,9 +289,7 @@ class Miner(Participant):
         root, _ = self.get_start()
         if self.start is None:
             raise AssertionError("training is decided on only with the start state in hand")
-        cid = self.session.states.held(f"start/{root.hex()}")
-        if cid is None:
-            raise AssertionError("a start state in hand is on disk")
+        cid = self._hold_start(self.start, root)  # its name may have been lost with the round, in a re-org
         work = UnitWork(
             unit=self._unit_id(index),
             round=self.current.round,

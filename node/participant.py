@@ -378,12 +378,15 @@ class Participant(Follower):
                 self.log.warning("start state not held", round=round_, reason=str(trouble))
                 self.put_to_sleep("start")
 
-    def _hold_start(self, state: NamedState, root: Root) -> None:
+    def _hold_start(self, state: NamedState, root: Root) -> Cid:
+        """Have a state as the round's first, on disk under its name and in hand."""
         pin = f"start/{root.hex()}"
-        if self.session.states.held(pin) is None:
-            self.session.states.put(state, pin)
+        cid = self.session.states.held(pin)
+        if cid is None:
+            cid = self.session.states.put(state, pin)
         self.session.points.reach("start/stored")
         self.start, self._start_root = state, root
+        return cid
 
     def describe(self, unit: UnitView) -> UnitDescription:
         """What a committed unit consists of, checked against the commitment.
@@ -549,6 +552,8 @@ class Participant(Follower):
         first = self.get_first_kept()
         kept = {self._get_start_of(r) for r in range(first, self.current.round + 1)}
         kept |= {self.parameters.genesis_root, *(merged.root for merged in self._merged.values())}
+        if self._start_root is not None:
+            kept.add(self._start_root)  # trained from now, whatever a chain that reorganises meanwhile answered above
         names = frozenset(f"start/{root.hex()}" for root in kept)
         try:
             freed = self.session.prune(lambda pin: _is_needed(pin, names, first))

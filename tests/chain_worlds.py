@@ -33,6 +33,17 @@ class Chain(Protocol):
     def kill(self) -> None: ...
 
 
+def undo_from(chain: Chain, first: int, *, keep_transactions: bool = False) -> None:
+    """Put other blocks in place of this one and all after it, however many are made while it is asked for."""
+
+    def read_hash() -> str:
+        return str(chain.ask("eth_getBlockByNumber", hex(first), False)["hash"])
+
+    undone = read_hash()
+    while read_hash() == undone:
+        chain.reorg(int(chain.ask("eth_blockNumber"), 16) - first + 1, keep_transactions=keep_transactions)
+
+
 class EmbeddedChain(ChainProcess):
     """`cupel chain`, with re-orgs allowed."""
 

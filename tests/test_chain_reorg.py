@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from chain_process import ETH, KEYS, ChainProcess
-from chain_worlds import BOTH, AnvilChain, Chain, open_chain
+from chain_worlds import BOTH, AnvilChain, Chain, open_chain, undo_from
 from eth_utils.address import to_checksum_address
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,7 +91,7 @@ def test_what_a_reorg_threw_out_is_sent_again_as_it_was(
     client = connect(chain, key, notify=said.append)
     receipt = client.transfer(target, 7)
     client.wait_for_block(receipt.block_number + depth - 1)
-    chain.reorg(client.head().number - receipt.block_number + 1, keep_transactions=False)
+    undo_from(chain, receipt.block_number)
     wait_until(lambda: get_balance(chain, target) == 7, what="the transfer's return")
     (entry,) = client.list_pending()
     assert [version.hash for version in entry.signed] == [receipt.transaction_hash]
@@ -104,7 +104,7 @@ def test_what_a_reorg_threw_out_is_sent_again_as_it_was(
 def test_a_transaction_that_moves_to_another_block_is_followed(chain: Chain, key: LocalSigner, target: Address) -> None:
     client = connect(chain, key)
     receipt = client.transfer(target, 7)
-    chain.reorg(client.head().number - receipt.block_number + 1, keep_transactions=True)
+    undo_from(chain, receipt.block_number, keep_transactions=True)
     wait_until(
         lambda: (
             client.list_pending()[0].state is State.MINED and client.list_pending()[0].block_hash != receipt.block_hash
@@ -134,7 +134,7 @@ def test_whoever_waits_for_a_depth_is_not_told_before_a_reorg_is_over(
 def test_a_row_of_transactions_survives_a_reorg_in_order(chain: Chain, key: LocalSigner, target: Address) -> None:
     client = connect(chain, key)
     receipts = [client.transfer(target, value) for value in (1, 2, 4, 8)]
-    chain.reorg(client.head().number - receipts[0].block_number + 1, keep_transactions=False)
+    undo_from(chain, receipts[0].block_number)
     wait_until(lambda: get_balance(chain, target) == 15, what="all of them")
     assert int(chain.ask("eth_getTransactionCount", key.address, "latest"), 16) == 4
     client.close()
@@ -147,7 +147,7 @@ def test_a_process_that_was_dead_during_a_reorg_takes_up_what_it_lost(
     receipt = first.transfer(target, 7)
     first.close()
     wait_until(lambda: not any_alive(first), what="the end of the watch")
-    chain.reorg(client_height(chain) - receipt.block_number + 1, keep_transactions=False)
+    undo_from(chain, receipt.block_number)
     second = connect(chain, key, outbox=Outbox(tmp_path / "outbox.sqlite3"))
     second.recover()
     wait_until(lambda: get_balance(chain, target) == 7, what="the transfer's return")
@@ -210,15 +210,11 @@ def test_what_was_undone_is_gone_from_every_answer(tmp_path: Path) -> None:
         receipt = client.transfer(KEYS[1].address, 5)
         client.close()
         wait_until(lambda: not any_alive(client), what="the end of the watch")
-        chain.reorg(client_height(chain) - receipt.block_number + 1, keep_transactions=False)
+        undo_from(chain, receipt.block_number)
         assert chain.ask("eth_getTransactionReceipt", f"0x{receipt.transaction_hash.hex()}") is None
         assert chain.ask("eth_getTransactionByHash", f"0x{receipt.transaction_hash.hex()}") is None
         assert chain.ask("eth_getBlockByHash", f"0x{receipt.block_hash.hex()}", False) is None
         assert chain.ask("eth_getTransactionCount", KEYS[0].address, "pending") == nonce
-
-
-def client_height(chain: Chain) -> int:
-    return int(chain.ask("eth_blockNumber"), 16)
 
 
 # The tracker alone, against a model

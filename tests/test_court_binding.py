@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from chain_process import ETH
+from chain_worlds import undo_from
 from court_chain import ACCUSED, CHALLENGER, CLOCKS, OTHER, CourtChain, open_court
 from court_world import UNIT, Lie, Unit, challenge_of
 from rpc_faults import wait_until
@@ -153,6 +154,6 @@ def test_disputes_of_blocks_that_are_gone_are_forgotten(world: CourtChain, chall
     assert set(follower.disputes) == {*before, number}
     assert number not in {record.number for record in before.values()}
     [accused] = [e for e in follower.disputes[number].events if e.name == "Accused"]
-    world.chain.reorg(int(challenger.head().number - accused.block_number + 1), keep_transactions=False)
+    undo_from(world.chain, accused.block_number)
     wait_until(lambda: follower.look() and set(follower.disputes) == set(before), what="the re-org")
     assert follower.disputes == before
