@@ -20,7 +20,7 @@ from eth_abi.abi import encode as abi_encode
 from cupel.chain.abi import Call, ContractAbi, load_abi
 from cupel.chain.client import ChainClient
 from cupel.chain.mapping import get_fields, make_cid, make_reader, write_value
-from cupel.chain.run_events import RUN_EVENTS, Committed, Event
+from cupel.chain.run_events import RUN_EVENTS, Committed, Event, Judged
 from cupel.chain.run_values import (
     ZERO_ADDRESS,
     Answer,
@@ -322,9 +322,28 @@ class RunContract:
         )
 
     def merge_set(self, round_: RoundIndex | int, *, at: At = "latest") -> tuple[UnitId, ...]:
-        """Attested units of a judged round in unit id order."""
-        attested = sorted(unit.unit_id for unit in self.get_units(round_, at=at) if unit.status == Status.ATTESTED)
-        return tuple(attested[: self._max_merge])
+        """Units that a judged round attested, in unit id order: a conviction takes none of them out.
+
+        A candidate is the merge of what was attested when it was proposed, and is presented to the court as that.
+        """
+        units = self.get_units(round_, at=at)
+        attested = {unit.unit_id for unit in units if unit.status == Status.ATTESTED}
+        convicted = {unit.unit_id for unit in units if unit.status == Status.CONVICTED}
+        if convicted:
+            attested |= convicted & self._list_attested(round_, at)
+        return tuple(sorted(attested)[: self._max_merge])
+
+    def _list_attested(self, round_: RoundIndex | int, at: At) -> set[UnitId]:
+        """Units that were attested when the round was judged: at this height, or when somebody next moved phases."""
+        judged_at = self.get_round(round_, at=at).judged_at
+        logs = self._client.get_logs(
+            address=self.address,
+            topics=[[self._run._abi.events["Judged"].topic], [int(round_).to_bytes(32, "big")]],
+            first_block=judged_at,
+            last_block=at if isinstance(at, int) else None,
+        )
+        judged = [_read_event(Judged, log) for log in logs]
+        return {one.unit_id for one in judged if one.status == Status.ATTESTED}
 
     @cached_property
     def _max_merge(self) -> int:
