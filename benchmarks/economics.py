@@ -1,7 +1,8 @@
 """Whether cheating pays: every kind of cheat played against a run's parameters, and the least deposits that stop it.
 
     python benchmarks/economics.py [--parameters FILE.toml] [--unit-cost 0.0002] [--reward 1.2] [--friends 0.33]
-        [--gas-gwei 0.05] [--whole-replays 0] [--watched 0] [--gain 0.0002] [--units 200000] [--plots] [--write]
+        [--gas-gwei 0.05] [--whole-replays FILE'S] [--watched 0] [--gain 0.0002] [--dispute-hours 6] [--units 200000]
+        [--plots] [--write]
 
 Exit 1 if a cheat gains anything under the file's parameters. docs/design/economics.md says what the numbers rest on.
 """
@@ -10,11 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from incentives import (
+    GAS,
     Outcome,
     Plays,
     Rules,
@@ -23,6 +27,7 @@ from incentives import (
     honest_miner,
     honest_verifier,
     lazy_miner,
+    pay_fairly,
     pays_verifiers,
     pick_rules,
     play_all,
@@ -30,9 +35,10 @@ from incentives import (
     verification_share,
 )
 from machine import find_commit
+from sabotage import Unsettled, bond_that_answers, sabotage, share_that_finds
 from tables import publish, table
 
-from cupel.launch.parameter_file import read_parameter_file
+from cupel.launch.parameter_file import LaunchParameters, read_parameter_file
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "whitepaper" / "figures"
@@ -40,14 +46,32 @@ ETHER = 10**18
 SEED = 2026
 
 
+def whole_share(contract: Mapping[str, Any], units: int | None = None) -> float:
+    """Share of a round's units that are replayed whole, which the contract rounds up to units; of a full round if None.
+
+    Payments are divided by it. What is found rests on the share in the file: rounds of many units come down to that.
+    """
+    count: int = contract["work_target"] if units is None else units
+    return -(-count * contract["replay_bps"] // 10_000) / count
+
+
+def round_hours(file: LaunchParameters) -> float:
+    """A round's length if every phase takes all its time."""
+    clocks = ("train_blocks", "seal_blocks", "open_blocks", "merge_blocks", "acknowledge_blocks")
+    return sum(file.contract[name] for name in clocks) * file.block_seconds / 3600
+
+
 def read_rules(options: argparse.Namespace) -> Rules:
-    """A run's rules from its parameter file; what a unit costs and a token brings is the caller's assumption."""
+    """A full round's rules from a parameter file; what a unit costs and a token brings is the caller's assumption."""
     contract = read_parameter_file(options.parameters).contract
     shares = contract["verifier_share_bps"] + contract["merge_share_bps"]
     reward = options.unit_cost * options.reward
     # A unit's and an assignment's part of what is minted stand in the ratio the file gives.
     pool = reward / (1 - shares / 10_000)
-    attestation = pool * contract["verifier_share_bps"] / 10_000 / contract["verifiers_per_unit"]
+    # Whole units are paid by the segment, out of the same share.
+    segments, drawn = contract["segments"], contract["segments_per_verifier"]
+    replayed = contract["verifiers_per_unit"] * drawn + whole_share(contract) * (segments - drawn)
+    attestation = pool * contract["verifier_share_bps"] / 10_000 * drawn / replayed
     return Rules(
         segments=contract["segments"],
         verifiers=contract["verifiers_per_unit"],
@@ -61,7 +85,7 @@ def read_rules(options: argparse.Namespace) -> Rules:
         attestation_reward=attestation,
         unit_cost=options.unit_cost,
         gas_price=options.gas_gwei / 1e9,
-        whole_replays=options.whole_replays,
+        whole_replays=contract["replay_bps"] / 10_000 if options.whole_replays is None else options.whole_replays,
         watched=options.watched,
     )
 
@@ -100,8 +124,9 @@ def draws_table(rules: Rules, friends: float, gain: float) -> str:
     drawings = ((5, 3, 2), (10, 3, 2), (20, 3, 1), (20, 3, 2), (20, 5, 2), (50, 3, 2), (50, 5, 2))
     for segments, verifiers, drawn in ((rules.segments, rules.verifiers, rules.drawn), *drawings):
         one = replace(rules, segments=segments, verifiers=verifiers, drawn=drawn)
-        fair = replace(one, attestation_reward=one.replay_cost * rules.unit_reward / rules.unit_cost)
-        share = verifiers * fair.attestation_reward / (fair.unit_reward + verifiers * fair.attestation_reward)
+        fair = pay_fairly(one)
+        paid = fair.attestation_reward / drawn * (verifiers * drawn + one.whole_replays * (segments - drawn))
+        share = paid / (fair.unit_reward + paid)
         picked = pick_rules(fair, friends, gain)
         rows.append(
             [
@@ -121,16 +146,52 @@ def draws_table(rules: Rules, friends: float, gain: float) -> str:
 def bounds_table(rules: Rules, friends: float) -> str:
     """How likely one bent step is found, and what it may be worth before bending pays."""
     rows = []
+    bare = replace(rules, whole_replays=0.0)
     for label, one in (
-        ("as drawn", rules),
-        ("and a tenth of units replayed whole", replace(rules, whole_replays=0.1)),
-        ("and all units replayed whole", replace(rules, whole_replays=1.0)),
-        ("and one watcher of every unit", replace(rules, watched=1.0)),
+        ("draws alone", bare),
+        (f"as in the file: {rules.whole_replays:.0%} of the units replayed whole", rules),
+        ("a tenth of them", replace(rules, whole_replays=0.1)),
+        ("a quarter", replace(rules, whole_replays=0.25)),
+        ("all", replace(rules, whole_replays=1.0)),
+        ("as in the file, and one watcher of every unit", replace(rules, watched=1.0)),
     ):
         gain = tolerable_gain(one, friends)
         shown = "any" if gain == float("inf") else f"{gain / rules.unit_cost:.2f}"
         rows.append([label, f"{caught_chance(one, 1, friends):.3f}", f"{caught_chance(one, 1, friends, 1):.3f}", shown])
     return table(["one bent step", "found", "after one re-roll", "may be worth, unit costs"], rows)
+
+
+def small_rounds_table(rules: Rules, contract: Mapping[str, Any], pool: float) -> str:
+    """What an assignment brings in rounds of few units, of which one is replayed whole however few they are."""
+    rows = []
+    for units in range(1, contract["work_target"] + 1):
+        whole = whole_share(contract, units)
+        replayed = rules.verifiers * rules.drawn + whole * (rules.segments - rules.drawn)
+        paid = pool * contract["verifier_share_bps"] / 10_000
+        one = replace(rules, attestation_reward=paid * rules.drawn / replayed)
+        cost = one.replay_cost + rules.gas_price * (GAS["seal"] + GAS["reveal"])
+        values = (one.attestation_reward, cost, honest_verifier(one))
+        rows.append([f"{units}", f"{whole:.0%}", *(f"{value / rules.unit_cost:+.3f}" for value in values)])
+    return table(["units", "replayed whole", "an assignment brings", "costs", "leaves"], rows)
+
+
+def sabotage_table(rules: Rules, unsettled: Unsettled) -> str:
+    """A false unit that its miner convicts late, by how much is replayed whole, who is drawn, and who watches."""
+    rows = []
+    for label, share, friends, watched in (
+        ("draws alone", 0.0, 0.0, 0.0),
+        ("as in the file", rules.whole_replays, 0.0, 0.0),
+        ("the same, a third of the slots its friends", rules.whole_replays, 1 / 3, 0.0),
+        ("a quarter replayed whole", 0.25, 0.0, 0.0),
+        ("half", 0.5, 0.0, 0.0),
+        ("nine tenths", 0.9, 0.0, 0.0),
+        ("as in the file, and a watcher", rules.whole_replays, 0.0, 1.0),
+    ):
+        one = replace(rules, whole_replays=share, watched=watched)
+        found = sabotage(one, friends, unsettled, rounds=unsettled.dispute if watched else None)
+        money = [f"{value / rules.unit_cost:.1f}" for value in (found.cost, found.harm)]
+        rows.append([label, f"{found.found:.2f}", f"{found.rounds:.1f}", *money, f"{found.factor:.1f}"])
+    return table(["", "found by a draw", "rounds void", "costs", "others lose", "ratio"], rows)
 
 
 def draw_plots(rules: Rules, picked: Rules, friends: float, folder: Path) -> None:
@@ -166,10 +227,10 @@ def draw_plots(rules: Rules, picked: Rules, friends: float, folder: Path) -> Non
     axes = figure.subplots()
     slots = np.linspace(0, 1, 41)
     for label, one in (
-        ("draws alone", picked),
+        ("draws alone", replace(picked, whole_replays=0.0)),
         ("one unit in ten replayed whole", replace(picked, whole_replays=0.1)),
-        ("one unit in ten watched", replace(picked, watched=0.1)),
-        ("half of all units watched", replace(picked, watched=0.5)),
+        ("one unit in ten watched", replace(picked, whole_replays=0.0, watched=0.1)),
+        ("half of all units watched", replace(picked, whole_replays=0.0, watched=0.5)),
     ):
         plays = Plays(one, 1, random)
         axes.plot(slots, [coalition(one, plays, float(share)).profit / cost for share in slots], label=label)
@@ -187,17 +248,21 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reward", type=float, default=1.5, help="a unit's reward, in unit costs")
     parser.add_argument("--friends", type=float, default=1 / 3, help="share of all slots that works with a cheat")
     parser.add_argument("--gas-gwei", type=float, default=0.05)
-    parser.add_argument("--whole-replays", type=float, default=0.0, help="share of units drawn to be replayed whole")
+    parser.add_argument("--whole-replays", type=float, help="share of units replayed whole, if not the file's")
     parser.add_argument("--watched", type=float, default=0.0, help="share of units somebody replays unasked")
+    parser.add_argument(
+        "--dispute-hours", type=float, default=6.0, help="the longest dispute of the court that the run will name"
+    )
     parser.add_argument("--gain", type=float, default=0.0002, help="ETH a bent step is worth to who bends it")
     parser.add_argument("--units", type=int, default=200_000, help="plays of each cheat")
     parser.add_argument("--plots", action="store_true", help=f"draw {FIGURES.relative_to(ROOT)}/economics-*.svg")
     parser.add_argument("--write", action="store_true", help="add the tables to benchmarks/results/economics.txt")
     options = parser.parse_args(arguments)
     for name in ("friends", "whole_replays", "watched"):
-        if not 0 <= getattr(options, name) <= 1:
-            parser.error(f"--{name.replace('_', '-')} is a share: from 0 to 1, not {getattr(options, name)}")
-    for name in ("unit_cost", "reward", "units"):
+        value = getattr(options, name)
+        if value is not None and not 0 <= value <= 1:
+            parser.error(f"--{name.replace('_', '-')} is a share: from 0 to 1, not {value}")
+    for name in ("unit_cost", "reward", "units", "dispute_hours"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} is above 0, not {getattr(options, name)}")
     return options
@@ -207,6 +272,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = read_options(arguments)
     rules = read_rules(options)
     picked = pick_rules(rules, options.friends, options.gain)
+    file = read_parameter_file(options.parameters)
+    contract, hours = file.contract, round_hours(file)
+    pool = rules.unit_reward / (1 - (contract["verifier_share_bps"] + contract["merge_share_bps"]) / 10_000)
+    unsettled = Unsettled(
+        window=contract["window_blocks"] * file.block_seconds / 3600 / hours,
+        dispute=options.dispute_hours / hours,
+        units=contract["work_target"],
+    )
+    dear = bond_that_answers(rules, 0.0, unsettled)
     random = np.random.default_rng(SEED)
     found = {
         "in the file": play_all(rules, friends=options.friends, gain=options.gain, count=options.units, random=random),
@@ -218,13 +292,24 @@ def main(arguments: list[str] | None = None) -> int:
         f"{options.parameters.name}, commit {find_commit()}: {rules.segments} segments, {rules.verifiers} verifiers "
         f"of {rules.drawn}; a unit costs {rules.unit_cost:g} ETH and brings {options.reward:g} times that, "
         f"an assignment {rules.attestation_reward / rules.unit_cost:.3f}; gas {options.gas_gwei:g} gwei; "
-        f"{options.friends:.0%} of the slots help a cheat; {options.units:,} plays",
+        f"{options.friends:.0%} of the slots help a cheat; {rules.whole_replays:.0%} of the units are replayed whole, "
+        f"{whole_share(contract):.0%} in a full round of {contract['work_target']}; {options.units:,} plays",
         deposits_table(rules, picked),
         *(
             f"deposits {name}; profit of a unit, in unit costs\n{outcome_table(outcomes, rules.unit_cost)}"
             for name, outcomes in found.items()
         ),
         "one segment skipped or one step bent, deposits least, times two\n" + bounds_table(picked, options.friends),
+        "rounds of fewer units than the target, in unit costs\n" + small_rounds_table(rules, contract, pool),
+        f"sabotage: a merged unit's miner convicts it late; {unsettled.units} units a round of {hours:g} h, window "
+        f"{unsettled.window * hours:g} h, a dispute played slowly {options.dispute_hours:g} h; in unit costs\n"
+        + sabotage_table(rules, unsettled),
+        f"bond with which sabotage costs what it destroys: {dear / rules.unit_cost:.0f} unit costs, "
+        f"{dear / rules.unit_bond:.1f} times the file's; "
+        "share of units replayed whole with which a draw finds one bent step, nobody's friends drawn: "
+        + ", ".join(
+            f"{share_that_finds(rules, 0.0, wanted):.0%} for {wanted:.0%}" for wanted in (0.5, 0.75, 0.9, 0.99)
+        ),
         "other draws; computing and fair share are the verifiers', deposits in unit costs\n"
         + draws_table(rules, options.friends, options.gain),
     ]

@@ -40,7 +40,7 @@ class Rules:
     gas_price: float
     """ETH a unit of gas."""
     whole_replays: float = 0.0
-    """Share of units drawn to be replayed whole."""
+    """Share of units whose first verifier is drawn for all segments."""
     watched: float = 0.0
     """Share of units that somebody honest replays whole without being asked."""
     prover_share: float = 0.5
@@ -104,7 +104,9 @@ def miss_chance(rules: Rules, bad: int) -> float:
 def caught_chance(rules: Rules, bad: int, friends: float, rerolls: int = 0) -> float:
     """That somebody honest replays a bad segment. `rerolls`: draws a proposer of blocks among the cheats may refuse."""
     each = friends + (1 - friends) * miss_chance(rules, bad)
-    unseen = each**rules.verifiers * (1 - rules.whole_replays * (1 - friends))
+    # Of a unit that is replayed whole, the first verifier sees everything: it helps only as a friend.
+    first = (1 - rules.whole_replays) * each + rules.whole_replays * friends
+    unseen = first * each ** (rules.verifiers - 1)
     draw_finds = (1 - unseen) ** (1 + rerolls)
     return 1 - (1 - draw_finds) * (1 - rules.watched)
 
@@ -136,18 +138,17 @@ class Plays:
         order = self.random.random((self.count, self.rules.verifiers, self.rules.segments)).argsort(-1)
         return (order[..., : self.rules.drawn] < bad).any(-1)
 
-    def caught(self, bad: int, share: float, rerolls: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """bool[count], and how many of each unit's verifiers are friends."""
+    def caught(self, bad: int, share: float, rerolls: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """bool[count]; how many of each unit's verifiers are friends; bool[count], whether it is replayed whole."""
         found = np.ones(self.count, dtype=bool)
         for _ in range(1 + rerolls):
             friends = self.friends(share)
-            seen = (self.finds(bad) & ~friends).any(-1)
-            # A whole replay is one more verifier, drawn like the others.
+            finds = self.finds(bad)
             whole = self.random.random(self.count) < self.rules.whole_replays
-            seen |= whole & (self.random.random(self.count) >= share)
-            found &= seen
+            finds[:, 0] |= whole
+            found &= (finds & ~friends).any(-1)
         watched = self.random.random(self.count) < self.rules.watched
-        return found | watched, friends.sum(-1)
+        return found | watched, friends.sum(-1), whole
 
 
 def lazy_miner(rules: Rules, plays: Plays, skipped: int, friends: float, *, hides: bool, rerolls: int = 0) -> Outcome:
@@ -159,7 +160,7 @@ def lazy_miner(rules: Rules, plays: Plays, skipped: int, friends: float, *, hide
     lost = rules.unavailable_fee if hides else rules.unit_bond
     gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
     chance = caught_chance(rules, skipped, friends, rerolls)
-    seen, _ = plays.caught(skipped, friends, rerolls)
+    seen, _, _ = plays.caught(skipped, friends, rerolls)
     played, error = _mean(np.where(seen, -lost, rules.unit_reward) - cost - gas)
     share = skipped / rules.segments
     return Outcome(
@@ -177,7 +178,7 @@ def plagiarist(rules: Rules, plays: Plays, friends: float) -> Outcome:
     """Commits a copy of another's unit: its data order is another, so that every segment is wrong."""
     gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
     chance = caught_chance(rules, rules.segments, friends)
-    seen, _ = plays.caught(rules.segments, friends)
+    seen, _, _ = plays.caught(rules.segments, friends)
     played, error = _mean(np.where(seen, -rules.unit_bond, rules.unit_reward) - gas)
     return Outcome(
         name="plagiarist",
@@ -196,8 +197,10 @@ def coalition(rules: Rules, plays: Plays, share: float) -> Outcome:
     """
     gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
     sworn = rules.gas_price * (GAS["seal"] + GAS["reveal"])
-    seen, friends = plays.caught(rules.segments, share)
-    won = rules.unit_reward + friends * rules.attestation_reward
+    seen, friends, whole = plays.caught(rules.segments, share)
+    # Paid by the segment.
+    more = rules.segments / rules.drawn - 1
+    won = rules.unit_reward + (friends + whole * more) * rules.attestation_reward
     lost = rules.unit_bond + friends * rules.slot_stake
     played, error = _mean(np.where(seen, -lost, won) - gas - friends * sworn)
     expected = share * rules.verifiers
@@ -208,7 +211,7 @@ def coalition(rules: Rules, plays: Plays, share: float) -> Outcome:
         name=f"coalition with {share:.0%} of the slots",
         what="no work; its verifiers attest",
         profit=unseen * rules.unit_reward
-        + unseen_friends * rules.attestation_reward
+        + (unseen_friends + unseen * rules.whole_replays * more) * rules.attestation_reward
         - (1 - unseen) * rules.unit_bond
         - (expected - unseen_friends) * rules.slot_stake
         - gas
@@ -222,7 +225,7 @@ def coalition(rules: Rules, plays: Plays, share: float) -> Outcome:
 def poisoner(rules: Rules, plays: Plays, friends: float, gain: float) -> Outcome:
     """Does all the work but bends one step; `gain` is what the bent model is worth to it, once, from outside."""
     chance = caught_chance(rules, 1, friends)
-    seen, _ = plays.caught(1, friends)
+    seen, _, _ = plays.caught(1, friends)
     base = -rules.unit_cost - rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
     played, error = _mean(np.where(seen, -rules.unit_bond, rules.unit_reward + gain) + base)
     return Outcome(
@@ -269,9 +272,11 @@ def lazy_verifier(rules: Rules, strategy: str) -> Outcome:
 def leaking_miner(rules: Rules) -> Outcome:
     """Tells a verifier the sealed bits to spare it the replay: whoever knows them early takes half of the bond."""
     bribe_needed = rules.prover_share * rules.unit_bond
-    saved = rules.replay_cost
+    # Worth most to the verifier of a whole unit, where there is one.
+    times = rules.segments / rules.drawn if rules.whole_replays else 1.0
+    saved = times * rules.replay_cost
     profit = honest_miner(rules) + saved - rules.unit_bond
-    if bribe_needed <= rules.attestation_reward:
+    if bribe_needed <= times * rules.attestation_reward:
         profit = honest_miner(rules) + saved
     return Outcome(
         name="miner that leaks its answers",
@@ -344,7 +349,8 @@ def sybil(rules: Rules, plays: Plays, share: float, accounts: int) -> Outcome:
 
 def verification_share(rules: Rules) -> float:
     """What all a unit's verifiers compute, in units."""
-    return rules.verifiers * rules.drawn / rules.segments + rules.whole_replays
+    drawn = rules.drawn / rules.segments
+    return rules.verifiers * drawn + rules.whole_replays * (1 - drawn)
 
 
 def pays_verifiers(rules: Rules) -> bool:
@@ -352,8 +358,17 @@ def pays_verifiers(rules: Rules) -> bool:
     return honest_verifier(rules) > 0
 
 
+def pay_fairly(rules: Rules) -> Rules:
+    """The same with an assignment that brings as many times what it costs, gas included, as a unit does."""
+    spent = rules.replay_cost + rules.gas_price * (GAS["seal"] + GAS["reveal"])
+    return replace(rules, attestation_reward=spent * rules.unit_reward / rules.unit_cost)
+
+
 def pick_rules(rules: Rules, friends: float, gain: float, safety: float = 2.0) -> Rules:
     """The least deposits and fees, each a whole hundredth of a unit's cost, with which every cheat of `play_all` loses.
+
+    Verifying has to pay (`pays_verifiers`): where it costs more than it brings, silence is the cheaper loss, and no fee
+    that is below a stake makes an honest verifier of anybody.
 
     friends  the share of slots a cheat may have
     gain     what one bent step is worth to a poisoner, ETH

@@ -18,17 +18,22 @@ from incentives import (
     caught_chance,
     coalition,
     lazy_miner,
+    lazy_verifier,
     leaking_miner,
     miss_chance,
+    pay_fairly,
     pays_verifiers,
     pick_rules,
     play_all,
     poisoner,
     tolerable_gain,
+    verification_share,
 )
+from sabotage import Unsettled, bond_that_answers, play_sabotage, sabotage, share_that_finds
 
 ROOT = Path(__file__).resolve().parent.parent
 FRIENDS, GAIN = 1 / 3, 0.0002
+UNSETTLED = Unsettled(window=4.0, dispute=2.0, units=4)
 
 
 @pytest.fixture
@@ -52,7 +57,8 @@ def test_every_cheat_loses_under_the_parameters_we_ship_and_verifying_pays(netwo
 @pytest.mark.parametrize("draws", [(5, 3, 2), (20, 3, 2), (20, 5, 2), (50, 5, 1)])
 def test_every_cheat_loses_with_the_deposits_that_are_picked(rules: Rules, draws: tuple[int, int, int]) -> None:
     segments, verifiers, drawn = draws
-    rules = replace(rules, segments=segments, verifiers=verifiers, drawn=drawn)
+    rules = pay_fairly(replace(rules, segments=segments, verifiers=verifiers, drawn=drawn))
+    assert pays_verifiers(rules)
     picked = pick_rules(rules, FRIENDS, GAIN)
     outcomes = play_all(picked, friends=FRIENDS, gain=GAIN, count=20_000, random=np.random.default_rng(1))
     assert [one.name for one in outcomes if not one.loses] == []
@@ -94,6 +100,48 @@ def test_more_draws_more_watchers_or_fewer_friends_find_more(rules: Rules) -> No
     assert caught_chance(rules, 1, FRIENDS / 2) > found
     assert caught_chance(rules, 1, FRIENDS, rerolls=1) < found
     assert caught_chance(replace(rules, watched=1.0), 1, 1.0) == 1.0
+
+
+def test_a_whole_replay_is_the_first_verifier_s_and_nobody_s_besides(rules: Rules) -> None:
+    alone = replace(rules, verifiers=1, whole_replays=1.0)
+    assert caught_chance(alone, 1, 0.0) == 1.0
+    assert caught_chance(alone, 1, FRIENDS) == pytest.approx(1 - FRIENDS)
+    assert verification_share(alone) == 1.0
+    assert verification_share(replace(rules, whole_replays=0.0)) == pytest.approx(3 * 2 / 20)
+
+
+def test_where_verifying_costs_more_than_it_brings_silence_is_the_smaller_loss(rules: Rules) -> None:
+    """Why deposits are picked for verifiers that are paid: none of them makes others work."""
+    mean = replace(rules, segments=5)
+    assert not pays_verifiers(mean)
+    picked = pick_rules(mean, FRIENDS, GAIN)
+    assert not lazy_verifier(picked, "silent").loses
+    assert lazy_verifier(pick_rules(pay_fairly(mean), FRIENDS, GAIN), "silent").loses
+
+
+@pytest.mark.parametrize("friends", [0.0, FRIENDS])
+def test_what_sabotage_costs_is_what_playing_it_costs(rules: Rules, friends: float) -> None:
+    cost, error = play_sabotage(rules, plays(rules), friends)
+    assert abs(sabotage(rules, friends, UNSETTLED).cost - cost) <= 5 * error
+
+
+def test_watchers_whole_replays_and_larger_bonds_make_sabotage_dearer_or_smaller(rules: Rules) -> None:
+    usual = sabotage(rules, 0.0, UNSETTLED)
+    assert usual.factor > 1, "it destroys more than it costs: docs/design/economics.md says so"
+    watched = sabotage(replace(rules, watched=1.0), 0.0, UNSETTLED, rounds=UNSETTLED.dispute)
+    assert watched.rounds < usual.rounds
+    assert watched.cost - usual.cost == pytest.approx(rules.unit_bond / 2)
+    assert sabotage(replace(rules, whole_replays=0.5), 0.0, UNSETTLED).factor < usual.factor
+    answered = replace(rules, unit_bond=bond_that_answers(rules, 0.0, UNSETTLED))
+    assert sabotage(answered, 0.0, UNSETTLED).factor == pytest.approx(1.0)
+
+
+def test_the_share_replayed_whole_that_finds_a_bent_step_does(rules: Rules) -> None:
+    share = share_that_finds(rules, 0.0, 0.9)
+    assert share is not None
+    assert caught_chance(replace(rules, whole_replays=share), 1, 0.0) == pytest.approx(0.9)
+    assert share_that_finds(rules, 0.0, 0.1) == 0.0
+    assert share_that_finds(rules, FRIENDS, 0.99) is None
 
 
 def test_bending_a_step_pays_from_the_tolerable_gain_on_and_never_before(rules: Rules) -> None:
