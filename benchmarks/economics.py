@@ -31,6 +31,7 @@ from incentives import (
     pays_verifiers,
     pick_rules,
     play_all,
+    shared_replays,
     tolerable_gain,
     verification_share,
 )
@@ -85,6 +86,10 @@ def read_rules(options: argparse.Namespace) -> Rules:
         attestation_reward=attestation,
         unit_cost=options.unit_cost,
         gas_price=options.gas_gwei / 1e9,
+        merge_bond=contract["merge_bond"] / ETHER,
+        jury=contract["jury_target"],
+        seats=contract["max_verifiers"],
+        units=contract["work_target"],
         whole_replays=contract["replay_bps"] / 10_000 if options.whole_replays is None else options.whole_replays,
         watched=options.watched,
     )
@@ -92,11 +97,10 @@ def read_rules(options: argparse.Namespace) -> Rules:
 
 def outcome_table(outcomes: list[Outcome], unit_cost: float) -> str:
     def row(one: Outcome) -> list[str]:
-        values = (one.profit, one.played, one.honest)
-        shown = [f"{value:+.1%}" if one.is_share else f"{value / unit_cost:+.3f}" for value in values]
-        return [one.name, *shown, "loses" if one.loses else "GAINS"]
+        values = (one.profit, one.played, one.honest, one.profit - one.honest)
+        return [one.name, *(f"{value / unit_cost:+.3f}" for value in values), "loses" if one.loses else "GAINS"]
 
-    return table(["cheat", "expected", "played", "honest", ""], [row(one) for one in outcomes])
+    return table(["cheat", "expected", "played", "honest", "by cheating", ""], [row(one) for one in outcomes])
 
 
 def deposits_table(rules: Rules, picked: Rules) -> str:
@@ -157,8 +161,8 @@ def bounds_table(rules: Rules, friends: float) -> str:
     ):
         gain = tolerable_gain(one, friends)
         shown = "any" if gain == float("inf") else f"{gain / rules.unit_cost:.2f}"
-        rows.append([label, f"{caught_chance(one, 1, friends):.3f}", f"{caught_chance(one, 1, friends, 1):.3f}", shown])
-    return table(["one bent step", "found", "after one re-roll", "may be worth, unit costs"], rows)
+        rows.append([label, *(f"{caught_chance(one, 1, friends, rerolls):.3f}" for rerolls in (0, 1, 3)), shown])
+    return table(["one bent step", "found", "after one re-roll", "three", "may be worth, unit costs"], rows)
 
 
 def small_rounds_table(rules: Rules, contract: Mapping[str, Any], pool: float) -> str:
@@ -300,6 +304,7 @@ def main(arguments: list[str] | None = None) -> int:
             for name, outcomes in found.items()
         ),
         "one segment skipped or one step bent, deposits least, times two\n" + bounds_table(picked, options.friends),
+        f"verifiers of a unit that share their replays spare {shared_replays(rules):.0%} of them",
         "rounds of fewer units than the target, in unit costs\n" + small_rounds_table(rules, contract, pool),
         f"sabotage: a merged unit's miner convicts it late; {unsettled.units} units a round of {hours:g} h, window "
         f"{unsettled.window * hours:g} h, a dispute played slowly {options.dispute_hours:g} h; in unit costs\n"

@@ -39,6 +39,13 @@ class Rules:
     """Computing one unit, all segments."""
     gas_price: float
     """ETH a unit of gas."""
+    merge_bond: float
+    jury: int
+    """J, of a round"""
+    seats: int
+    """Verifiers a round may have."""
+    units: int
+    """Of a full round."""
     whole_replays: float = 0.0
     """Share of units whose first verifier is drawn for all segments."""
     watched: float = 0.0
@@ -60,8 +67,8 @@ GAS = {"commit": 90_000, "open": 80_000, "seal": 50_000, "reveal": 50_000, "clai
 """Whole transactions a unit or an assignment, as the contracts are held to (contracts/gas-snapshot.json)."""
 DEFENCE_GAS = 2_000_000
 """All moves of an accused whose trace is right, in a dispute that goes to the last element."""
-SYBIL_TOLERANCE = 0.05
-"""Splitting one's slots over many accounts may bring this much more work than they weigh, and no more."""
+TRANSACTION_GAS = 21_000
+"""Of every transaction, whatever it does: an account seals and reveals for all its units of a round in one each."""
 SPAM_FACTOR = 10
 """A lost challenge costs so many times what it cost the defender."""
 
@@ -80,8 +87,6 @@ class Outcome:
     """The mean of the plays."""
     error: float
     """Standard error of that mean."""
-    is_share: bool = False
-    """Profit is no money but work won beyond one's share of the slots, as a part of that share."""
     works: bool = False
     """Whether it does most of the honest work: then earning less than the honest is loss enough. Else it must pay."""
 
@@ -190,10 +195,11 @@ def plagiarist(rules: Rules, plays: Plays, friends: float) -> Outcome:
     )
 
 
-def coalition(rules: Rules, plays: Plays, share: float) -> Outcome:
+def coalition(rules: Rules, plays: Plays, share: float, *, hides: bool = False) -> Outcome:
     """Miner and a share of the verifiers work together: no work at all, and friends attest whatever is asked.
 
-    Friends that swore to a convicted segment lose their stake with it.
+    Friends that swore to a convicted segment lose their stake with it. Who hides opens nothing where an honest verifier
+    was drawn: the unit's fee is lost, and nobody is convicted.
     """
     gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
     sworn = rules.gas_price * (GAS["seal"] + GAS["reveal"])
@@ -201,19 +207,19 @@ def coalition(rules: Rules, plays: Plays, share: float) -> Outcome:
     # Paid by the segment.
     more = rules.segments / rules.drawn - 1
     won = rules.unit_reward + (friends + whole * more) * rules.attestation_reward
-    lost = rules.unit_bond + friends * rules.slot_stake
-    played, error = _mean(np.where(seen, -lost, won) - gas - friends * sworn)
+    deposit, stake = (rules.unavailable_fee, 0.0) if hides else (rules.unit_bond, rules.slot_stake)
+    played, error = _mean(np.where(seen, -deposit - friends * stake, won) - gas - friends * sworn)
     expected = share * rules.verifiers
     # Not seen: all V are friends, and no replay of the whole unit, nobody watching.
     unseen = 1 - caught_chance(rules, rules.segments, share)
     unseen_friends = unseen * rules.verifiers
     return Outcome(
-        name=f"coalition with {share:.0%} of the slots",
+        name=f"coalition with {share:.0%} of the slots" + (", hides" if hides else ""),
         what="no work; its verifiers attest",
         profit=unseen * rules.unit_reward
         + (unseen_friends + unseen * rules.whole_replays * more) * rules.attestation_reward
-        - (1 - unseen) * rules.unit_bond
-        - (expected - unseen_friends) * rules.slot_stake
+        - (1 - unseen) * deposit
+        - (expected - unseen_friends) * stake
         - gas
         - expected * sworn,
         honest=honest_miner(rules),
@@ -288,11 +294,16 @@ def leaking_miner(rules: Rules) -> Outcome:
     )
 
 
-def withholder(rules: Rules) -> Outcome:
-    """Commits noise and serves nothing."""
-    profit = -rules.unavailable_fee - rules.gas_price * GAS["commit"]
+def withholder(rules: Rules, *, when: str) -> Outcome:
+    """Commits to noise and serves nothing: to nobody, or to nobody who accuses it.
+
+    drawn     its verifiers and jury get no state: ruled unavailable
+    disputed  its friends alone were drawn and attest; it answers no accusation, and loses by silence
+    """
+    gas = {"drawn": GAS["commit"], "disputed": GAS["commit"] + GAS["open"]}[when] * rules.gas_price
+    profit = -{"drawn": rules.unavailable_fee, "disputed": rules.unit_bond}[when] - gas
     return Outcome(
-        name="withholder",
+        name="withholder" + (", silent when accused" if when == "disputed" else ""),
         what="commits and serves nothing",
         profit=profit,
         honest=honest_miner(rules),
@@ -321,30 +332,87 @@ def self_accuser(rules: Rules) -> Outcome:
     )
 
 
-def sybil(rules: Rules, plays: Plays, share: float, accounts: int) -> Outcome:
-    """A share of all slots held by `accounts` accounts, against the same share of what all assignments bring.
+def sybil(rules: Rules, plays: Plays, share: float) -> Outcome:
+    """A share of all slots split over half of the seats: what an assignment leaves, against accounts of usual size.
 
-    Draws of a unit are of distinct accounts, each weighted by what is left: one large account is drawn once at most.
+    Draws of a unit are of distinct accounts, weighted by slots: small ones are drawn a little oftener than they weigh.
+    All of it is work, paid like everybody's; but each account that was drawn sends transactions of its own.
     """
-    others = 40
-    weights = np.concatenate([np.full(accounts, share / accounts), np.full(others, (1 - share) / others)])
-    # Weighted draws without replacement: the V largest of log(u) / weight.
-    count = min(plays.count, 100_000)
-    keys = np.log(plays.random.random((count, len(weights)))) / weights
-    drawn = np.argsort(-keys, -1)[:, : rules.verifiers]
-    mine = (drawn < accounts).sum(-1)
-    fair = share * rules.verifiers
-    played, error = _mean(mine / fair - 1)
+    accounts = rules.seats // 2
+    others = rules.seats - accounts
+    rounds = max(1, min(plays.count, 100_000) // rules.units)
+
+    def draw(mine: int) -> tuple[int, int]:
+        """Assignments of all rounds, and how often an account had some in a round."""
+        weights = np.concatenate([np.full(mine, share / mine), np.full(others, (1 - share) / others)])
+        # Weighted draws without replacement: the V largest of log(u) / weight.
+        keys = np.log(plays.random.random((rounds, rules.units, len(weights)))) / weights
+        drawn = np.argsort(-keys, -1)[..., : rules.verifiers].reshape(rounds, -1)
+        seen = (drawn[..., None] == np.arange(mine)).any(1)
+        return int((drawn < mine).sum()), int(seen.sum())
+
+    work, senders = draw(accounts)
+    usual_work, usual_senders = draw(max(1, round(others * share / (1 - share))))
+    # What an assignment leaves, but for what a transaction costs however much it holds.
+    each = 2 * TRANSACTION_GAS * rules.gas_price
+    net = honest_verifier(rules) + each
+    profit = net - each * senders / work
     return Outcome(
         name=f"sybil, {accounts} accounts",
-        what=f"{share:.0%} of the slots; work beyond its share, as a part of that share",
-        profit=played,
-        honest=SYBIL_TOLERANCE,
+        what=f"{share:.0%} of the slots in many accounts: drawn {work / usual_work - 1:+.1%} oftener",
+        profit=profit,
+        honest=net - each * usual_senders / usual_work,
+        played=profit,
+        error=0.0,
+        works=True,
+    )
+
+
+def false_dissenters(rules: Rules) -> Outcome:
+    """Verifiers call right work wrong, so that its miner is not paid: one is enough, and each pays its stake."""
+    gas = rules.gas_price * (GAS["seal"] + GAS["reveal"])
+    profit = -rules.slot_stake - gas
+    return Outcome(
+        name="colluding verifiers, dissent",
+        what=f"cost a miner its reward of {rules.unit_reward:g} ETH; each verifier that helps loses as much again",
+        profit=profit,
+        honest=honest_verifier(rules),
+        played=profit,
+        error=0.0,
+    )
+
+
+def false_merge(rules: Rules, plays: Plays, friends: float, gain: float) -> Outcome:
+    """Proposes a false merge, which friends on the jury acknowledge; whoever merges for itself convicts it.
+
+    A jury that is bought brings `gain` until then; its members lose a stake each, the proposer the merge's bond.
+    """
+    needed = rules.jury // 2 + 1
+    chances = [comb(rules.jury, n) * friends**n * (1 - friends) ** (rules.jury - n) for n in range(rules.jury + 1)]
+    accepted = sum(chances[needed:])
+    sworn = sum(n * chance for n, chance in enumerate(chances) if n >= needed)
+    base = -rules.merge_bond - rules.gas_price * GAS["commit"]
+    seats = (plays.random.random((plays.count, rules.jury)) < friends).sum(-1)
+    played, error = _mean(np.where(seats >= needed, gain - seats * rules.slot_stake, 0.0) + base)
+    return Outcome(
+        name=f"false merge, {friends:.0%} of the jury bought",
+        what=f"a state that is not the merge, worth {gain:g} ETH until it is convicted",
+        profit=accepted * gain - sworn * rules.slot_stake + base,
+        honest=0.0,
         played=played,
         error=error,
-        works=True,
-        is_share=True,
     )
+
+
+def shared_replays(rules: Rules) -> float:
+    """Part of their work that a unit's verifiers spare by telling one another what they replayed.
+
+    Nothing false is attested by it, and every drawn segment is still replayed by one of them; but by one alone.
+    """
+    n, k, verifiers = rules.segments, rules.drawn, rules.verifiers
+    ordinary = 1 - n * (1 - (1 - k / n) ** verifiers) / (verifiers * k)
+    whole = 1 - n / (n + (verifiers - 1) * k)
+    return (1 - rules.whole_replays) * ordinary + rules.whole_replays * whole
 
 
 def verification_share(rules: Rules) -> float:
@@ -409,7 +477,10 @@ def pick_rules(rules: Rules, friends: float, gain: float, safety: float = 2.0) -
             and poisoner(one, plays, friends, gain).loses
         )
 
-    fee = least(lazy_loses)
+    def fee_holds(fee: float) -> bool:
+        return lazy_loses(fee) and coalition(replace(fair, unavailable_fee=fee), plays, friends, hides=True).loses
+
+    fee = least(fee_holds)
     bond = max(fee, least(bond_holds))
     stake = least(lambda stake: stake > fair.attestation_reward)
     # A miner that hides from its verifiers loses more than all of them together.
@@ -427,9 +498,12 @@ def play_all(rules: Rules, *, friends: float, gain: float, count: int, random: G
             outcomes.append(lazy_miner(rules, plays, skipped, friends, hides=hides))
     outcomes.append(lazy_miner(rules, plays, 1, friends, hides=True, rerolls=1))
     outcomes.append(plagiarist(rules, plays, friends))
-    outcomes.append(coalition(rules, plays, friends))
+    outcomes.extend(coalition(rules, plays, friends, hides=hides) for hides in (False, True))
     outcomes.append(poisoner(rules, plays, friends, gain))
     outcomes.extend(lazy_verifier(rules, strategy) for strategy in ("silent", "withdraws", "guesses"))
-    outcomes.extend((leaking_miner(rules), withholder(rules), self_accuser(rules), spammer(rules)))
-    outcomes.append(sybil(rules, plays, 0.2, 20))
+    outcomes.append(false_dissenters(rules))
+    outcomes.append(false_merge(rules, plays, friends, gain))
+    outcomes.append(leaking_miner(rules))
+    outcomes.extend(withholder(rules, when=when) for when in ("drawn", "disputed"))
+    outcomes.extend((self_accuser(rules), spammer(rules), sybil(rules, plays, 0.2)))
     return outcomes

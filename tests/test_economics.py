@@ -17,6 +17,7 @@ from incentives import (
     Rules,
     caught_chance,
     coalition,
+    false_merge,
     lazy_miner,
     lazy_verifier,
     leaking_miner,
@@ -26,6 +27,8 @@ from incentives import (
     pick_rules,
     play_all,
     poisoner,
+    shared_replays,
+    sybil,
     tolerable_gain,
     verification_share,
 )
@@ -88,6 +91,8 @@ def test_formulas_and_plays_agree(rules: Rules, bad: int, friends: float) -> Non
     for one in (
         lazy_miner(rules, played, bad, friends, hides=True, rerolls=1),
         coalition(rules, played, friends),
+        coalition(rules, played, friends, hides=True),
+        false_merge(rules, played, friends, GAIN),
         poisoner(rules, played, friends, GAIN),
     ):
         assert one.agrees, one
@@ -148,6 +153,28 @@ def test_bending_a_step_pays_from_the_tolerable_gain_on_and_never_before(rules: 
     gain = tolerable_gain(rules, FRIENDS)
     assert poisoner(rules, plays(rules, 10), FRIENDS, gain * 0.999).loses
     assert not poisoner(rules, plays(rules, 10), FRIENDS, gain * 1.001).loses
+
+
+def test_a_bought_jury_pays_where_its_merge_is_worth_more_than_the_stakes_that_swear_to_it(rules: Rules) -> None:
+    some = plays(rules, 10)
+    assert false_merge(rules, some, FRIENDS, GAIN).loses
+    assert not false_merge(rules, some, FRIENDS, 100 * rules.slot_stake).loses
+    assert false_merge(replace(rules, slot_stake=50 * rules.slot_stake), some, FRIENDS, 100 * rules.slot_stake).loses
+
+
+def test_many_accounts_earn_less_on_what_they_compute_since_each_sends_its_own_transactions(rules: Rules) -> None:
+    split = sybil(rules, plays(rules), 0.2)
+    assert split.loses
+    free = sybil(replace(rules, gas_price=0.0), plays(rules), 0.2)
+    assert free.profit == free.honest > split.honest
+
+
+def test_verifiers_that_share_replays_spare_what_their_draws_have_in_common(rules: Rules) -> None:
+    assert shared_replays(replace(rules, verifiers=1)) == pytest.approx(0)
+    assert shared_replays(replace(rules, drawn=rules.segments)) == pytest.approx(1 - 1 / rules.verifiers)
+    drawn = plays(replace(rules, verifiers=3), 20_000).random.random((20_000, 3, rules.segments)).argsort(-1)[..., :2]
+    replayed = np.mean([len(set(one.ravel())) for one in drawn[:5_000]])
+    assert shared_replays(replace(rules, whole_replays=0.0)) == pytest.approx(1 - replayed / 6, abs=0.01)
 
 
 def test_a_leak_costs_more_than_silence_is_worth_only_if_half_a_bond_does(rules: Rules) -> None:
