@@ -195,7 +195,8 @@ interface IRunWork is IRunTypes {
     function extend() external;
 
     /// @notice Mint the caller's rewards and unlock its bonds of these rounds, all of which must be settled.
-    /// @dev Reverts if one of the rounds has nothing for the caller or is not settled; ask `claimable` first.
+    /// @dev Reverts if one of the rounds has nothing for the caller or is not settled; ask `claimable` first. What a conviction left the
+    /// caller owing, because all it had was locked elsewhere, is burned out of the bonds that come free.
     function claim(uint64[] calldata rounds_) external returns (uint256 tokens, uint256 bonds);
 
     /// @notice Tokens an account earned in a round that has ended and has not claimed; 0 before the end.

@@ -216,7 +216,7 @@ abstract contract Disputable is IDisputable, IRunDisputes, RunStorage {
         unit.status = Status.Convicted;
         Entry storage entry = _entries[round][s.accused];
         if (status == Status.Attested) --entry.attestedUnits;
-        slashed = _slash(round, s.accused, UNIT_BOND);
+        slashed = _slash(round, s.accused, UNIT_BOND, true);
         _judgeVerifiers(round, unitId, unit, segment, status);
         isUsed = isMerged && (round == _live.round || _rounds[round].played.merged);
     }
@@ -244,7 +244,7 @@ abstract contract Disputable is IDisputable, IRunDisputes, RunStorage {
                     --entry.attestations;
                     if (isAll) --entry.wholeAttestations;
                 }
-                _burnOwed += _slash(round, verifier, SLOT_STAKE);
+                _burnOwed += _slash(round, verifier, SLOT_STAKE, false);
             }
         }
     }
@@ -256,7 +256,7 @@ abstract contract Disputable is IDisputable, IRunDisputes, RunStorage {
 
     function _convictCandidate(uint64 round, uint8 number, address proposer) private returns (uint96 slashed, bool isUsed) {
         _candidates[round][number].isConvicted = true;
-        slashed = _slash(round, proposer, MERGE_BOND);
+        slashed = _slash(round, proposer, MERGE_BOND, true);
         Live storage played = _playedOf(round);
         isUsed = played.merged && played.accepted == number;
     }
@@ -268,25 +268,35 @@ abstract contract Disputable is IDisputable, IRunDisputes, RunStorage {
         if (entry.acknowledged != candidate + 1) revert ErrorsLib.NotAcknowledgedBy(juror, candidate);
         // No candidate's number: it has acknowledged, and cannot again.
         entry.acknowledged = type(uint8).max;
-        _burnOwed += _slash(round, juror, SLOT_STAKE);
+        _burnOwed += _slash(round, juror, SLOT_STAKE, false);
     }
 
-    /// @dev Take `amount`, or what there is of it, out of what an account has locked in a round and then of what it has free. Nothing
-    /// that is owed keeps a judgement from being carried out.
-    function _slash(uint64 round, address account, uint96 amount) private returns (uint96 slashed) {
+    /// @dev Take `amount` of an account, or what there is of it. A unit or candidate is backed by what is locked for it in the round; a stake by what
+    /// is free, because what the round holds of it answers for dissents, each of which costs a stake of its own. What is locked
+    /// for other rounds answers as it comes free. Nothing that is owed keeps a judgement from being carried out.
+    function _slash(uint64 round, address account, uint96 amount, bool isBacked) private returns (uint96 slashed) {
         Member storage member = _members[account];
         Entry storage entry = _entries[round][account];
-        uint96 held = entry.held < amount ? entry.held : amount;
-        entry.held -= held;
-        uint96 bonds = amount - held;
-        if (entry.bonds < bonds) bonds = entry.bonds;
-        entry.bonds -= bonds;
-        uint96 rest = amount - held - bonds;
         uint96 free = _free(member);
-        if (free < rest) rest = free;
-        slashed = held + bonds + rest;
-        member.locked -= held + bonds;
+        uint96 locked = entry.bonds + entry.held;
+        uint96 unlocked = 0;
+        if (isBacked || amount > free) unlocked = isBacked ? amount : amount - free;
+        if (unlocked > locked) unlocked = locked;
+        uint96 bonds = unlocked < entry.bonds ? unlocked : entry.bonds;
+        entry.bonds -= bonds;
+        entry.held -= unlocked - bonds;
+        member.locked -= unlocked;
+        slashed = unlocked + free;
+        if (slashed < amount) _owe(member, amount - slashed);
+        else slashed = amount;
         member.deposit -= slashed;
         emit EventsLib.Burned(round, account, slashed);
+    }
+
+    function _owe(Member storage member, uint96 amount) private {
+        if (member.locked < amount) amount = member.locked;
+        if (amount == 0) return;
+        member.owes = true;
+        member.owed += amount;
     }
 }

@@ -130,7 +130,8 @@ abstract contract Rounds is IRunRounds, RunStorage {
             }
             // Never earlier than what an earlier seat owes: else sitting down for a moment would cut the delay short.
             uint256 exitAt = member.exitAt;
-            if (member.joinedRound < round) exitAt = _rounds[round - 1].played.until + EXIT_BLOCKS;
+            // After the block in which the longest dispute about the last round served may end, whoever is first in that block.
+            if (member.joinedRound < round) exitAt = uint256(_rounds[round - 1].played.until) + EXIT_BLOCKS + 1;
             member.role = Role.None;
             member.leaving = false;
             member.silentRounds = 0;
