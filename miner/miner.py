@@ -9,7 +9,7 @@ from functools import partial
 
 from cupel.chain.run_values import Answer as OpenedAnswer
 from cupel.chain.run_values import Commitment as Committed
-from cupel.chain.run_values import Opened, Phase, Status, UnitView
+from cupel.chain.run_values import Finality, Opened, Phase, Status, UnitView
 from cupel.miner.checkpoints import Checkpoint, CheckpointWriter
 from cupel.miner.devices import WorkerGroup
 from cupel.miner.devices.fallback import with_fallback
@@ -432,8 +432,17 @@ class Miner(Participant):
             work = UnitWork.load(journal, UnitId(name))
             if work is None or work.round < self.get_first_kept():
                 journal.drop(KIND, name)
-            elif work.round == ended or work.outcome is None:
+            elif work.round == ended or work.outcome is None or self._is_overturned(work):
                 self._settle_unit(work)
+
+    def _is_overturned(self, work: UnitWork) -> bool:
+        """Whether the court has changed what became of a unit since that was recorded."""
+        if work.outcome in ("accepted", "unmerged") and self._get_finality().is_void(work.round):
+            return True
+        return work.outcome != "convicted" and self.disputes.is_convicted(work.unit)
+
+    def _get_finality(self) -> Finality:
+        return self.keep_for_round("finality", self.contract.finality)
 
     def _settle_unit(self, work: UnitWork) -> None:
         outcome = self._outcome(work)
@@ -460,8 +469,12 @@ class Miner(Participant):
         if unit is None:
             return "stale"
         if unit.status == Status.ATTESTED:
+            if self._get_finality().is_void(work.round):
+                return "void"
             is_merged = self.contract.get_round(work.round).merged and work.unit in self.contract.merge_set(work.round)
             return "accepted" if is_merged else "unmerged"
+        if unit.status not in _OUTCOMES:
+            raise OutOfDate(f"unit 0x{work.unit.hex()} is not judged: a re-org took back the end of round {work.round}")
         return _OUTCOMES[unit.status]
 
 
@@ -472,4 +485,5 @@ _OUTCOMES: dict[Status, Outcome] = {
     Status.UNAVAILABLE: "unavailable",
     Status.DISCLOSED: "disclosed",
     Status.CONVICTED: "convicted",
+    Status.ABANDONED: "void",
 }

@@ -23,6 +23,7 @@ from cupel.chain.run_values import Phase
 from cupel.network.ipfs.blockstore import BlockStore, Usage
 from cupel.network.ipfs.fetch import Fetcher
 from cupel.network.ipfs.gateway import GatewayServer
+from cupel.node.disputes.counts import DisputeCounts
 from cupel.node.journal import Journal
 from cupel.node.metering import MeteredClient
 from cupel.node.settings import NodeSettings, WrongSetting, parse_metrics
@@ -40,6 +41,7 @@ class Watched(Protocol):
 
     settings: NodeSettings
     stats: Stats
+    disputes: DisputeCounts
     chain: MeteredClient
     fetcher: Fetcher
     gateway: GatewayServer
@@ -65,6 +67,7 @@ class NodeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._about_the_process()
         yield from self._about_the_work()
+        yield from self._about_the_disputes()
         yield from self._about_the_chain()
         yield from self._about_the_peers()
         yield from self._about_the_disk()
@@ -99,6 +102,18 @@ class NodeCollector(Collector):
         )
         if stats.loss is not None:
             yield GaugeMetricFamily("cupel_loss_nats", "Of the last segment computed, a token.", stats.loss)
+
+    def _about_the_disputes(self) -> Iterator[Metric]:
+        counts = self._node.disputes
+        # What the court says now: a re-org may take an ending back, so nothing here only ever grows.
+        open_: dict[Labels, float] = {("accused",): counts.accused, ("challenger",): counts.challenging}
+        yield _gauges("cupel_disputes_open", "Open disputes, by this node's side in them.", ("side",), open_)
+        ended: dict[Labels, float] = {("won",): counts.won, ("lost",): counts.lost}
+        yield _gauges("cupel_disputes_ended", "Disputes of this node that a side lost.", ("outcome",), ended)
+        yield GaugeMetricFamily(
+            "cupel_dispute_bonds_eth", "At stake in open disputes that it began.", counts.bonds_wei / ETH
+        )
+        yield GaugeMetricFamily("cupel_dispute_prizes_eth", "What its convictions brought.", counts.prizes_wei / ETH)
 
     def _about_the_chain(self) -> Iterator[Metric]:
         chain, newest = self._node.chain, self._node.chain.newest

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -267,7 +268,7 @@ class Participant(Follower):
         if merged is not None and (merged.units, merged.contributions) != self._merge_inputs(merge_set):
             merged = None
         if merged is not None:
-            self._accuse_wrong_merges(round_, candidates, merged)
+            self.accuse_wrong_merges(round_, candidates, merged.root)
         return MergeFacts(
             wanted=bool(merge_set) and not view.merged,
             candidates=tuple(MergedState(c.state_root, c.cid) for c in candidates),
@@ -282,12 +283,13 @@ class Participant(Follower):
             order=order.index(me) if me in order else len(order),
         )
 
-    def _accuse_wrong_merges(self, round_: RoundIndex, candidates: tuple[CandidateView, ...], merged: Merged) -> None:
+    def accuse_wrong_merges(self, round_: RoundIndex, candidates: Sequence[CandidateView], root: Root) -> None:
+        """Those that are another state than the one with this root, which was computed here."""
         for number, candidate in enumerate(candidates):
             # Under another CID it may be a mistake, which costs nobody anything but the merge.
-            if candidate.state_root != merged.root and candidate.proposer != self.session.address:
+            if candidate.state_root != root and candidate.proposer != self.session.address:
                 self.keep_for_round(
-                    ("accused", number, candidate.state_root),
+                    ("accused", round_, number, candidate.state_root),
                     partial(
                         self.disputes.accuse_candidate, round_, number, "the merge of these units is another state"
                     ),
@@ -417,14 +419,27 @@ class Participant(Follower):
             self.log.warning("contribution not held", round=round_, reason=str(trouble))
             self.put_to_sleep("merge")
             return
-        state = self.session.run.programs.run_merge(
-            list(states), backend=self.session.backend, threads=self.session.settings.threads
-        )
+        state = self._run_merge(states)
         root = merkle.state_root(state)
         cid = self.session.states.put(state, f"start/{root.hex()}")
         self.session.points.reach("merge/stored")
         self._merged[round_] = Merged(root=root, cid=cid, state=state, units=merge_set, contributions=contributions)
         self.log.info("merged", round=round_, units=len(merge_set), root=root)
+
+    def _run_merge(self, states: Sequence[NamedState]) -> NamedState:
+        return self.session.run.programs.run_merge(
+            list(states), backend=self.session.backend, threads=self.session.settings.threads
+        )
+
+    def compute_merged_root(self, round_: RoundIndex) -> Root:
+        """Of the merge of any judged round. Raises Unavailable, MalformedInput or RootMismatch."""
+        units = {unit.unit_id: unit for unit in self.contract.get_units(round_)}
+        merge_set = self.contract.merge_set(round_)
+        contributions = tuple(units[unit_id].contribution for unit_id in merge_set)
+        merged = self._merged.get(round_)
+        if merged is not None and (merged.units, merged.contributions) == (merge_set, contributions):
+            return merged.root
+        return merkle.state_root(self._run_merge([self.fetch_contribution(units[one]) for one in merge_set]))
 
     def fetch_contribution(self, unit: UnitView) -> NamedState:
         """A unit's end state, kept from now on. Raises Unavailable, MalformedInput or RootMismatch."""

@@ -58,9 +58,11 @@ Outcome = Literal[
     "disclosed",
     "convicted",
     "unmerged",
+    "void",
     "stale",
 ]
-"""accepted: attested and merged; unmerged: attested, but its round agreed on no merge; stale: not committed in time."""
+"""accepted: attested and merged; unmerged: attested, but its round agreed on no merge; void: its round rests on what
+was convicted; stale: not committed in time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ from cupel.network.ipfs.gateway import GatewayServer, json_route
 from cupel.network.ipfs.kubo import KuboClient
 from cupel.network.states import check_state_root
 from cupel.node.access import NodeAccess
+from cupel.node.disputes.counts import DisputeCounts
 from cupel.node.journal import Identity, Journal
 from cupel.node.kubo import KuboMirror
 from cupel.node.log import Log
@@ -119,6 +120,8 @@ class Session:
         self.history = History(settings.data / "history.jsonl")
         self.stats = Stats()
         self.stat_line = StatLine(log, self.stats)
+        self.disputes = DisputeCounts()
+        """Of this node, kept by its desk."""
         passes = PassBook(signer, chain_id=run_file.chain_id, run=run_file.contract, names=self._urls)
         self.kubo = KuboClient(settings.ipfs) if settings.ipfs is not None else None
         self.fetcher = Fetcher(store, self.peers, limits=FETCH_LIMITS, introduce=passes.introduce, kubo=self.kubo)

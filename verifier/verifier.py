@@ -24,7 +24,7 @@ from cupel.node.decisions import (
 from cupel.node.deposits import verifier_deposit
 from cupel.node.descriptions import UnitDescription
 from cupel.node.following import OutOfDate
-from cupel.node.journal import Duty, question_of
+from cupel.node.journal import Duty, question_of, round_subject
 from cupel.node.participant import ROUNDS_KEPT, Participant
 from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_bits
 from cupel.node.session import Session, Stopped, open_session
@@ -47,6 +47,8 @@ SEAL_MARGIN_BLOCKS = 3
 """With so few blocks left, what is replayed is sealed, whatever else is missing."""
 FAILURES_TO_REPORT = 3
 """So often in a row a unit's data could not be had, before a juror says so: a peer may have been away for a moment."""
+MERGE_KIND = "merge to check"
+"""What the documents are called that name rounds whose merge this node has still to find out about."""
 
 
 class Verifier(Participant):
@@ -68,6 +70,7 @@ class Verifier(Participant):
     # Deciding
 
     def _turn(self) -> bool:
+        self._check_merges()
         action = decide_verifier(self._gather())
         if isinstance(action, Replay):
             self._replay(UnitId(action.unit), action.segment)
@@ -85,6 +88,8 @@ class Verifier(Participant):
 
     def _gather(self) -> VerifierFacts:
         facts, is_drawn = self.gather(), self.current.phase in (Phase.SEAL, Phase.OPEN)
+        if is_drawn or self.current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE):
+            self.keep_for_round("merge to check", self._note_merge)
         if is_drawn and self.settings.watch == "all":
             self._watch(self.get_units())
         return VerifierFacts(
@@ -403,6 +408,36 @@ class Verifier(Participant):
             self._record(unit, "unavailable", reason, (), drawn=False)
             del self._backlog[unit.unit_id]
         self._let_go(ended)
+
+    def _note_merge(self) -> None:
+        """A juror, and who watches all, finds out about this round's merge, be it after it was accepted."""
+        round_ = self.current.round
+        is_juror = self.session.address in self.keep_for_round("jury", self.contract.jury)
+        if self.disputes.accuses and (is_juror or self.settings.watch == "all"):
+            self.session.journal.put(MERGE_KIND, round_subject(round_), round_, {"round": round_})
+            self.forget("merges to check")
+
+    def _list_unchecked(self) -> list[RoundIndex]:
+        """Rounds that have ended and whose merges are still to be computed."""
+        journal = self.session.journal
+        found = [journal.get(MERGE_KIND, name) for name in journal.names(MERGE_KIND, last_round=self.current.round - 1)]
+        return [RoundIndex(int(body["round"])) for body in found if body is not None]
+
+    def _check_merges(self) -> None:
+        """Compute merges that were accepted before this node could: a bought jury is faster than an honest one."""
+        for round_ in self.keep_for_round("merges to check", self._list_unchecked):
+            if self.is_asleep(("merge of", round_)):
+                continue
+            try:
+                candidates = self.contract.candidates(round_)
+                if candidates and self.height < self.disputes.sides.get_window_end(round_):
+                    self.accuse_wrong_merges(round_, candidates, self.compute_merged_root(round_))
+            except ProtocolError as trouble:
+                self.log.warning("merge not checked", round=round_, reason=str(trouble))
+                self.put_to_sleep(("merge of", round_))
+            else:
+                self.session.journal.drop(MERGE_KIND, round_subject(round_))
+                self.forget("merges to check")
 
     def _refresh(self, unit: UnitView) -> UnitView:
         """A unit as it stands now; what was seen of it may be from before its judgement."""

@@ -11,8 +11,7 @@ is replaced where the chain now asks for another, and taken back where a re-org 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable
 from typing import Protocol
 
 from cupel.chain.abi import Call
@@ -22,6 +21,7 @@ from cupel.chain.court_events import CourtEvent, DisputeRecord
 from cupel.chain.errors import ChainUnreachable, ContractReverted
 from cupel.chain.outbox import State
 from cupel.node.disputes.accusations import Accusation, Accusations
+from cupel.node.disputes.counts import DisputeCounts
 from cupel.node.disputes.deciding import (
     PATIENCE_BLOCKS,
     Accuse,
@@ -75,22 +75,13 @@ class Sides(Protocol):
         """What the run has to be told before it is accused, if anything. Raises ProtocolError."""
 
 
-@dataclass(slots=True, kw_only=True)
-class DisputeCounts:
-    """What became of this node's disputes, as the chain says now."""
-
-    open: int = 0
-    won: int = 0
-    lost: int = 0
-    """Convicted, or dismissed with the bond gone."""
-
-
 class DisputePlayer:
     """One node's disputes in one run. One thread.
 
     first_block  nothing of the run is earlier
     patience_blocks  how long before the window closes another's dispute about the same is no longer waited for
     budget_wei   bonds of this node's challenges together; None: what the account has
+    counts       kept up to date, for whoever shows them
     observe      told where a crash must lose nothing
     """
 
@@ -105,6 +96,7 @@ class DisputePlayer:
         log: Log,
         first_block: Height | int,
         budget_wei: int | None = None,
+        counts: DisputeCounts | None = None,
         patience_blocks: int = PATIENCE_BLOCKS,
         observe: Callable[[str], None] = lambda point: None,
         clock: Callable[[], float] = time.monotonic,
@@ -119,7 +111,7 @@ class DisputePlayer:
         self._said: set[Hashable] = set()
         self._may_have_credit = True
         self._reorgs = 0
-        self.counts = DisputeCounts()
+        self.counts = DisputeCounts() if counts is None else counts
 
     @property
     def me(self) -> Address:
@@ -146,6 +138,20 @@ class DisputePlayer:
     def disputes(self) -> dict[int, DisputeRecord]:
         """This node's, as of the last look."""
         return {} if self._follower is None else self._follower.disputes
+
+    @property
+    def convicted(self) -> Collection[bytes]:
+        """Subjects that the court convicted in this run, by whomever, as of the last look."""
+        return () if self._follower is None else self._follower.convicted
+
+    @property
+    def height(self) -> Height:
+        """Of the last look."""
+        return Height(0) if self._follower is None else self._follower.height
+
+    @property
+    def reorgs(self) -> int:
+        return self._reorgs
 
     # Playing
 
@@ -199,12 +205,19 @@ class DisputePlayer:
                 self._journal.drop(DUTY, OPEN_SINCE)
             else:
                 self._journal.put(DUTY, OPEN_SINCE, 0, {"block": since})
-        won = sum(self._is_won(record) for record in follower.disputes.values())
-        ended = len(follower.disputes) - len(open_)
-        closed = sum(r.ending is not None and r.ending.closed for r in follower.disputes.values())
-        self.counts.open, self.counts.won, self.counts.lost = len(open_), won, ended - won - closed
+        self._count(follower.disputes.values())
         for record in follower.disputes.values():
             self._say(record)
+
+    def _count(self, disputes: Collection[DisputeRecord]) -> None:
+        counts, endings = self.counts, [record.ending for record in disputes if record.ending is not None]
+        open_ = [record for record in disputes if record.ending is None]
+        own = [record for record in open_ if record.challenger == self.me]
+        counts.accused, counts.challenging = len(open_) - len(own), len(own)
+        counts.bonds_wei = sum(record.bond_wei for record in own)
+        counts.won = sum(self._is_won(record) for record in disputes)
+        counts.lost = len(endings) - counts.won - sum(ending.closed for ending in endings)
+        counts.prizes_wei = sum(ending.prize_wei for ending in endings if ending.finder == self.me)
 
     def _is_won(self, record: DisputeRecord) -> bool:
         ending = record.ending

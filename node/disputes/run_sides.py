@@ -70,7 +70,7 @@ class RunSides:
         self._journal.put(KIND, subject, round_, {"candidate": candidate, "round": round_})
         return subject
 
-    def _find(self, subject: bytes) -> tuple[RoundIndex, int | None]:
+    def find(self, subject: bytes) -> tuple[RoundIndex, int | None]:
         """Round, and candidate if it is one. Raises Unavailable."""
         known = self._journal.get(KIND, subject)
         if known is not None:
@@ -103,7 +103,7 @@ class RunSides:
         claim = self._contract.claim_of(subject)
         if claim.kind != ClaimKind.NONE:
             return claim.contestable
-        round_, candidate = self._find(subject)
+        round_, candidate = self.find(subject)
         if self._session.chain.head().number + 1 > self.get_window_end(round_):
             return False
         if candidate is None:
@@ -111,7 +111,7 @@ class RunSides:
         return candidate < len(self._contract.candidates(round_))
 
     def get_accused(self, subject: bytes) -> Address:
-        round_, candidate = self._find(subject)
+        round_, candidate = self.find(subject)
         if candidate is None:
             return self._find_unit(subject, round_).miner
         return self._contract.candidates(round_)[candidate].proposer
@@ -120,7 +120,7 @@ class RunSides:
         """The run keeps hashes of commitments: whoever accuses shows what they are of."""
         if self._contract.claim_of(subject).kind != ClaimKind.NONE:
             return None
-        round_, candidate = self._find(subject)
+        round_, candidate = self.find(subject)
         run = load_abi("Run")
         if candidate is None:
             unit = self._find_unit(subject, round_)
@@ -149,13 +149,13 @@ class RunSides:
         return self._made[1]
 
     def _make_defence(self, record: DisputeRecord) -> Defence:
-        round_, candidate = self._find(record.subject)
+        round_, candidate = self.find(record.subject)
         if candidate is not None:
             return Defence(segment=None, hold=self._merge(round_).hold)
         return self._keeper.defend_unit(self._find_unit(record.subject, round_), record.segment)
 
     def _make_challenge(self, record: DisputeRecord) -> Challenge:
-        round_, candidate = self._find(record.subject)
+        round_, candidate = self.find(record.subject)
         if candidate is not None:
             merge = self._merge(round_)
             return Challenge(step_roots=[], hold=merge.hold, prover=merge.prover)
