@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Gas of every move of a dispute, whole transactions (base fee and calldata included), on py-evm.
+"""Gas of deploying a court and of every move of a dispute, whole transactions (calldata included), on py-evm.
 
     python benchmarks/gas_court.py             print the table
     python benchmarks/gas_court.py --write     and write contracts/gas-snapshot-court.json
@@ -16,12 +16,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
+from contract_world import empty_world
 from court_world import (
     UNIT,
     CourtWorld,
     Lie,
     Unit,
     challenge_of,
+    deploy_court,
     make_court,
     prover_of_step,
     step_program,
@@ -64,8 +66,11 @@ def measure() -> dict[str, int]:
         sums[f"a whole dispute about {name}"] = sum(
             sum(gas) for move, gas in world.gas_of.items() if move not in ("postUnit", "collect")
         )
+    world = empty_world(8).fork()
+    deploy_court(world)
+    deployed = {name: max(gas) for name, gas in world.gas_of.items()}
     order = sorted(move for move in moves if move != "postUnit")
-    return {**{move: moves[move] for move in order}, **sums}
+    return {**deployed, **{move: moves[move] for move in order}, **sums}
 
 
 def play(lie: Lie | None) -> CourtWorld:

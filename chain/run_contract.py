@@ -580,10 +580,12 @@ class Deployment:
     lens: Address
     token: Address
     beacon: Address
+    court: Address
+    """Zero: it has none."""
     block: Height
     """The block that created it: nothing of it is earlier."""
     creation: Mapping[str, str] = field(default_factory=dict)
-    """Hashes of the transactions that created `run` and, where it is new, `beacon`."""
+    """Hashes of the transactions that created `run` and, where they are known, `beacon` and `court`."""
 
 
 def deploy_run(
@@ -615,7 +617,15 @@ def deploy_run(
     address, receipt = client.deploy(call)
     token = RunContract(client, address).token()
     creation["run"] = f"0x{receipt.transaction_hash.hex()}"
-    return Deployment(run=address, lens=lens, token=token, beacon=chosen, block=receipt.block_number, creation=creation)
+    return Deployment(
+        run=address,
+        lens=lens,
+        token=token,
+        beacon=chosen,
+        court=parameters.court,
+        block=receipt.block_number,
+        creation=creation,
+    )
 
 
 def deploy_scripted_beacon(client: ChainClient, seed: bytes) -> Address:

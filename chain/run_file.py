@@ -20,7 +20,7 @@ from cupel.protocol.types import Address, Height
 
 VERSION = 1
 MAX_BYTES = 1 << 20
-CREATED = ("run", "beacon")
+CREATED = ("run", "beacon", "court")
 _OPTIONAL = {"sources", "confirmations", "creation"}
 _REQUIRED = {"version", "chain_id", "contract", "token", "beacon", "deploy_block"}
 
@@ -41,7 +41,8 @@ class RunFile:
     confirmations: int = 1
     """Blocks a transaction should be in before it counts on this chain, as whoever deployed the run recommends."""
     creation: Mapping[str, str] = field(default_factory=dict)
-    """Hashes of the transactions that created `run` and `beacon`: what they ran shows that no constructor did more."""
+    """Hashes of the transactions that created `run`, `beacon` and `court`: what they ran shows that no constructor did
+    more."""
 
     def __post_init__(self) -> None:
         for name, least in (("chain_id", 1), ("deploy_block", 0)):

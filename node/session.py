@@ -19,6 +19,7 @@ from cupel.chain.errors import ChainUnreachable
 from cupel.chain.heads import HeadTracker
 from cupel.chain.keys import Signer
 from cupel.chain.outbox import Outbox
+from cupel.chain.run_code import find_run_problem
 from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Parameters, Participant
@@ -338,6 +339,14 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
         self_test(session.backend, threads=settings.threads)
         stack.enter_context(session.fetcher)
         stack.enter_context(session.gateway)
+        problem = wait_until(
+            log, stop, "the chain", ChainUnreachable, lambda: find_run_problem(chain, session.contract)
+        )
+        if problem is not None:
+            raise UsageError(
+                f"{settings.run}: nothing was sent, because this run is not what this version of Cupel deploys: "
+                f"{problem}. `cupel network check` says more; take the version that the run was deployed with"
+            )
         session.refresh_participants()
         metrics = stack.enter_context(serve_metrics(session, name))
         session.retry("the run's files", session.load_run)

@@ -23,9 +23,11 @@ from rpc_faults import FaultyRpc
 from cupel.chain.abi import Call, load_abi
 from cupel.chain.bytecode import bind_rules, bind_run, load_runtime_code
 from cupel.chain.client import ChainClient
-from cupel.chain.deployment import MEASURED_GAS, DeploymentDiffers
+from cupel.chain.court_deployment import read_court
+from cupel.chain.deployment import COURT_GAS, MEASURED_GAS, DeploymentDiffers
 from cupel.chain.errors import WrongChain
 from cupel.chain.keys import LocalSigner, make_key, save_keystore
+from cupel.chain.run_code import find_run_problem
 from cupel.chain.run_contract import RunContract, deploy_scripted_beacon
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Parameters
@@ -134,26 +136,27 @@ def count_transactions(url: str, signer: LocalSigner) -> int:
 
 
 @pytest.mark.parametrize("moment", ["eth_sendRawTransaction", "eth_getTransactionReceipt"])
-@pytest.mark.parametrize("number", range(1, len(MEASURED_GAS) + 1))
-def test_a_deployment_killed_at_any_transaction_goes_on_and_deploys_nothing_twice(
-    tmp_path: Path, prepared_folder: Path, chain: ChainProcess, moment: str, number: int
+def test_a_deployment_killed_at_every_transaction_goes_on_and_deploys_nothing_twice(
+    tmp_path: Path, prepared_folder: Path, chain: ChainProcess, moment: str
 ) -> None:
-    """Killed when the chain has the transaction and the process does not know yet, or is about to read its receipt."""
-    signer = RICH[12 + number - 1 + (len(MEASURED_GAS) if moment == "eth_sendRawTransaction" else 0)]
+    """Killed when the chain has the transaction and the process does not know yet, or is about to read its receipt;
+    nine times, each process at the first transaction that no earlier one died of."""
+    signer = RICH[12 if moment == "eth_sendRawTransaction" else 13]
     launch = Launch(tmp_path, prepared_folder, signer)
     seen: set[str] = set()
     with FaultyRpc(chain.url) as proxy:
-        process = launch.start(proxy.url)
+        for _ in MEASURED_GAS:
+            process = launch.start(proxy.url)
 
-        def kill(method: str, params: Sequence[Any], result: Any) -> Any:
-            if method == moment and (method != "eth_getTransactionReceipt" or result is not None):
-                seen.add(str(params[0]))
-                if len(seen) == number:
+            def kill(method: str, params: Sequence[Any], result: Any, process: Any = process) -> Any:
+                is_new = str(params[:1]) not in seen and (method != "eth_getTransactionReceipt" or result is not None)
+                if method == moment and is_new:
+                    seen.add(str(params[:1]))
                     os.kill(process.pid, signal.SIGKILL)
-            return result
+                return result
 
-        proxy.bend = kill
-        assert process.wait(timeout=120) == -signal.SIGKILL, process.communicate()
+            proxy.bend = kill
+            assert process.wait(timeout=120) == -signal.SIGKILL, process.communicate()
     assert not (tmp_path / "run" / "run.json").exists()
     again = launch.start(chain.url)
     output, errors = again.communicate(timeout=200)
@@ -165,7 +168,7 @@ def test_a_deployment_killed_at_any_transaction_goes_on_and_deploys_nothing_twic
     found = inspect(client, run_file, with_data=False)
     client.close()
     assert not found.failed, found.failed
-    assert set(run_file.creation) == {"run", "beacon"}
+    assert set(run_file.creation) == {"run", "beacon", "court"}
 
 
 def test_what_is_asked_first_costs_nothing_when_the_answer_is_no(
@@ -472,6 +475,69 @@ def test_an_odd_parameter_is_pointed_out(deployed: tuple[RunFile, Parameters], n
     usual = {oddity for oddity, _ in find_oddities(deployed[1], 12.0)}
     odd = {oddity for oddity, _ in find_oddities(dataclasses.replace(deployed[1], **ODD[name]), 12.0)}
     assert odd - usual == {name}
+
+
+# The court
+
+
+def test_a_court_is_read_back_and_one_that_stands_serves_another_run(
+    tmp_path: Path, prepared_folder: Path, chain: ChainProcess, deployed: tuple[RunFile, Parameters]
+) -> None:
+    run_file, parameters = deployed
+    client = ChainClient(chain.url)
+    parts = read_court(client, parameters.court)
+    assert client.call(load_abi("Court").bind(parts.court, "longestDispute")) == (parts.clocks.longest_dispute,)
+    client.close()
+    launch = Launch(tmp_path, prepared_folder, RICH[10])
+    text = launch.parameters.read_text()
+    standing = f'[court]\naddress = "{parts.court}"\ntransaction = "{run_file.creation["court"]}"\n\n[reward]'
+    launch.parameters.write_text(re.sub(r"(?s)\[court\].*?\[reward\]", standing, text))
+    again = launch.deploy(chain.url)
+    assert count_transactions(chain.url, launch.signer) == len(MEASURED_GAS) - len(COURT_GAS)
+    assert again.creation["court"] == run_file.creation["court"]
+    assert failures(chain, again) == {}
+    # Its time does not fit, something else created it, or no court is there.
+    wrongs = {
+        'maturity = "36 h"': ('maturity = "9 h"', "maturity is .* less than the window"),
+        f'"{run_file.creation["court"]}"': (f'"{run_file.creation["run"]}"', "did not create"),
+        f'address = "{parts.court}"': (f'address = "{run_file.token}"', "does not answer as a court does"),
+    }
+    (tmp_path / "run" / "run.json").unlink()
+    right = launch.parameters.read_text()
+    for said, (instead, complaint) in wrongs.items():
+        assert right.count(said) == 1
+        launch.parameters.write_text(right.replace(said, instead))
+        with pytest.raises(UsageError, match=complaint):
+            launch.deploy(chain.url)
+
+
+def test_a_court_whose_constructor_planted_something_or_whose_code_is_another_fails(
+    chain: ChainProcess, deployed: tuple[RunFile, Parameters]
+) -> None:
+    run_file, parameters = deployed
+    assert failures(chain, dataclasses.replace(run_file, creation={"run": run_file.creation["run"]})) == {}
+    other = {**run_file.creation, "court": run_file.creation["run"]}
+    found = failures(chain, dataclasses.replace(run_file, creation=other))
+    assert list(found) == ["court_creation"]
+    court = parameters.court
+
+    def spoil(method: str, params: Sequence[Any], result: Any) -> Any:
+        is_court = method == "eth_getCode" and str(params[0]) == court
+        return f"{result[:-1]}{int(result[-1], 16) ^ 1:x}" if is_court else result
+
+    with FaultyRpc(chain.url) as proxy:
+        proxy.bend = spoil
+        reader = ChainClient(proxy.url)
+        failed = {check.name: check.what for check in inspect(reader, run_file, with_data=False).failed}
+        problem = find_run_problem(reader, RunContract(reader, run_file.contract))
+        reader.close()
+    assert list(failed) == ["court"]
+    assert "is not Court's of this version" in failed["court"]
+    assert problem is not None
+    assert "is not Court's of this version" in problem
+    honest = ChainClient(chain.url)
+    assert find_run_problem(honest, RunContract(honest, run_file.contract)) is None
+    honest.close()
 
 
 # Going on from another run's state

@@ -13,9 +13,11 @@ from cupel.chain.bytecode import load_runtime_code
 from cupel.chain.deployment import MEASURED_GAS
 from cupel.chain.run_values import Parameters
 from cupel.chain.suitability import BeaconView, find_beacon_problem
+from cupel.launch.court import CourtChoice
 from cupel.launch.parameter_file import read_parameter_file
 from cupel.launch.units import format_amount, format_blocks, parse_amount, parse_blocks, parse_share
 from cupel.protocol.errors import UsageError
+from cupel.protocol.types import Address
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "docs" / "networks").glob("*.toml"))
@@ -74,6 +76,13 @@ MISTAKES = {
     "": ("chain_id = 11155111", "run lacks chain_id: it takes a whole number"),
     "[clock]": ("[clocks]", r"clock is not a part of a parameter file; did you mean clocks\?"),
     "version = 2": ("version = 1", "version is 2; this program reads version = 1"),
+    'clock = "0 min"': ('clock = "4 h"', "court.clock is 0 blocks of 12 s; from 1 to 1,048,576"),
+    'grace = "30 d"': ('grace = "10 min"', "court.grace is 216,000 blocks of 12 s; from 1 to 65,536"),
+    'grace = "20 min"': ('grace = "10 min"', "clocks.maturity and .court. do not fit.*it takes 15,200 blocks"),
+    'exit = "35 h"': ('exit = "36 h"', "clocks.exit and .court. do not fit: exit is 10,500 blocks, less than maturity"),
+    'minimum_bond = "0 ETH"': ('minimum_bond = "0.01 ETH"', "court.minimum_bond is 0 or beyond"),
+    'defence_gas = "7"': ("defence_gas = 7_000_000", "court.defence_gas is '7'; it takes a whole number from 1 to"),
+    'adress = "none"': ('clock = "4 h"', "court.adress is not a parameter"),
     "initial_reward = -1": ("initial_reward = 1000", "reward.initial_reward is '-1'; it takes a number of tokens"),
 }
 
@@ -92,10 +101,46 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, spoilt: str) -> None:
     assert message.startswith(str(path))
     assert "\n" not in message
     named = re.search(r"line (\d+)", message)
-    if spoilt and "above" not in complaint and spoilt != "max_miners = 1":
+    if spoilt and "above" not in complaint and "do not fit" not in complaint and spoilt != "max_miners = 1":
         assert named is not None
         if "training" not in complaint:
             assert int(named[1]) == place + 1
+
+
+STANDING = "0x" + "00" * 19 + "01"
+COURTS = {
+    'address = "none"': (CourtChoice(), None),
+    f'address = "{STANDING}"': (CourtChoice(address=Address(STANDING)), None),
+    f'address = "{STANDING}"\ntransaction = "0x{"ab" * 32}"': (
+        CourtChoice(address=Address(STANDING), transaction=f"0x{'ab' * 32}"),
+        None,
+    ),
+    f'address = "none"\ntransaction = "0x{"ab" * 32}"': (
+        None,
+        'court.transaction is of no use beside address = "none"',
+    ),
+    'address = "0x12"': (None, "court.address is '0x12'; it takes the address of a court with its checksum"),
+    f'address = "{STANDING}"\nclock = "4 h"': (None, "court.clock is not a parameter"),
+    f'address = "{STANDING}"\ntransaction = "0x12"': (None, "court.transaction is '0x12'; it takes the hash"),
+    "": (None, "court lacks clock"),
+}
+
+
+@pytest.mark.parametrize("said", COURTS)
+def test_a_court_that_stands_or_none_is_said_explicitly(tmp_path: Path, said: str) -> None:
+    chosen, complaint = COURTS[said]
+    text, count = re.subn(r"(?s)\[court\]\n.*?\n(?=\[reward\])", f"[court]\n{said}\n", EXAMPLE.read_text())
+    assert count == 1
+    path = tmp_path / "network.toml"
+    path.write_text(text)
+    if complaint is None:
+        assert read_parameter_file(path).court == chosen
+    else:
+        with pytest.raises(UsageError, match=complaint):
+            read_parameter_file(path)
+    path.write_text(text.replace(f"[court]\n{said}\n", ""))
+    with pytest.raises(UsageError, match=r'court is missing.*address = "none" for a run in which nobody'):
+        read_parameter_file(path)
 
 
 @pytest.mark.parametrize(
@@ -156,6 +201,7 @@ def test_randomness_that_is_constant_or_known_early_is_refused(
 
 def test_the_gas_that_is_asked_for_is_what_was_measured() -> None:
     snapshot = json.loads((ROOT / "contracts" / "gas-snapshot.json").read_text())["demo"]
+    snapshot |= json.loads((ROOT / "contracts" / "gas-snapshot-court.json").read_text())
     assert {name: snapshot[f"deploy {name}"] for name in MEASURED_GAS} == MEASURED_GAS
 
 

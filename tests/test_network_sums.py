@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import re
 from math import comb
-from pathlib import Path
 
-from cupel.chain.run_values import Parameters
+from launch_parameters import NETWORKS, read_preset
+
 from cupel.launch.checking import describe_entry
-from cupel.launch.parameter_file import read_parameter_file
-from cupel.launch.preparation import Prepared
-from cupel.protocol.types import Cid, Root
 
-NETWORKS = Path(__file__).resolve().parent.parent / "docs" / "networks"
 JURIES = (3, 15, 31, 63)
 PAGE = (NETWORKS / "bootstrapping.md").read_text()
-
-
-def read_preset() -> Parameters:
-    chosen = read_parameter_file(NETWORKS / "testnet.toml")
-    root = Root(b"\1" * 32)
-    prepared = Prepared(
-        programs_root=root,
-        data_root=root,
-        genesis_root=root,
-        genesis=Cid("bafkqaaa"),
-        manifest=Cid("bafkqaaa"),
-        config=chosen.config,
-        source=None,
-        shards=1,
-        shard_tokens=1 << 16,
-    )
-    return prepared.make_parameters(**chosen.contract)
 
 
 def test_what_the_first_members_put_down_and_get() -> None:

@@ -122,6 +122,7 @@ def check(run_file: Path, rpc: tuple[str, ...], offline_data: bool, accept_beaco
     from cupel.chain.client import ChainClient
     from cupel.chain.run_file import RunFile
     from cupel.launch.checking import describe_entry, describe_parameters, inspect
+    from cupel.launch.court import describe_court
     from cupel.protocol.types import Address
 
     described = RunFile.read(run_file)
@@ -134,6 +135,7 @@ def check(run_file: Path, rpc: tuple[str, ...], offline_data: bool, accept_beaco
     shown = []
     if found.parameters is not None:
         shown = [*describe_parameters(found.parameters, found.block_seconds), *describe_entry(found.parameters)]
+        shown += describe_court(found.court, found.block_seconds, found.base_fee_wei)
     if as_json:
         table = {
             "run": described.contract,

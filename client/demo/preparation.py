@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import secrets
 import sysconfig
@@ -170,6 +171,7 @@ def deploy(
     court = deploy_court(client, make_clocks(settings))
     parameters = make_parameters(settings, prepared, court)
     deployment = deploy_run(client, parameters)
+    deployment = dataclasses.replace(deployment, creation={**deployment.creation, "court": court.transaction})
     run = RunFile.of(client.chain_id, deployment, (source,))
     archive.write_parameters(parameters)
     run.write(archive.run_file)

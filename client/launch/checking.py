@@ -16,10 +16,8 @@ from typing import Any, Literal
 from cupel.chain import suitability
 from cupel.chain.abi import load_abi
 from cupel.chain.bytecode import (
-    PARAMETERS_NONCE,
     PROXY_SLOTS,
     TOKEN_NONCE,
-    address_word,
     bind_run,
     compute_created,
     find_creation,
@@ -27,16 +25,24 @@ from cupel.chain.bytecode import (
     get_code,
     get_creation,
     is_creation_of,
-    list_rules_immutables,
-    list_run_immutables,
     load_runtime_code,
     read_slot,
 )
 from cupel.chain.client import ChainClient
+from cupel.chain.court_deployment import (
+    Clocks,
+    CourtParts,
+    find_court_creation_problem,
+    find_court_differences,
+    find_time_problem,
+    read_court,
+)
 from cupel.chain.errors import WrongChain
+from cupel.chain.run_code import find_run_differences
 from cupel.chain.run_contract import BeaconContract, RunContract, TokenContract
 from cupel.chain.run_file import RunFile
-from cupel.chain.run_values import Parameters
+from cupel.chain.run_values import ZERO_ADDRESS, Parameters
+from cupel.launch.court import find_court_oddities
 from cupel.launch.preparation import STATE_OVERHEAD_BYTES, check_data, state_bytes
 from cupel.launch.units import format_amount, format_blocks, format_decimal
 from cupel.network.data import load_manifest
@@ -46,7 +52,7 @@ from cupel.node.deposits import miner_deposit, verifier_deposit
 from cupel.node.manifest import MAX_MANIFEST_BYTES, MAX_PROGRAM_BYTES, RunManifest
 from cupel.protocol.errors import ChainRefused, CupelError, MalformedInput
 from cupel.protocol.training.programs import RunPrograms
-from cupel.protocol.types import Address
+from cupel.protocol.types import Address, Wei
 
 Verdict = Literal["ok", "warning", "failed"]
 TOKEN = 10**18
@@ -71,6 +77,10 @@ class Inspection:
     parameters: Parameters | None
     """None: no run is there."""
     block_seconds: float
+    court: Clocks | None
+    """None: the run has none, or no court answers."""
+    base_fee_wei: Wei
+    """Per gas, of the newest block."""
     state: str | None
     """`CID/ROOT` of the state the current round starts from."""
     round: int | None
@@ -108,7 +118,7 @@ def inspect(
     if client.chain_id != run_file.chain_id:
         raise WrongChain(client.url, expected=run_file.chain_id, got=client.chain_id)
     checks = _Checks()
-    block_seconds = _measure_block_seconds(client)
+    block_seconds, base_fee = _measure_block_seconds(client), client.head().base_fee_wei
     run = RunContract(client, run_file.contract)
     try:
         parameters = run.parameters()
@@ -120,14 +130,24 @@ def inspect(
             problem = f"no contract is at {run_file.contract}"
         checks.add("run", problem, "")
         return Inspection(
-            checks=tuple(checks.list), parameters=None, block_seconds=block_seconds, state=None, round=None
+            checks=tuple(checks.list),
+            parameters=None,
+            block_seconds=block_seconds,
+            court=None,
+            base_fee_wei=base_fee,
+            state=None,
+            round=None,
         )
     _check_code(checks, client, run_file, run, parameters)
     _check_creation(checks, client, run_file, run, parameters)
     _check_beacon(checks, client, run_file, parameters, accepted_beacon)
-    _check_privilege(checks, client, run_file, run)
+    court = _check_court(checks, client, run_file, parameters)
+    _check_privilege(checks, client, run_file, run, court)
     for name, oddity in find_oddities(parameters, block_seconds):
         checks.add(name, oddity, "", warning=True)
+    if court is not None:
+        for name, oddity in find_court_oddities(court.clocks, parameters, block_seconds, base_fee):
+            checks.add(name, oddity, "", warning=True)
     if with_data:
         peers = [*run_file.sources, *(p.endpoint for p in run.participants() if p.endpoint)]
         _check_files(checks, parameters, peers)
@@ -135,6 +155,8 @@ def inspect(
         checks=tuple(checks.list),
         parameters=parameters,
         block_seconds=block_seconds,
+        court=None if court is None else court.clocks,
+        base_fee_wei=base_fee,
         state=f"{cid}/0x{root.hex()}",
         round=current.round,
     )
@@ -153,17 +175,12 @@ def _check_code(
     checks: _Checks, client: ChainClient, run_file: RunFile, run: RunContract, parameters: Parameters
 ) -> None:
     """Bytecode against the artifacts, addresses against the file."""
-    token, blob = (compute_created(run.address, nonce) for nonce in (TOKEN_NONCE, PARAMETERS_NONCE))
-    lens, rules = run.lens(), run.rules()
-    immutables = list_run_immutables(parameters, rules=rules, token=token, lens=lens, blob=blob)
-    difference = find_difference(get_code(client, run.address), "Run", immutables)
-    checks.add("run", difference and f"{run.address}: {difference}", f"{run.address} is Run of this version")
-    difference = find_difference(get_code(client, rules), "RunRules", list_rules_immutables(parameters, rules=rules))
-    checks.add("rules", difference and f"{rules}: {difference}", f"{rules} is RunRules of this version")
-    difference = find_difference(get_code(client, lens), "RunLens")
-    checks.add("lens", difference and f"{lens}: {difference}", f"{lens} is RunLens of this version")
-    difference = find_difference(get_code(client, token), "Token", (address_word(run.address),))
-    problem = difference and f"{token}: {difference}"
+    token, lens, rules = compute_created(run.address, TOKEN_NONCE), run.lens(), run.rules()
+    differences = dict(find_run_differences(client, run, parameters))
+    for name, address in (("run", run.address), ("rules", rules), ("lens", lens)):
+        artifact = {"run": "Run", "rules": "RunRules", "lens": "RunLens"}[name]
+        checks.add(name, differences.get(name), f"{address} is {artifact} of this version")
+    problem = differences.get("token")
     if run.token() != token or run_file.token != token:
         problem = f"the run created {token}; it names {run.token()}, the run file {run_file.token}"
     if problem is None and TokenContract(client, token).run() != run.address:
@@ -231,12 +248,47 @@ def _check_beacon(
         checks.add("beacon", f"{beacon} does not answer as a beacon does: {error}", "")
 
 
+def _check_court(checks: _Checks, client: ChainClient, run_file: RunFile, parameters: Parameters) -> CourtParts | None:
+    """Its code and that of the four contracts it asks, its constructor's work, and its time against the run's."""
+    if parameters.court == ZERO_ADDRESS:
+        problem = "the run has none: nobody is ever convicted, and a majority of the verifiers' stake is believed"
+        checks.add("court", problem, "", warning=True)
+        return None
+    try:
+        parts = read_court(client, parameters.court)
+    except (ChainRefused, MalformedInput) as error:
+        checks.add("court", f"{parameters.court} does not answer as a court does: {error}", "")
+        return None
+    differences = "; ".join(find_court_differences(client, parts))
+    fine = f"{parts.court} is Court of this version, and so are its clerk and evaluators"
+    checks.add("court", differences or None, fine)
+    digest = run_file.creation.get("court")
+    if digest is None:
+        problem = "the run file does not name its creating transaction: verdicts and credits may be planted"
+        checks.add("court_creation", problem, "", warning=True)
+    else:
+        made = find_court_creation_problem(get_creation(client, digest), parts)
+        checks.add("court_creation", made, "the shipped constructor with these clocks")
+    late = find_time_problem(
+        parts.clocks,
+        maturity_blocks=parameters.maturity_blocks,
+        window_blocks=parameters.window_blocks,
+        exit_blocks=parameters.exit_blocks,
+    )
+    checks.add(
+        "court_time", late, f"every dispute ends within {parts.clocks.longest_dispute:,} blocks, before bonds go"
+    )
+    return parts
+
+
 def is_scripted(code: bytes) -> bool:
     """Whether it is the tests' beacon, whatever its value."""
     return load_runtime_code("ScriptedBeacon").read_immutables(code) is not None
 
 
-def _check_privilege(checks: _Checks, client: ChainClient, run_file: RunFile, run: RunContract) -> None:
+def _check_privilege(
+    checks: _Checks, client: ChainClient, run_file: RunFile, run: RunContract, court: CourtParts | None
+) -> None:
     """Nobody behind the contracts: no proxy's slots are set."""
     contracts = {
         "run": run.address,
@@ -245,6 +297,8 @@ def _check_privilege(checks: _Checks, client: ChainClient, run_file: RunFile, ru
         "token": run.token(),
         "beacon": run_file.beacon,
     }
+    if court is not None:
+        contracts |= {name: getattr(court, name) for name in ("court", "clerk", "evaluator", "functions", "terms")}
     found = [
         f"{name} at {address} obeys 0x{value:040x} ({slot} slot of a proxy)"
         for name, address in contracts.items()

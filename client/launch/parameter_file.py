@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,16 @@ from typing import Any, NoReturn
 
 from eth_utils.address import is_checksum_address
 
+from cupel.chain.court_deployment import (
+    MOST_BOND_WEI,
+    MOST_CLOCK_BLOCKS,
+    MOST_DEFENCE_GAS,
+    MOST_GRACE_BLOCKS,
+    Clocks,
+    find_time_problem,
+)
 from cupel.chain.run_file import check_source
+from cupel.launch.court import CourtChoice
 from cupel.launch.model_source import ModelSource
 from cupel.launch.units import AMOUNT, DURATION, SHARE, parse_amount, parse_blocks, parse_share
 from cupel.node.config_file import find_lines
@@ -26,7 +36,7 @@ from cupel.protocol.training.brought import BroughtConfig
 from cupel.protocol.training.model import ModelConfig
 from cupel.protocol.training.programs import AnyConfig, RunConfig
 from cupel.protocol.training.step import TrainingConfig
-from cupel.protocol.types import Address, Seed
+from cupel.protocol.types import Address, Seed, Wei
 
 VERSION = 1
 MAX_BYTES = 1 << 16
@@ -54,12 +64,13 @@ class LaunchParameters:
     token_symbol: str
     beacon: Address | None
     """A beacon somebody brings; None: the chain's own prevrandao."""
+    court: CourtChoice
     config: AnyConfig
     source: ModelSource | None
     """Of a brought model."""
     genesis_seed: Seed
     contract: Mapping[str, int]
-    """The fields of `Parameters` that are numbers: all but roots, CIDs and the beacon."""
+    """The fields of `Parameters` that are numbers: all but roots, CIDs, the beacon and the court."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +121,16 @@ def _parse_beacon(value: Any) -> Address | None:
     if value == "prevrandao":
         return None
     return Address(value) if isinstance(value, str) and is_checksum_address(value) else _fail()
+
+
+def _parse_court(value: Any) -> Address | None:
+    if value == "none":
+        return None
+    return Address(value) if isinstance(value, str) and is_checksum_address(value) else _fail()
+
+
+def _parse_transaction(value: Any) -> str:
+    return value if isinstance(value, str) and re.fullmatch("0x[0-9a-f]{64}", value) else _fail()
 
 
 def _parse_sources(value: Any) -> tuple[str, ...]:
@@ -166,9 +187,13 @@ _REWARD = {
     "verifier_share": _SHARE,
     "merge_share": _SHARE,
 }
+_STANDING_COURT = {
+    "address": _Kind(_parse_court, 'the address of a court with its checksum, or "none" for a run without disputes'),
+    "transaction": _Kind(_parse_transaction, "the hash of the transaction that created that court"),
+}
 _FIELD_OF = {"replay": "replay_bps", "verifier_share": "verifier_share_bps", "merge_share": "merge_share_bps"}
 _SECTIONS = {
-    "run", "model", "training", "merging", "work", "seats", "checking", "money", "clocks", "reward",
+    "run", "model", "training", "merging", "work", "seats", "checking", "money", "clocks", "court", "reward",
 }  # fmt: skip
 
 
@@ -236,6 +261,12 @@ def read_parameter_file(path: Path) -> LaunchParameters:
     reward = {_FIELD_OF.get(key, key): value for key, value in file.section("reward", _REWARD).items()}
     contract = {**work, "max_merge": merging["max_merge"], **seats, **checking, **money, **clocks, **reward}
     _check_together(file, contract)
+    court = _read_court(file, run["block_seconds"])
+    if court.clocks is not None:
+        times = {name: contract[name] for name in ("maturity_blocks", "window_blocks", "exit_blocks")}
+        problem = find_time_problem(court.clocks, **times)
+        if problem is not None:
+            file.refuse(("clocks", problem.split()[0]), f"and [court] do not fit: {problem}")
     config, source = _read_config(file, merging)
     return LaunchParameters(
         path=path,
@@ -247,6 +278,7 @@ def read_parameter_file(path: Path) -> LaunchParameters:
         token_name=run["token_name"],
         token_symbol=run["token_symbol"],
         beacon=run["beacon"],
+        court=court,
         config=config,
         source=source,
         genesis_seed=run["genesis_seed"],
@@ -265,6 +297,40 @@ def _read_clocks(file: _File, block_seconds: float) -> dict[str, int]:
             at = ("clocks", _CLOCK_KEYS[name])
             file.refuse(at, f"is {blocks:,} blocks of {block_seconds:g} s; from {least} to {most:,} are possible")
     return clocks
+
+
+def _read_court(file: _File, block_seconds: float) -> CourtChoice:
+    """A new court's clocks and money, or one that stands, or none because the file says so."""
+    table = file.table.get("court")
+    if isinstance(table, dict) and "address" in table:
+        standing = file.section("court", _STANDING_COURT, frozenset({"transaction"}))
+        if standing["address"] is None and "transaction" in standing:
+            file.refuse(("court", "transaction"), 'is of no use beside address = "none"')
+        return CourtChoice(address=standing["address"], transaction=standing.get("transaction"))
+    duration = _Kind(lambda v: parse_blocks(v, block_seconds), DURATION)
+    known = {"clock": duration, "grace": duration, "minimum_bond": _AMOUNT, "defence_gas": _whole(1, MOST_DEFENCE_GAS)}
+    if table is None:
+        file.refuse(
+            ("court",),
+            f'is missing: a table with {", ".join(known)}, or with address = "0x..." of a court that stands, or with '
+            'address = "none" for a run in which nobody is ever convicted',
+        )
+    new = file.section("court", known)
+    for key, most in (("clock", MOST_CLOCK_BLOCKS), ("grace", MOST_GRACE_BLOCKS)):
+        if not 1 <= new[key] <= most:
+            file.refuse(
+                ("court", key), f"is {new[key]:,} blocks of {block_seconds:g} s; from 1 to {most:,} are possible"
+            )
+    if not 1 <= new["minimum_bond"] <= MOST_BOND_WEI:
+        file.refuse(("court", "minimum_bond"), "is 0 or beyond all ETH there is; it takes what a false accuser loses")
+    return CourtChoice(
+        clocks=Clocks(
+            clock_blocks=new["clock"],
+            grace_blocks=new["grace"],
+            minimum_bond_wei=Wei(new["minimum_bond"]),
+            defence_gas=new["defence_gas"],
+        )
+    )
 
 
 def _read_config(file: _File, merging: Mapping[str, int]) -> tuple[AnyConfig, ModelSource | None]:
