@@ -9,7 +9,7 @@ from functools import partial
 
 from cupel.chain.run_values import Answer as OpenedAnswer
 from cupel.chain.run_values import Commitment as Committed
-from cupel.chain.run_values import Finality, Opened, Phase, Status, UnitView
+from cupel.chain.run_values import Finality, MemberView, Opened, Phase, Status, UnitView
 from cupel.miner.checkpoints import Checkpoint, CheckpointWriter
 from cupel.miner.devices import WorkerGroup
 from cupel.miner.devices.fallback import with_fallback
@@ -18,7 +18,7 @@ from cupel.miner.faults import check_chain, forge_last, perturb
 from cupel.miner.settings import MinerSettings
 from cupel.miner.work import KIND, UnitWork
 from cupel.node.decisions import Commit, MinerFacts, Open, Train, decide_miner
-from cupel.node.deposits import miner_deposit
+from cupel.node.deposits import find_addition, miner_deposit, miner_round
 from cupel.node.following import OutOfDate
 from cupel.node.journal import Duty, question_of
 from cupel.node.participant import Participant
@@ -188,6 +188,12 @@ class Miner(Participant):
         deposit = self.compute_deposit("join as a miner", wanted, self.settings.units * p.unit_bond)
         self.contract.join_miner(self.settings.units, self.session.endpoint, deposit_wei=deposit)
         self.log.info("joined", units=self.settings.units, deposit_eth=deposit / 10**18, endpoint=self.session.endpoint)
+
+    def _wanted_addition(self, member: MemberView) -> int:
+        if self.settings.deposit_wei is not None:
+            return 0
+        a_round = miner_round(self.parameters, self.settings.units)
+        return find_addition(self.parameters, a_round, kept_wei=0, deposit_wei=member.deposit, locked_wei=member.locked)
 
     # Working
 

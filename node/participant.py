@@ -62,6 +62,8 @@ FASTER = frozenset(
 """Refusals that only say that somebody else did it, or moved the phase, in the meantime."""
 LEAST_SPIKE_WEI = 10**9
 """Per gas: below, the contract extends nothing, so it is not asked."""
+GAS_KEPT = 2_000_000
+"""What a node leaves in its account when it adds to its deposit: a few rounds' transactions."""
 ROUNDS_KEPT = 4
 """Rounds whose states and work are kept; whoever wants earlier ones computes them again."""
 ENDING = "ending"
@@ -240,8 +242,33 @@ class Participant(Follower):
         return 0 < first <= self.height + 1 and self.base_fee_wei > above
 
     def _is_seat_stale(self, member: MemberView, finishing: bool) -> bool:
-        """Whether others look for this node elsewhere, or no longer count on it."""
-        return not finishing if member.leaving else member.endpoint != self.session.endpoint
+        """Whether others look for this node elsewhere, no longer count on it, or cannot: its deposit is locked up."""
+        if member.leaving:
+            return not finishing
+        return member.endpoint != self.session.endpoint or (not finishing and self.get_addition() > 0)
+
+    @abstractmethod
+    def _wanted_addition(self, member: MemberView) -> int:
+        """Wei that the deposit of this node's seat lacks for the rounds to come (deposits.py)."""
+
+    def get_addition(self) -> int:
+        """The same, once a round, and 0 where the account cannot pay it."""
+        return self.keep_for_round("addition", self._find_addition)
+
+    def _find_addition(self) -> int:
+        wanted_wei = self._wanted_addition(self.get_member())
+        if wanted_wei == 0:
+            return 0
+        balance = self.session.chain.get_balance(self.session.address)
+        if balance <= wanted_wei + GAS_KEPT * max(self.base_fee_wei, 1):
+            self.log.warning(
+                "most of the deposit is locked until its rounds are mature, and the account cannot add to it: fewer "
+                "units or slots until then",
+                wanted_eth=wanted_wei / 10**18,
+                balance_eth=balance / 10**18,
+            )
+            return 0
+        return wanted_wei
 
     def _seats(self) -> tuple[Seated, ...]:
         """Who takes part; also whom to fetch from."""
@@ -353,7 +380,7 @@ class Participant(Follower):
             # The duties of the seat that it has go on, under whatever endpoint is known.
             self.log.error("endpoint not announced", endpoint=self.session.endpoint, reason=str(refused))
             self.put_to_sleep("announce")
-        self.forget("member", "seats")
+        self.forget("member", "seats", "addition")
 
     def _record_beacon(self) -> None:
         beacon = BeaconContract(self.session.chain, self.session.run_file.beacon)
@@ -508,13 +535,14 @@ class Participant(Follower):
         self.log.info("claimed", rounds=rounds, tokens=amount / 10**18)
 
     def compute_deposit(self, what: str, wanted_wei: int, least_wei: int) -> int:
-        """What is left to put down of a wanted deposit; of a seat taken earlier, what it lacks of the least.
+        """What is left to put down of a wanted deposit; of a seat taken earlier, what it lacks of the least or for the
+        rounds to come.
 
         Raises UsageError if the account cannot put it down and pay for the transaction
         """
         held = self.contract.member_of(self.session.address)
         if held.role != Role.NONE:
-            deposit_wei = max(least_wei - held.deposit, 0)
+            deposit_wei = max(least_wei - held.deposit, self.get_addition(), 0)
         else:
             deposit_wei = max(wanted_wei - (held.deposit - held.locked), 0)
         balance = self.session.chain.get_balance(self.session.address)

@@ -322,6 +322,13 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
         stack.enter_context(chain.hold_key(f"{name} in {settings.data}"))
         if not chain.has_code(run_file.contract):
             raise UsageError(f"{settings.run}: no contract is at {run_file.contract} on the chain at {chain.url}")
+        run = RunContract(chain, run_file.contract)
+        problem = wait_until(log, stop, "the chain", ChainUnreachable, lambda: find_run_problem(chain, run))
+        if problem is not None:
+            raise UsageError(
+                f"{settings.run}: nothing was sent, because this run is not what this version of Cupel deploys: "
+                f"{problem}. `cupel network check` says more; take the version that the run was deployed with"
+            )
         session = Session(
             settings,
             log=log,
@@ -339,14 +346,6 @@ def open_session(settings: NodeSettings, name: str, stop: StopRequest) -> Iterat
         self_test(session.backend, threads=settings.threads)
         stack.enter_context(session.fetcher)
         stack.enter_context(session.gateway)
-        problem = wait_until(
-            log, stop, "the chain", ChainUnreachable, lambda: find_run_problem(chain, session.contract)
-        )
-        if problem is not None:
-            raise UsageError(
-                f"{settings.run}: nothing was sent, because this run is not what this version of Cupel deploys: "
-                f"{problem}. `cupel network check` says more; take the version that the run was deployed with"
-            )
         session.refresh_participants()
         metrics = stack.enter_context(serve_metrics(session, name))
         session.retry("the run's files", session.load_run)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from chain_process import ChainProcess
 from network_world import CONFIG, PASSWORD, key, make_text
-from rpc_faults import FaultyRpc
+from rpc_faults import Bend, FaultyRpc
 
 from cupel.chain.abi import Call, load_abi
 from cupel.chain.bytecode import bind_rules, bind_run, load_runtime_code
@@ -44,7 +44,7 @@ from cupel.protocol.types import Height, Wei
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = (ROOT / "docs" / "networks" / "parameters.example.toml").read_text()
-RICH = [key(f"deployer-{number}") for number in range(12 + 2 * len(MEASURED_GAS))]
+RICH = [key(f"deployer-{number}") for number in range(13)]
 RUN_COMMAND = "import sys; sys.argv[0] = 'cupel'; from cupel.cli import main; main()"
 
 pytestmark = pytest.mark.timeout(600)
@@ -135,24 +135,27 @@ def count_transactions(url: str, signer: LocalSigner) -> int:
 # Deploying
 
 
-@pytest.mark.parametrize("moment", ["eth_sendRawTransaction", "eth_getTransactionReceipt"])
 def test_a_deployment_killed_at_every_transaction_goes_on_and_deploys_nothing_twice(
-    tmp_path: Path, prepared_folder: Path, chain: ChainProcess, moment: str
+    tmp_path: Path, prepared_folder: Path, chain: ChainProcess
 ) -> None:
-    """Killed when the chain has the transaction and the process does not know yet, or is about to read its receipt;
-    nine times, each process at the first transaction that no earlier one died of."""
-    signer = RICH[12 if moment == "eth_sendRawTransaction" else 13]
+    """Killed in turn when the chain has the transaction and the process does not know yet, and when it is about to
+    read its receipt; nine times, each process at the first transaction that no earlier one died of."""
+    signer = RICH[12]
     launch = Launch(tmp_path, prepared_folder, signer)
     seen: set[str] = set()
     with FaultyRpc(chain.url) as proxy:
-        for _ in MEASURED_GAS:
+        for number in range(len(MEASURED_GAS)):
             process = launch.start(proxy.url)
+            moment = ("eth_sendRawTransaction", "eth_getTransactionReceipt")[number % 2]
 
-            def kill(method: str, params: Sequence[Any], result: Any, process: Any = process) -> Any:
-                is_new = str(params[:1]) not in seen and (method != "eth_getTransactionReceipt" or result is not None)
-                if method == moment and is_new:
-                    seen.add(str(params[:1]))
-                    os.kill(process.pid, signal.SIGKILL)
+            def kill(
+                method: str, params: Sequence[Any], result: Any, process: Any = process, moment: str = moment
+            ) -> Any:
+                if method != moment or result is None or str(params[0]) in seen:
+                    return result
+                # The transaction, and its hash: neither kills another process.
+                seen.update((str(params[0]), str(result["transactionHash"] if isinstance(result, dict) else result)))
+                os.kill(process.pid, signal.SIGKILL)
                 return result
 
             proxy.bend = kill
@@ -511,6 +514,16 @@ def test_a_court_is_read_back_and_one_that_stands_serves_another_run(
             launch.deploy(chain.url)
 
 
+def spoil_code_of(address: str) -> Bend:
+    """One bit of what is said to be there is another."""
+
+    def spoil(method: str, params: Sequence[Any], result: Any) -> Any:
+        is_it = method == "eth_getCode" and str(params[0]) == address
+        return f"{result[:-1]}{int(result[-1], 16) ^ 1:x}" if is_it else result
+
+    return spoil
+
+
 def test_a_court_whose_constructor_planted_something_or_whose_code_is_another_fails(
     chain: ChainProcess, deployed: tuple[RunFile, Parameters]
 ) -> None:
@@ -519,14 +532,8 @@ def test_a_court_whose_constructor_planted_something_or_whose_code_is_another_fa
     other = {**run_file.creation, "court": run_file.creation["run"]}
     found = failures(chain, dataclasses.replace(run_file, creation=other))
     assert list(found) == ["court_creation"]
-    court = parameters.court
-
-    def spoil(method: str, params: Sequence[Any], result: Any) -> Any:
-        is_court = method == "eth_getCode" and str(params[0]) == court
-        return f"{result[:-1]}{int(result[-1], 16) ^ 1:x}" if is_court else result
-
     with FaultyRpc(chain.url) as proxy:
-        proxy.bend = spoil
+        proxy.bend = spoil_code_of(parameters.court)
         reader = ChainClient(proxy.url)
         failed = {check.name: check.what for check in inspect(reader, run_file, with_data=False).failed}
         problem = find_run_problem(reader, RunContract(reader, run_file.contract))
@@ -538,6 +545,27 @@ def test_a_court_whose_constructor_planted_something_or_whose_code_is_another_fa
     honest = ChainClient(chain.url)
     assert find_run_problem(honest, RunContract(honest, run_file.contract)) is None
     honest.close()
+
+
+def test_a_node_sends_nothing_to_a_run_whose_court_is_another(
+    tmp_path: Path, prepared_folder: Path, chain: ChainProcess, deployed: tuple[RunFile, Parameters]
+) -> None:
+    run_file, parameters = deployed
+    launch = Launch(tmp_path, prepared_folder, RICH[11])
+    run_file.write(tmp_path / "run.json")
+    with FaultyRpc(chain.url) as proxy:
+        proxy.bend = spoil_code_of(parameters.court)
+        command = [
+            sys.executable, "-m", "cupel.verifier.main", "--run", str(tmp_path / "run.json"), "--rpc", proxy.url,
+            "--keystore", str(launch.keystore), "--password-file", str(launch.password),
+            "--data", str(tmp_path / "verifier"),
+        ]  # fmt: skip
+        own = os.environ | {"XDG_DATA_HOME": str(tmp_path / "share")}
+        ended = subprocess.run(command, env=own, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert re.search(r"nothing was sent.*Court at 0x\w+: its code .* is not Court's of this version", ended.stderr)
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert count_transactions(chain.url, launch.signer) == 0
 
 
 # Going on from another run's state

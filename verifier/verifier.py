@@ -10,7 +10,7 @@ from dataclasses import replace
 from cupel.chain.openings import read_opened
 from cupel.chain.run_contract import compute_seal
 from cupel.chain.run_values import Answer as PostedAnswer
-from cupel.chain.run_values import Assignment, Phase, Status, UnitView
+from cupel.chain.run_values import Assignment, MemberView, Phase, Status, UnitView
 from cupel.node.decisions import (
     DrawnUnit,
     Probe,
@@ -21,7 +21,7 @@ from cupel.node.decisions import (
     VerifierFacts,
     decide_verifier,
 )
-from cupel.node.deposits import verifier_deposit
+from cupel.node.deposits import find_addition, verifier_deposit, verifier_round
 from cupel.node.descriptions import UnitDescription
 from cupel.node.following import OutOfDate
 from cupel.node.journal import Duty, question_of, round_subject
@@ -213,6 +213,15 @@ class Verifier(Participant):
         deposit = self.compute_deposit("stake as a verifier", wanted, p.slot_stake)
         self.contract.stake(self.session.endpoint, deposit_wei=deposit)
         self.log.info("staked", slots=self.settings.slots, deposit_eth=deposit / 10**18, endpoint=self.session.endpoint)
+
+    def _wanted_addition(self, member: MemberView) -> int:
+        if self.settings.deposit_wei is not None:
+            return 0
+        a_round = verifier_round(self.parameters, self.settings.slots)
+        kept = self.settings.slots * self.parameters.slot_stake
+        return find_addition(
+            self.parameters, a_round, kept_wei=kept, deposit_wei=member.deposit, locked_wei=member.locked
+        )
 
     # Replaying
 
