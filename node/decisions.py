@@ -193,6 +193,8 @@ class Facts:
     """Whether the operator asked the node to end: duties that are begun are carried out, nothing new is begun."""
     round_over: bool = False
     """Whether the round in which that was asked has ended."""
+    answerable: bool = False
+    """Whether a court may still ask this node for what it did: it stays until then, with nothing else to do."""
     retire: bool = False
     """Whether the seat is to be given up and is not yet."""
 
@@ -273,7 +275,7 @@ def decide_miner(facts: MinerFacts) -> MinerAction:
             return Train(lost[0])
     # The round waits for every unit that was drawn for this miner, so these are finished before it ends.
     is_awaited = {Phase.SEED: facts.units > 0, Phase.TRAIN: bool(uncommitted or unopened)}.get(phase, bool(unopened))
-    if facts.round.finishing and not (is_awaited and phase in _WORKING):
+    if _is_ending(facts.round) and not (is_awaited and phase in _WORKING):
         return Finish()
     return _decide_rest(facts.round)
 
@@ -297,7 +299,7 @@ def decide_verifier(facts: VerifierFacts) -> VerifierAction:
         return action
     if facts.unprobed:
         return Probe(facts.unprobed[0])
-    if facts.round.finishing and _is_verifier_done(facts):
+    if _is_ending(facts.round) and _is_verifier_done(facts):
         return Finish()
     rest = _decide_rest(facts.round)
     if isinstance(rest, Wait) and facts.watched and not facts.round.finishing:
@@ -336,7 +338,8 @@ def _is_juror_waiting(facts: Facts) -> bool:
 def _decide_common(facts: Facts) -> CommonAction | None:
     if facts.retire:
         return Retire()
-    if facts.finishing and (facts.round_over or not facts.member):
+    is_out = facts.finishing and (facts.round_over or not facts.member)
+    if is_out and _is_ending(facts):
         return Finish()
     if not facts.member and not facts.finishing:
         return Join()
@@ -344,7 +347,14 @@ def _decide_common(facts: Facts) -> CommonAction | None:
         if facts.due_for_s < facts.rank * ADVANCE_STAGGER_S:
             return Wait()
         return RecordBeacon() if facts.beacon_missed else Advance()
+    if is_out:
+        return Claim(facts.claimable) if facts.claimable else Wait()
     return None
+
+
+def _is_ending(facts: Facts) -> bool:
+    """Whether the node ends once its duties in the round are done."""
+    return facts.finishing and not facts.answerable
 
 
 def _decide_seal(facts: VerifierFacts) -> Seal | Replay | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cupel.chain.errors import ChainUnreachable, ContractReverted
 from cupel.chain.run_contract import BeaconContract
-from cupel.chain.run_values import CandidateView, MemberView, Phase, Role, RoundView, UnitView
+from cupel.chain.run_values import CandidateView, Claimable, MemberView, Phase, Role, RoundView, UnitView
 from cupel.chain.run_values import Participant as Seated
 from cupel.network.ipfs.blockstore import BlockMissing
 from cupel.node.decisions import (
@@ -36,12 +36,12 @@ from cupel.node.decisions import (
 )
 from cupel.node.descriptions import MAX_DESCRIPTION_BYTES, UnitDescription
 from cupel.node.disputes.desk import DisputeDesk
+from cupel.node.ending import Ending
 from cupel.node.following import FIRST_PAUSE_S, LONGEST_PAUSE_S, Follower, OutOfDate
 from cupel.node.journal import Contradiction, Duty, question_of, round_subject
 from cupel.node.records import ClaimRecord, MergeRecord, RoundRecord
 from cupel.node.rewards import Rewards
 from cupel.node.session import Session, Stopped
-from cupel.node.stopping import OnStop
 from cupel.protocol import merkle
 from cupel.protocol.disputes.game import Defence
 from cupel.protocol.errors import ProtocolError, StorageFailed, Unavailable, UsageError
@@ -105,12 +105,11 @@ class Participant(Follower):
         """Of earlier rounds: the state each began with."""
         self.refused: set[tuple[Duty, bytes]] = set()
         """Duties and subjects of this round about which the journal says something else."""
-        self._finishing_in: RoundIndex | None = None
-        """The round in which the operator asked the node to end."""
         self._full_seen, self._was_refused_room = 0, False
         """Of the store's `full`; and whether journal, outbox or history could not be written."""
         self._rewards = Rewards(session.contract, session.journal, session.address)
         self.disputes = DisputeDesk(self, self._challenge_budget(session))
+        self._ending = Ending(session, self.disputes)
         session.between_steps = self.disputes.play_between
 
     def _challenge_budget(self, session: Session) -> int | None:
@@ -125,6 +124,13 @@ class Participant(Follower):
 
     def run(self) -> None:
         """Play until the operator ends it."""
+        try:
+            self._play()
+        finally:
+            if self.disputes.counts.open:
+                self.log.warning("ended amid disputes: silence loses them", open=self.disputes.counts.open)
+
+    def _play(self) -> None:
         trouble_s = 0.0
         while not self.session.stop.quit.is_set():
             try:
@@ -133,7 +139,7 @@ class Participant(Follower):
                     self._close_rounds()
                     self._update_rewards()
                     self.session.stat_line.tick()
-                self._notice_stop()
+                self._ending.notice(self.current)
                 if not self.disputes.play() and not self._turn():
                     self.wait_for_block()
                 trouble_s = 0.0
@@ -191,29 +197,16 @@ class Participant(Follower):
         closed = self._closed_through()
         self._set_closed(min(closed, max(closed - ROUNDS_KEPT, -1)))
 
-    def _notice_stop(self) -> None:
-        """Remember in which round the operator asked for the end."""
-        stop = self.session.stop
-        if stop.finish.is_set() and self._finishing_in is None:
-            if self.session.settings.on_stop == OnStop.QUIT:
-                stop.quit.set()
-                raise Stopped
-            self._finishing_in = self.current.round
-            self.log.info(
-                "finishing what this round asks of this node; asked again, it ends at once",
-                round=self.current.round,
-                phase=self.current.phase.name.lower(),
-                until_block=self.current.until,
-            )
-
     def gather(self) -> Facts:
         """What every party knows of the current round."""
         now, current = time.monotonic(), self.current
         is_merging = current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE) and not self._is_due
         root, _ = self.get_start()
         held = self.start is not None and self._start_root == root
-        member, finishing = self.get_member(), self._finishing_in is not None
+        member = self.get_member()
         is_seated = member.role != Role.NONE
+        stakes = self._read_stakes() if self._ending.is_asked else ()
+        ending = self._ending.compute(current, member, stakes, self.height)
         return Facts(
             phase=current.phase,
             phase_for_s=now - self._phase_since,
@@ -223,15 +216,25 @@ class Participant(Follower):
             beacon_missed=self._beacon_missed,
             rank=self._rank(),
             member=is_seated,
-            announce=is_seated and not self.is_asleep("announce") and self._is_seat_stale(member, finishing),
+            announce=is_seated and not self.is_asleep("announce") and self._is_seat_stale(member, ending.finishing),
             claimable=self._rewards.find_ripe(self.height),
             merge=self._gather_merge() if is_merging else MergeFacts(wanted=False),
             start_held=held,
             start_asleep=self.is_asleep("start"),
-            finishing=finishing,
-            round_over=self._finishing_in is not None and current.round > self._finishing_in,
-            retire=finishing and self.session.settings.on_stop == OnStop.LEAVE and is_seated and not member.leaving,
+            finishing=ending.finishing,
+            round_over=ending.round_over,
+            answerable=ending.answerable,
+            retire=ending.retire,
         )
+
+    def _read_stakes(self) -> tuple[Claimable, ...]:
+        """Rounds in which something of this node is at stake before the run's court; none where it has no court."""
+
+        def read() -> tuple[Claimable, ...]:
+            self._rewards.read(self.current.round, self.height)
+            return self._rewards.list_at_stake()
+
+        return self.keep("stakes", read) if self.disputes.has_court else ()
 
     def _is_extendable(self) -> bool:
         """Whether `extend` would be taken in the next block."""
@@ -333,14 +336,7 @@ class Participant(Follower):
         if isinstance(action, Wait):
             return False
         if isinstance(action, Finish):
-            if self.disputes.counts.open:
-                return False  # a bond would be lost
-            self.log.info("nothing is left to do: ending", round=self.current.round)
-            if self.get_member().role != Role.NONE and not self.get_member().leaving:
-                self.log.warning(
-                    "the seat is kept: whoever is drawn and away pays for it; back soon, or `cupel leave`",
-                    round=self.current.round,
-                )
+            self._ending.warn(self.current, self.get_member(), self._read_stakes(), self.height)
             raise Stopped
         if isinstance(action, Retire):
             self.contract.retire()

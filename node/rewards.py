@@ -52,6 +52,10 @@ class Rewards:
         settling = self._contract.finality().settling
         return tuple(round_ for round_ in ripe if round_ < settling)[:CLAIM_ROUNDS]
 
+    def list_at_stake(self) -> tuple[Claimable, ...]:
+        """Rounds in which a bond or a stake is kept: what was done there can cost it."""
+        return tuple(entry for entry in self._entries if entry.bonds > 0 or entry.held > 0)
+
     def count_tokens(self, rounds: tuple[int, ...]) -> int:
         """What claiming these mints, in the token's smallest unit."""
         return sum(entry.tokens for entry in self._entries if entry.round in rounds)

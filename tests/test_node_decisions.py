@@ -304,6 +304,21 @@ def test_whoever_is_asked_to_end_neither_joins_nor_plays_another_round() -> None
     assert decide_verifier(VerifierFacts(round=later)) == Finish()
 
 
+def test_whom_a_court_may_still_ask_stays_with_nothing_to_do_but_claim() -> None:
+    out = facts(Phase.TRAIN, finishing=True, member=False, answerable=True)
+    for round_ in (out, replace(out, member=True, round_over=True)):
+        assert decide_miner(MinerFacts(round=round_, units=1)) == Wait()
+        assert decide_verifier(VerifierFacts(round=round_, drawn=(drawn(missing=(0,)),))) == Wait()
+        rich = replace(round_, claimable=(3,))
+        assert (
+            decide_miner(MinerFacts(round=rich, units=1)) == decide_verifier(VerifierFacts(round=rich)) == Claim((3,))
+        )
+        assert decide_miner(MinerFacts(round=replace(round_, due=True))) == Advance()
+    opened = MinerFacts(round=facts(Phase.OPEN, finishing=True, answerable=True), units=1, opened=frozenset({0}))
+    assert decide_miner(replace(opened, committed=frozenset({0}))) == Wait()
+    assert decide_verifier(VerifierFacts(round=facts(Phase.MERGE, finishing=True, answerable=True))) == Wait()
+
+
 def test_leaving_gives_up_the_seat_first_and_serves_the_round_out() -> None:
     asked = facts(Phase.SEAL, finishing=True, retire=True)
     assert decide_verifier(VerifierFacts(round=asked, drawn=(drawn(),))) == Retire()

@@ -65,6 +65,16 @@ class DisputeDesk:
         """Whether this node accuses anybody at all."""
         return self._player is not None and self._accuses
 
+    @property
+    def has_court(self) -> bool:
+        """Whether this run's claims can be disputed at all."""
+        return self._player is not None
+
+    @property
+    def is_to_accuse(self) -> bool:
+        """Whether a dispute of this node's is still to be begun, and can be."""
+        return self._player is not None and self._player.is_to_accuse
+
     def is_convicted(self, subject: bytes) -> bool:
         """Whether the court convicted this, as of the last look."""
         return self._player is not None and subject in self._player.convicted

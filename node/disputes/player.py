@@ -140,6 +140,15 @@ class DisputePlayer:
         return {} if self._follower is None else self._follower.disputes
 
     @property
+    def is_to_accuse(self) -> bool:
+        """Whether an accusation is still to be made, and can be: one that is being played is a dispute."""
+        begun = {(record.subject, record.segment) for record in self.disputes.values() if record.challenger == self.me}
+        return any(
+            one.key not in begun and one.subject not in self.convicted and self.height < one.until
+            for one in self._accusations
+        )
+
+    @property
     def convicted(self) -> Collection[bytes]:
         """Subjects that the court convicted in this run, by whomever, as of the last look."""
         return () if self._follower is None else self._follower.convicted
