@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from network_world import World, key, open_world
+from node_world.reorgs import undo
 
 from cupel.chain.run_events import Burned
 from cupel.chain.run_values import Phase, Role, Status
@@ -34,30 +32,6 @@ DEPTHS = range(1, 11)
 PHASES = (Phase.TRAIN, Phase.SEAL, Phase.OPEN, Phase.MERGE)
 NODES = ("miner", "verifier-1", "verifier-2")
 pytestmark = pytest.mark.timeout(900)
-
-
-def ask(world: World, method: str, *params: Any) -> Any:
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-    answer = httpx.post(world.chain.url, json=body, timeout=30, trust_env=False).json()
-    assert "error" not in answer, answer
-    return answer["result"]
-
-
-def undo(world: World, kind: str, depth: int, *, keep_transactions: bool) -> None:
-    """Put other blocks in place of the newest `depth`; what was in them waits again, or is forgotten."""
-    if kind == "embedded":
-        ask(world, "cupel_reorg", depth, keep_transactions)
-        return
-    lost = []
-    if keep_transactions:
-        newest = int(ask(world, "eth_blockNumber"), 16)
-        for number in range(newest - depth + 1, newest + 1):
-            block = ask(world, "eth_getBlockByNumber", hex(number), True)
-            lost += [ask(world, "eth_getRawTransactionByHash", one["hash"]) for one in block["transactions"]]
-    ask(world, "anvil_reorg", depth, [])
-    for raw in lost:
-        with contextlib.suppress(AssertionError):  # its sender was faster
-            ask(world, "eth_sendRawTransaction", raw)
 
 
 @pytest.fixture(scope="module", params=["embedded", pytest.param("anvil", marks=pytest.mark.node)])

@@ -43,6 +43,7 @@ def adversary(
     chosen = names or tuple(named)
     home = folder or Path(tempfile.mkdtemp(prefix="cupel-adversary-"))
     outcomes: list[Outcome] = []
+    broken: list[str] = []
     with ExitStack() as stack:
         parties: Parties | None = None
         for chain in chains or CHAINS:
@@ -51,17 +52,23 @@ def adversary(
                 shutil.rmtree(place, ignore_errors=True)
                 place.mkdir(parents=True)
                 attack = named[name]
-                if isinstance(attack, Attack):
-                    outcomes.append(play(attack, chain, place, block_time_s=block_time_s))
-                else:
-                    parties = parties or stack.enter_context(Parties())
-                    outcomes.append(disputing.play(attack, chain, place, parties, block_time_s=block_time_s / 2))
-                click.echo(describe(outcomes[-1]), err=True)
+                try:
+                    if isinstance(attack, Attack):
+                        outcomes.append(play(attack, chain, place, block_time_s=block_time_s))
+                    else:
+                        parties = parties or stack.enter_context(Parties())
+                        outcomes.append(disputing.play(attack, chain, place, parties, block_time_s=block_time_s / 2))
+                    click.echo(describe(outcomes[-1]), err=True)
+                except AssertionError as trouble:  # the others are worth playing all the same
+                    if parties is not None:
+                        parties.stop_all()
+                    broken.append(f"{name}, {chain} chain: DID NOT END: {str(trouble).splitlines()[0]}")
+                    click.echo(f"{broken[-1]}\n{trouble}", err=True)
                 if output is not None:  # whatever becomes of the rest
                     output.parent.mkdir(parents=True, exist_ok=True)
-                    output.write_text(write_table(outcomes))
-    click.echo(write_table(outcomes), nl=False)
-    failed = any(outcome.failures() for outcome in outcomes)
+                    output.write_text(write_table(outcomes, broken))
+    click.echo(write_table(outcomes, broken), nl=False)
+    failed = bool(broken) or any(outcome.failures() for outcome in outcomes)
     if folder is None and not failed:
         shutil.rmtree(home, ignore_errors=True)
     elif failed:
@@ -69,9 +76,10 @@ def adversary(
     sys.exit(1 if failed else 0)
 
 
-def write_table(outcomes: Sequence[Outcome]) -> str:
+def write_table(outcomes: Sequence[Outcome], broken: Sequence[str]) -> str:
     books = "\n".join(describe(outcome) for outcome in outcomes)
-    return f"{summarise(outcomes)}\n{describe_machine()}\n\n{books}"
+    lost = "".join(f"{line}\n" for line in broken)
+    return f"{summarise(outcomes)}{lost}\n{describe_machine()}\n\n{books}"
 
 
 if __name__ == "__main__":

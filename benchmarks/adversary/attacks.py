@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from network_world import World
+from node_world.reorgs import undo
 
 from adversary.money import read_tokens
 from adversary.outcomes import Lie
-from adversary.reorgs import undo
 from cupel.chain.court_deployment import Clocks
 from cupel.chain.run_values import Phase, Status, UnitView
 from cupel.protocol.types import Address, Wei

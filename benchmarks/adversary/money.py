@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
-import httpx
 from network_world import World
+from node_world.reorgs import OnChain, ask
 
 from cupel.chain.court_contract import CourtContract
 from cupel.chain.court_events import DisputeRecord
@@ -15,28 +14,6 @@ from cupel.protocol.types import Address
 
 FIRE = Address("0x000000000000000000000000000000000000dEaD")
 """Where burned wei goes."""
-
-
-class Running(Protocol):
-    """A chain that answers."""
-
-    @property
-    def url(self) -> str: ...
-
-
-class OnChain(Protocol):
-    """Whatever is on a chain of its own."""
-
-    @property
-    def chain(self) -> Running: ...
-
-
-def ask(world: OnChain, method: str, *params: Any) -> Any:
-    """The result of a request to the world's chain; AssertionError if it is an error."""
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}
-    answer = httpx.post(world.chain.url, json=body, timeout=30, trust_env=False).json()
-    assert "error" not in answer, answer
-    return answer["result"]
 
 
 def read_wei(world: World, account: Address) -> int:

@@ -103,7 +103,8 @@ def read_convictions(records: Sequence[DisputeRecord], name_value: Mapping[bytes
 def name_values(program: Program) -> list[str]:
     """What each value of a Program's trace is: an input, a constant, or an operation's result."""
     operations = [operation.opcode.name for operation in program.operations]
-    return [*program.input_names, *["a constant"] * len(program.graph.constants), *operations]
+    inputs = [f"input {name!r}" for name in program.input_names]
+    return [*inputs, *["a constant"] * len(program.graph.constants), *operations]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

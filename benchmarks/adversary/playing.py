@@ -23,8 +23,6 @@ DEPOSIT_WEI = 40 * 10**18
 VERIFIERS = frozenset({"late_reveal", "false_dissent", "wrong_merge"})
 """Cheaters that take a verifier's seat."""
 SETTLING_BLOCKS = 3
-COURT_MOVES = 86
-"""Graces that a dispute may take besides the clocks (docs/design/court.md)."""
 
 
 def play(attack: Attack, chain: str, folder: Path, *, block_time_s: float = 0.2) -> Outcome:
@@ -41,8 +39,6 @@ def play(attack: Attack, chain: str, folder: Path, *, block_time_s: float = 0.2)
     changes = {**USUAL, **attack.changes}
     # A round waits until everybody is there.
     changes["min_miners"] = len(names) - changes["min_verifiers"]
-    longest = 2 * attack.clocks.clock_blocks + COURT_MOVES * attack.clocks.grace_blocks
-    changes["maturity_blocks"] = changes["exit_blocks"] = changes["window_blocks"] + longest
     with open_world(
         folder,
         names,

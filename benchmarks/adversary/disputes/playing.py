@@ -18,11 +18,11 @@ from typing import Any
 from chain_process import ETH, KEYS
 from chain_worlds import Chain, open_chain
 from court_world import MERGE, SEED, UNIT, docket_abi
+from node_world.reorgs import ask, undo
 
 from adversary.attacks import REORG_DEPTHS
-from adversary.money import FIRE, Books, Purse, ask, read_gas
+from adversary.money import FIRE, Books, Purse, read_gas
 from adversary.outcomes import Conviction, Lie, Outcome, promote_provers, read_convictions
-from adversary.reorgs import undo
 from cupel.chain.client import ChainClient, Outbox
 from cupel.chain.court_contract import CourtContract
 from cupel.chain.court_deployment import Clocks, deploy_court
