@@ -263,9 +263,10 @@ READING_ELSEWHERE = {
 }
 """They need an archive or disputes of their own; the test file that parses their document."""
 ACTING = {
-    "cupel chain", "cupel data build", "cupel data serve", "cupel demo", "cupel dispute trace", "cupel journal export",
-    "cupel journal import", "cupel leave", "cupel network deploy", "cupel network prepare", "cupel wallet cancel",
-    "cupel wallet export", "cupel wallet import", "cupel wallet new", "cupel wallet send",
+    "cupel chain", "cupel data build", "cupel data serve", "cupel demo", "cupel dispute accuse",
+    "cupel dispute continue", "cupel dispute trace", "cupel journal export", "cupel journal import", "cupel leave",
+    "cupel network deploy", "cupel network prepare", "cupel wallet cancel", "cupel wallet export",
+    "cupel wallet import", "cupel wallet new", "cupel wallet send",
 }  # fmt: skip
 
 

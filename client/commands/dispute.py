@@ -6,6 +6,7 @@ import click
 
 from cupel.commands.dispute_chain import list_disputes, show_dispute
 from cupel.commands.dispute_files import judge, prove, trace
+from cupel.commands.dispute_play import accuse, continue_dispute
 
 
 @click.group()
@@ -16,5 +17,5 @@ def dispute() -> None:
     """
 
 
-for command in (judge, list_disputes, prove, show_dispute, trace):
+for command in (accuse, continue_dispute, judge, list_disputes, prove, show_dispute, trace):
     dispute.add_command(command)

@@ -5,6 +5,7 @@ inputs.py     Programs, states and batches from files, as a Program's arguments
 archived.py   the same from a run's folder: a unit's segment, or a round's merge
 proving.py    where a claimed result goes wrong first, and the proof of it
 judging.py    a proof's verdict: the referee in Python, the contract in this process, the contract on a chain
+playing.py    disputes of a person without a node: accusing, and playing to the end
 history.py    disputes as a court's events tell them
 telling.py    findings, proofs and verdicts in words and as JSON
 wording.py    operations, elements and values in words

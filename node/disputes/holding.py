@@ -136,6 +136,11 @@ class MergeRun:
     def _held(self) -> StepHeld:
         return hold(self._programs, self._program, self._prover)
 
+    @property
+    def root(self) -> Root:
+        """Of the merged state."""
+        return Root(self._held.state_tree.root)
+
     def prover(self, _: int = 0) -> Prover:
         return self._prover
 

@@ -338,9 +338,7 @@ class DisputePlayer:
 
     def _accuse(self, action: Accuse) -> Sent | None:
         one = action.accusation
-        bond = self._court.bond_for(self._run, self._sides.get_accused(one.subject))
-        # The base fee may rise, and another dispute may begin, before this is in; what is too much is credited.
-        value = bond * 9 // 8
+        value = pad_bond(self._court.bond_for(self._run, self._sides.get_accused(one.subject)))
         at_stake = sum(r.bond_wei for r in self.disputes.values() if r.challenger == self.me and r.ending is None)
         affordable = int(self._chain.get_balance(self.me))
         if self._budget_wei is not None:
@@ -388,6 +386,11 @@ class DisputePlayer:
         _, pause_s = self._asleep.get(action, (0.0, 0.0))
         pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
         self._asleep[action] = (self._clock() + pause_s, pause_s)
+
+
+def pad_bond(bond_wei: int) -> int:
+    """What is sent for a bond: until it is in, the base fee may rise, and another dispute begin. The rest is repaid."""
+    return bond_wei * 9 // 8
 
 
 def _begun(record: DisputeRecord) -> str:

@@ -151,13 +151,13 @@ class RunSides:
     def _make_defence(self, record: DisputeRecord) -> Defence:
         round_, candidate = self.find(record.subject)
         if candidate is not None:
-            return Defence(segment=None, hold=self._merge(round_).hold)
+            return Defence(segment=None, hold=self.run_merge(round_).hold)
         return self._keeper.defend_unit(self._find_unit(record.subject, round_), record.segment)
 
     def _make_challenge(self, record: DisputeRecord) -> Challenge:
         round_, candidate = self.find(record.subject)
         if candidate is not None:
-            merge = self._merge(round_)
+            merge = self.run_merge(round_)
             return Challenge(step_roots=[], hold=merge.hold, prover=merge.prover)
         unit = self._find_unit(record.subject, round_)
         seed = self._contract.get_round(round_).seed
@@ -194,11 +194,12 @@ class RunSides:
         load = run.load_batch(seed, unit)
         return SegmentRun(run.programs, self._keeper.step, state, load, segment, run.parameters.segment_steps)
 
-    def _list_merged(self, round_: RoundIndex) -> list[UnitView]:
+    def _list_merged(self, round_: RoundIndex | int) -> list[UnitView]:
         units = {unit.unit_id: unit for unit in self._contract.get_units(round_)}
         return [units[one] for one in self._contract.merge_set(round_)]
 
-    def _merge(self, round_: RoundIndex) -> MergeRun:
+    def run_merge(self, round_: RoundIndex | int) -> MergeRun:
+        """A round's merge computed again, from its units' end states. Raises MalformedInput: it has no units."""
         states = [self._keeper.fetch_contribution(unit) for unit in self._list_merged(round_)]
         if not states:
             raise MalformedInput(f"round {round_} has no units to merge")
