@@ -15,8 +15,8 @@ from cupel.chain.mapping import make_reader
 from cupel.chain.run_contract import RunContract
 from cupel.chain.run_events import UnitOpened
 from cupel.chain.run_values import Answer, Opened
-from cupel.protocol import merkle
 from cupel.protocol.errors import MalformedInput
+from cupel.protocol.hashing import evidence as hash_evidence
 from cupel.protocol.types import RoundIndex, UnitId
 
 MOST_CALLS = 64
@@ -39,7 +39,7 @@ def read_opened(
         if event.unit_id == unit_id:
             for leaf in find_leaves(_read_calldata(client, event.transaction_hash)):
                 answer, place = leaf.answer, leaf.segment + 1
-                shown = merkle.evidence(answer.loss, answer.gradient_norm, leaf.salt)
+                shown = hash_evidence(answer.loss, answer.gradient_norm, leaf.salt)
                 if place < len(evidence) and shown == evidence[place]:
                     found[int(leaf.segment)] = answer
     return found

@@ -1,21 +1,26 @@
-"""A bought jury's false merge: real nodes convict it, its jurors pay, and the run goes on from the state before it."""
+"""A bought jury's false merge: a node convicts it though it is killed, jurors pay, all go on from the state before."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from chain_process import ETH
 from network_world import World, key, open_world
+from node_world.chains import choose_chain
 
 from cupel.chain.court_contract import CourtContract
 from cupel.chain.court_deployment import Clocks
-from cupel.chain.court_events import Reason
+from cupel.chain.court_events import DisputeRecord, Reason
 from cupel.chain.run_events import Convicted, Voided
 from cupel.node.records import OutcomeRecord, UnitRecord
 from cupel.protocol.types import Wei
+
+sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
+from adversary.reorgs import undo
 
 BOUGHT = ("bought-1", "bought-2")
 HERE = Path(__file__).resolve().parent
@@ -42,10 +47,14 @@ def play_as(world: World, name: str, program: str) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """An honest round; then two jurors of three agree on a false merge, until that is void and a later round merged."""
-    folder = tmp_path_factory.mktemp("voids")
+    """An honest round; then two jurors of three agree on a false merge, until that is void and a later round merged.
+
+    Who accuses it is killed twice, and blocks are undone under everybody.
+    """
+    folder, kind = tmp_path_factory.mktemp("voids"), choose_chain()
     parties = ["miner", "late", "verifier", *BOUGHT]
-    with open_world(folder, parties, block_time_s=0.2, court=CLOCKS, **SEATS) as opened:  # type: ignore[arg-type]
+    settings = {"chain_arguments": ["--allow-reorg"] if kind == "embedded" else (), **SEATS}
+    with open_world(folder, parties, block_time_s=0.2, court=CLOCKS, **settings) as opened:  # type: ignore[arg-type]
         opened.start_node("miner", "miner", "--deposit", str(30 * ETH))
         opened.start_node("verifier", "verifier")
         for name in BOUGHT:
@@ -55,12 +64,28 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for name in BOUGHT:
             play_as(opened, name, "adversary.cheaters.wrong_merge")
         opened.wait_for("a false merge", lambda: find_false(opened), timeout_s=120)
+        opened.kill("verifier")
+        opened.restart("verifier")
+        opened.wait_for("a dispute", lambda: [r for r in list_disputes(opened) if r.moves >= 2], timeout_s=120)
+        opened.kill("verifier")
+        for depth in range(1, 6):
+            undo(opened, kind, depth, keep_transactions=depth % 2 == 0)
+            if depth == 3:
+                opened.restart("verifier")
+            height = opened.client.head().number
+            opened.wait_for("blocks", lambda height=height, depth=depth: opened.client.head().number >= height + depth)  # type: ignore[misc]
         opened.start_node("miner", "late", "--deposit", str(30 * ETH))
         opened.wait_for("a void", lambda: find_voids(opened), timeout_s=200)
         for name in BOUGHT:
             play_as(opened, name, "verifier")
         opened.wait_for("a round after it", lambda: find_resumed(opened), timeout_s=200)
         yield opened
+
+
+def list_disputes(world: World) -> list[DisputeRecord]:
+    court = CourtContract(world.client, world.contract.court())
+    numbers = [event.dispute for event in court.list_disputes(world.contract.address)]
+    return [court.get_dispute(number) for number in numbers if number is not None]
 
 
 def find_voids(world: World) -> list[Voided]:
@@ -91,10 +116,8 @@ def list_accepted(world: World, name: str) -> set[int]:
 
 def test_the_false_merge_is_convicted_by_an_element_and_everything_on_it_is_void(world: World) -> None:
     convicted, void = world.contract.get_events(Convicted, first_block=0)[0], find_voids(world)[0]
-    court = CourtContract(world.client, world.contract.court())
+    records = list_disputes(world)
     assert convicted.accused in {key(name).address for name in BOUGHT}
-    numbers = [event.dispute for event in court.list_disputes(world.contract.address)]
-    records = [court.get_dispute(number) for number in numbers if number is not None]
     assert {record.challenger for record in records} == {key("verifier").address}
     [ending] = [r.ending for r in records if r.subject == convicted.subject and r.ending and r.ending.convicted]
     assert ending.reason == Reason.ELEMENT
