@@ -13,14 +13,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
+from chain_process import ETH
 from network_world import World, key, open_world
 
-from cupel.chain.run_events import Burned
+from cupel.chain.run_events import Burned, Judged, Redrawn
 from cupel.chain.run_values import Phase, Status
 from cupel.network.ipfs.blockstore import BlockStore
 from cupel.node.descriptions import UnitDescription
 from cupel.node.records import OutcomeRecord, UnitRecord, VerdictRecord
-from cupel.protocol.types import Cid
+from cupel.protocol.types import Cid, Wei
 
 ALONE = {
     "min_miners": 1,
@@ -187,3 +188,46 @@ def test_killed_processes_go_on_where_they_were_and_a_chain_that_was_away_is_wai
         assert [r.root for r in records] == [unit.root]
         assert world.contract.get_round(0).phase == Phase.ENDED
         assert world.contract.get_state(1)[0] == unit.contribution
+
+
+def test_who_never_seals_is_replaced_and_who_replays_a_whole_unit_is_paid_for_it(tmp_path: Path) -> None:
+    """Every unit is replayed whole by its first verifier here; one of the three seats belongs to nobody alive."""
+    seats = ALONE | {
+        "min_verifiers": 3,
+        "verifiers_per_unit": 2,
+        "quorum": 2,
+        "segments": 3,
+        "segments_per_verifier": 1,
+        "replay_bps": 10_000,
+        "jury_target": 2,
+        "acknowledge_blocks": 20,
+        "verifier_share_bps": 5000,
+        "merge_share_bps": 0,
+    }
+    with open_world(tmp_path, ["gone", "one", "two", "miner"], **seats) as world:
+        for name in ("gone", "one", "two"):
+            world.start_node("verifier", name)
+        world.kill("gone")
+        world.start_node("miner", "miner")
+        [redrawn] = world.wait_for("a replacement", lambda: world.contract.get_events(Redrawn, first_block=0)[:1], 120)
+        round_ = redrawn.round
+        world.wait_for("end of that round", lambda: world.contract.current().round > round_, timeout_s=120)
+        burned = [b for b in world.contract.get_events(Burned, first_block=0) if b.round == round_]
+        verdicts = {
+            name: next(r for r in world.node(name).history if isinstance(r, VerdictRecord) and r.round == round_)
+            for name in ("one", "two")
+        }
+        units = [u for u in world.contract.get_events(Judged, first_block=0) if u.round == round_]
+        earned = {
+            name: {c.round: c.tokens for c in world.contract.claimable(key(name).address, round_, round_ + 1)}[round_]
+            for name in ("one", "two")
+        }
+        for name in ("one", "two", "miner"):
+            assert world.stop(name) == 0
+
+    assert [(b.account, b.amount) for b in burned] == [(key("gone").address, Wei(ETH // 20))]
+    assert [unit.status for unit in units] == [Status.ATTESTED]
+    assert sorted(len(verdict.segments) for verdict in verdicts.values()) == [1, 3]
+    # A unit's pay is by the segment, whoever replays it.
+    whole, part = sorted(("one", "two"), key=lambda name: -len(verdicts[name].segments))
+    assert earned[whole] == 3 * earned[part] > 0
