@@ -81,10 +81,16 @@ def deploy_court(account: Any) -> str:
     return deploy(account, "Court", *(made[parameter["name"]] for parameter in inputs_of("Court")))
 
 
+def parameters_of(name: str) -> dict[str, Any]:
+    """What a contract's constructor takes as `Parameters`, for `as_tuple`."""
+    [parameter] = [part for part in inputs_of(name) if part["type"] == "tuple"]
+    return parameter
+
+
 def main(parameters_file: str, token_name: str, token_symbol: str) -> str:
     account = payer()
     fields = json.loads(Path(parameters_file).read_text())
-    [parameter] = [part for part in inputs_of("RunRules") if part["type"] == "tuple"]
+    parameter = parameters_of("RunRules")
     names = {part["name"] for part in parameter["components"]}
     court = fields.get("court") or deploy_court(account)
     if "court" in names:
