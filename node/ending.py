@@ -69,6 +69,24 @@ def find_reason(
     return None
 
 
+def compute_facts(
+    *, is_leaving: bool, is_staying: bool, asked_in: RoundIndex, current: RoundIndex, member: MemberView
+) -> EndingFacts:
+    """What follows from the wish to end, asked for in the round `asked_in`.
+
+    Who has to stay and keeps the seat works on as if it had not been asked, because its seat is counted on.
+    """
+    is_seated = member.role != Role.NONE
+    if is_staying and is_seated and not is_leaving:
+        return EndingFacts()
+    return EndingFacts(
+        finishing=True,
+        round_over=current > asked_in,
+        answerable=is_staying,
+        retire=is_leaving and is_seated and not member.leaving,
+    )
+
+
 def list_window_ends(parameters: Parameters, stakes: Sequence[Claimable]) -> list[int | None]:
     """The last block in which each of these rounds can be accused; None while it is played."""
     after = parameters.maturity_blocks - parameters.window_blocks
@@ -109,17 +127,16 @@ class Ending:
         if self._asked_in is None:
             return EndingFacts()
         self._stay = self._find_stay(stakes, height)
-        is_seated = member.role != Role.NONE
-        if self._stay is not None and is_seated and not self._is_leaving:
-            # It has to stay, and its seat asks for work: the round in which it can end is this one or a later one.
-            self._asked_in = current.round
-            return EndingFacts()
-        return EndingFacts(
-            finishing=True,
-            round_over=current.round > self._asked_in,
-            answerable=self._stay is not None,
-            retire=self._is_leaving and is_seated and not member.leaving,
+        facts = compute_facts(
+            is_leaving=self._is_leaving,
+            is_staying=self._stay is not None,
+            asked_in=self._asked_in,
+            current=current.round,
+            member=member,
         )
+        if not facts.finishing:
+            self._asked_in = current.round
+        return facts
 
     def _find_stay(self, stakes: Sequence[Claimable], height: int) -> Stay | None:
         if not self._disputes.has_court:

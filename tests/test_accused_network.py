@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from chain_process import ETH
 from network_world import World, key, open_world
 from node_world.chains import choose_chain
+from node_world.reorgs import undo
 
 from cupel.chain.court_contract import CourtContract
 from cupel.chain.court_deployment import Clocks
@@ -18,9 +18,6 @@ from cupel.chain.court_events import DisputeRecord, Reason
 from cupel.chain.run_events import Burned
 from cupel.chain.run_values import Phase, Status
 from cupel.protocol.types import Wei
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from adversary.reorgs import undo
 
 HERE, PEST = Path(__file__).resolve().parent, "pest"
 CLOCKS = Clocks(clock_blocks=150, grace_blocks=40, minimum_bond_wei=Wei(ETH // 10), defence_gas=1_000_000)
@@ -62,8 +59,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def undo_and_wait(world: World, kind: str, depth: int) -> None:
-    """Undo so many blocks, what was in them lost, and let as many come."""
-    undo(world, kind, depth, keep_transactions=False)
+    """Undo so many blocks, what was in them waiting again or, once, lost, and let as many come."""
+    undo(world, kind, depth, keep_transactions=depth != 3)
     height = world.client.head().number
     world.wait_for("blocks", lambda: world.client.head().number >= height + depth)
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from test_chain_bindings import PARAMETERS
 
-from cupel.chain.run_values import Claimable
-from cupel.node.ending import MARGIN_BLOCKS, Stay, find_reason, list_window_ends
-from cupel.protocol.types import Height, RoundIndex, Wei
+from cupel.chain.run_values import Claimable, MemberView, Role
+from cupel.node.ending import MARGIN_BLOCKS, EndingFacts, Stay, compute_facts, find_reason, list_window_ends
+from cupel.protocol.types import Address, Height, RoundIndex, Wei
 
 RUN = replace(PARAMETERS, window_blocks=100, maturity_blocks=500)
 ENDED = Claimable(round=RoundIndex(3), tokens=0, bonds=Wei(1), held=Wei(0), mature_at=Height(2500), claimable_now=False)
@@ -56,3 +56,36 @@ def test_who_keeps_the_seat_ends_though_it_could_be_accused() -> None:
 
 def test_who_leaves_accuses_first() -> None:
     assert find(to_accuse=True) is not None
+
+
+SEATED = MemberView(
+    account=Address("0x" + "11" * 20),
+    role=Role.MINER,
+    leaving=False,
+    units=1,
+    joined_round=RoundIndex(0),
+    deposit=Wei(9),
+    locked=Wei(1),
+    exit_at=Height(0),
+    endpoint="http://127.0.0.1:1",
+)
+
+
+def compute(member: MemberView, *, leaving: bool, staying: bool, current: int = 5) -> EndingFacts:
+    return compute_facts(
+        is_leaving=leaving, is_staying=staying, asked_in=RoundIndex(4), current=RoundIndex(current), member=member
+    )
+
+
+def test_a_seat_that_is_kept_is_served_on_while_its_node_has_to_stay() -> None:
+    assert compute(SEATED, leaving=False, staying=True) == EndingFacts()
+    assert compute(SEATED, leaving=False, staying=False) == EndingFacts(finishing=True, round_over=True)
+    assert compute(SEATED, leaving=False, staying=False, current=4) == EndingFacts(finishing=True)
+
+
+def test_a_seat_that_is_left_is_given_up_whatever_its_node_stays_for() -> None:
+    for staying in (True, False):
+        given_up = EndingFacts(finishing=True, round_over=True, answerable=staying)
+        assert compute(SEATED, leaving=True, staying=staying) == replace(given_up, retire=True)
+        assert compute(replace(SEATED, leaving=True), leaving=True, staying=staying) == given_up
+        assert compute(replace(SEATED, role=Role.NONE), leaving=False, staying=staying) == given_up

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from chain_process import ETH
 from network_world import World, key, open_world
 from node_world.chains import choose_chain
+from node_world.reorgs import undo
 
 from cupel.chain.court_contract import CourtContract
 from cupel.chain.court_deployment import Clocks
@@ -18,9 +18,6 @@ from cupel.chain.court_events import DisputeRecord, Reason
 from cupel.chain.run_events import Convicted, Voided
 from cupel.node.records import OutcomeRecord, UnitRecord
 from cupel.protocol.types import Wei
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
-from adversary.reorgs import undo
 
 BOUGHT = ("bought-1", "bought-2")
 HERE = Path(__file__).resolve().parent
@@ -69,7 +66,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         opened.wait_for("a dispute", lambda: [r for r in list_disputes(opened) if r.moves >= 2], timeout_s=120)
         opened.kill("verifier")
         for depth in range(1, 6):
-            undo(opened, kind, depth, keep_transactions=depth % 2 == 0)
+            undo(opened, kind, depth, keep_transactions=depth != 2)
             if depth == 3:
                 opened.restart("verifier")
             height = opened.client.head().number
