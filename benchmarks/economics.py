@@ -1,8 +1,7 @@
 """Whether cheating pays: every kind of cheat played against a run's parameters, and the least deposits that stop it.
 
     python benchmarks/economics.py [--parameters FILE.toml] [--unit-cost 0.0002] [--reward 1.2] [--friends 0.33]
-        [--gas-gwei 0.05] [--whole-replays FILE'S] [--watched 0] [--gain 0.0002] [--dispute-hours 6] [--units 200000]
-        [--plots] [--write]
+        [--gas-gwei 0.05] [--whole-replays FILE'S] [--watched 0] [--gain 0.0002] [--units 200000] [--plots] [--write]
 
 Exit 1 if a cheat gains anything under the file's parameters. docs/design/economics.md says what the numbers rest on.
 """
@@ -34,16 +33,21 @@ from incentives import (
     shared_replays,
     tolerable_gain,
     verification_share,
+    watching_pays_from,
 )
 from machine import find_commit
 from sabotage import Unsettled, bond_that_answers, sabotage, share_that_finds
 from tables import publish, table
 
+from cupel.chain.court_deployment import Clocks
 from cupel.launch.parameter_file import LaunchParameters, read_parameter_file
+from cupel.protocol.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "whitepaper" / "figures"
 ETHER = 10**18
+MOST_MOVES = 28
+"""Of a dispute, half of them the accused's (docs/design/court.md)."""
 SEED = 2026
 
 
@@ -62,9 +66,30 @@ def round_hours(file: LaunchParameters) -> float:
     return sum(file.contract[name] for name in clocks) * file.block_seconds / 3600
 
 
+def find_clocks(file: LaunchParameters) -> Clocks:
+    """Of the run's court. Raises UsageError: the file does not say."""
+    if file.court.clocks is None:
+        raise UsageError("the file has no [court] with clocks and money of its own: what a dispute costs is not known")
+    return file.court.clocks
+
+
+def find_unsettled(file: LaunchParameters) -> Unsettled:
+    """In rounds that take all their time."""
+    contract, clocks = file.contract, find_clocks(file)
+    round_blocks = round_hours(file) * 3600 / file.block_seconds
+    alone = clocks.clock_blocks + MOST_MOVES // 2 * clocks.grace_blocks
+    return Unsettled(
+        window=contract["window_blocks"] / round_blocks,
+        dispute=clocks.longest_dispute / round_blocks,
+        defence=alone / round_blocks,
+        units=contract["work_target"],
+    )
+
+
 def read_rules(options: argparse.Namespace) -> Rules:
     """A full round's rules from a parameter file; what a unit costs and a token brings is the caller's assumption."""
-    contract = read_parameter_file(options.parameters).contract
+    file = read_parameter_file(options.parameters)
+    contract, clocks = file.contract, find_clocks(file)
     shares = contract["verifier_share_bps"] + contract["merge_share_bps"]
     reward = options.unit_cost * options.reward
     # A unit's and an assignment's part of what is minted stand in the ratio the file gives.
@@ -90,6 +115,8 @@ def read_rules(options: argparse.Namespace) -> Rules:
         jury=contract["jury_target"],
         seats=contract["max_verifiers"],
         units=contract["work_target"],
+        minimum_bond=clocks.minimum_bond_wei / ETHER,
+        defence_gas=clocks.defence_gas,
         whole_replays=contract["replay_bps"] / 10_000 if options.whole_replays is None else options.whole_replays,
         watched=options.watched,
     )
@@ -192,7 +219,7 @@ def sabotage_table(rules: Rules, unsettled: Unsettled) -> str:
         ("as in the file, and a watcher", rules.whole_replays, 0.0, 1.0),
     ):
         one = replace(rules, whole_replays=share, watched=watched)
-        found = sabotage(one, friends, unsettled, rounds=unsettled.dispute if watched else None)
+        found = sabotage(one, friends, unsettled, rounds=unsettled.defence if watched else None)
         money = [f"{value / rules.unit_cost:.1f}" for value in (found.cost, found.harm)]
         rows.append([label, f"{found.found:.2f}", f"{found.rounds:.1f}", *money, f"{found.factor:.1f}"])
     return table(["", "found by a draw", "rounds void", "costs", "others lose", "ratio"], rows)
@@ -254,9 +281,6 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gas-gwei", type=float, default=0.05)
     parser.add_argument("--whole-replays", type=float, help="share of units replayed whole, if not the file's")
     parser.add_argument("--watched", type=float, default=0.0, help="share of units somebody replays unasked")
-    parser.add_argument(
-        "--dispute-hours", type=float, default=6.0, help="the longest dispute of the court that the run will name"
-    )
     parser.add_argument("--gain", type=float, default=0.0002, help="ETH a bent step is worth to who bends it")
     parser.add_argument("--units", type=int, default=200_000, help="plays of each cheat")
     parser.add_argument("--plots", action="store_true", help=f"draw {FIGURES.relative_to(ROOT)}/economics-*.svg")
@@ -266,7 +290,7 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and not 0 <= value <= 1:
             parser.error(f"--{name.replace('_', '-')} is a share: from 0 to 1, not {value}")
-    for name in ("unit_cost", "reward", "units", "dispute_hours"):
+    for name in ("unit_cost", "reward", "units"):
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} is above 0, not {getattr(options, name)}")
     return options
@@ -277,13 +301,8 @@ def main(arguments: list[str] | None = None) -> int:
     rules = read_rules(options)
     picked = pick_rules(rules, options.friends, options.gain)
     file = read_parameter_file(options.parameters)
-    contract, hours = file.contract, round_hours(file)
+    contract, hours, unsettled = file.contract, round_hours(file), find_unsettled(file)
     pool = rules.unit_reward / (1 - (contract["verifier_share_bps"] + contract["merge_share_bps"]) / 10_000)
-    unsettled = Unsettled(
-        window=contract["window_blocks"] * file.block_seconds / 3600 / hours,
-        dispute=options.dispute_hours / hours,
-        units=contract["work_target"],
-    )
     dear = bond_that_answers(rules, 0.0, unsettled)
     random = np.random.default_rng(SEED)
     found = {
@@ -304,10 +323,12 @@ def main(arguments: list[str] | None = None) -> int:
             for name, outcomes in found.items()
         ),
         "one segment skipped or one step bent, deposits least, times two\n" + bounds_table(picked, options.friends),
+        f"watching every unit pays for itself where {watching_pays_from(rules):.0%} of them are false",
         f"verifiers of a unit that share their replays spare {shared_replays(rules):.0%} of them",
         "rounds of fewer units than the target, in unit costs\n" + small_rounds_table(rules, contract, pool),
         f"sabotage: a merged unit's miner convicts it late; {unsettled.units} units a round of {hours:g} h, window "
-        f"{unsettled.window * hours:g} h, a dispute played slowly {options.dispute_hours:g} h; in unit costs\n"
+        f"{unsettled.window * hours:.3g} h, a dispute {unsettled.dispute * hours:.3g} h if both sides are slow, "
+        f"{unsettled.defence * hours:.3g} h if the accused alone is; in unit costs\n"
         + sabotage_table(rules, unsettled),
         f"bond with which sabotage costs what it destroys: {dear / rules.unit_cost:.0f} unit costs, "
         f"{dear / rules.unit_bond:.1f} times the file's; "

@@ -14,6 +14,9 @@ from math import comb
 import numpy as np
 from numpy.random import Generator
 
+from cupel.chain.court_deployment import BOND_FACTOR
+from cupel.launch.court import ATTACK_GAS, DEFENCE_GAS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -46,6 +49,10 @@ class Rules:
     """Verifiers a round may have."""
     units: int
     """Of a full round."""
+    minimum_bond: float
+    """Least bond of an accusation."""
+    defence_gas: int
+    """Of which an accusation's bond pays for ten, if that is more."""
     whole_replays: float = 0.0
     """Share of units whose first verifier is drawn for all segments."""
     watched: float = 0.0
@@ -65,12 +72,8 @@ class Rules:
 
 GAS = {"commit": 90_000, "open": 80_000, "seal": 50_000, "reveal": 50_000, "claim": 60_000}
 """Whole transactions a unit or an assignment, as the contracts are held to (contracts/gas-snapshot.json)."""
-DEFENCE_GAS = 2_000_000
-"""All moves of an accused whose trace is right, in a dispute that goes to the last element."""
 TRANSACTION_GAS = 21_000
 """Of every transaction, whatever it does: an account seals and reveals for all its units of a round in one each."""
-SPAM_FACTOR = 10
-"""A lost challenge costs so many times what it cost the defender."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,14 +317,16 @@ def withholder(rules: Rules, *, when: str) -> Outcome:
 
 def spammer(rules: Rules) -> Outcome:
     """Accuses what is right. The defender gets its gas back from the bond, the rest burns."""
-    bond = SPAM_FACTOR * DEFENCE_GAS * rules.gas_price
-    profit = -bond - DEFENCE_GAS * rules.gas_price
+    bond = max(rules.minimum_bond, BOND_FACTOR * rules.defence_gas * rules.gas_price)
+    profit = -bond - ATTACK_GAS * rules.gas_price
     return Outcome(name="spammer", what="accuses right work", profit=profit, honest=0.0, played=profit, error=0.0)
 
 
 def self_accuser(rules: Rules) -> Outcome:
     """Cheats and convicts itself before anybody else does, to save the prover's half."""
-    profit = -(1 - rules.prover_share) * rules.unit_bond - rules.gas_price * (GAS["commit"] + DEFENCE_GAS)
+    profit = -(1 - rules.prover_share) * rules.unit_bond - rules.gas_price * (
+        GAS["commit"] + GAS["open"] + ATTACK_GAS + DEFENCE_GAS
+    )
     return Outcome(
         name="miner that convicts itself",
         what="pays the prover's half to itself",
@@ -413,6 +418,12 @@ def shared_replays(rules: Rules) -> float:
     ordinary = 1 - n * (1 - (1 - k / n) ** verifiers) / (verifiers * k)
     whole = 1 - n / (n + (verifiers - 1) * k)
     return (1 - rules.whole_replays) * ordinary + rules.whole_replays * whole
+
+
+def watching_pays_from(rules: Rules) -> float:
+    """Share of units that have to be false for watching all of them to pay for itself, each by its own prize."""
+    prize = rules.prover_share * rules.unit_bond - ATTACK_GAS * rules.gas_price
+    return rules.unit_cost / prize if prize > 0 else float("inf")
 
 
 def verification_share(rules: Rules) -> float:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from incentives import DEFENCE_GAS, GAS, Plays, Rules, caught_chance
+from incentives import GAS, Plays, Rules, caught_chance
 
-CHALLENGE_GAS = DEFENCE_GAS
-"""All moves of a challenger to the last element, of the size of the defender's."""
+from cupel.launch.court import ATTACK_GAS, DEFENCE_GAS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +23,8 @@ class Unsettled:
     """Rounds that end while it can be accused, after its own."""
     dispute: float
     """Rounds that end while it is disputed, if both sides take all their time."""
+    defence: float
+    """The same if the accused alone does."""
     units: int
     """Attested units a round."""
 
@@ -59,7 +60,7 @@ def sabotage(rules: Rules, friends: float, unsettled: Unsettled, *, rounds: floa
     after = unsettled.window + unsettled.dispute if rounds is None else rounds
     gas = rules.gas_price * (GAS["commit"] + GAS["open"])
     kept = (1 - rules.watched) * rules.prover_share * rules.unit_bond
-    success = rules.unit_bond - kept + rules.gas_price * (DEFENCE_GAS + CHALLENGE_GAS)
+    success = rules.unit_bond - kept + rules.gas_price * (ATTACK_GAS + DEFENCE_GAS)
     attempts = 1 / (1 - found) if found < 1 else float("inf")
     cost = attempts * (rules.unit_cost + gas) + (attempts - 1) * rules.unavailable_fee + success
     harm = ((1 + after) * unsettled.units - 1) * rules.unit_reward
@@ -73,7 +74,7 @@ def play_sabotage(rules: Rules, plays: Plays, friends: float) -> tuple[float, fl
     ends = np.flatnonzero(~seen)
     attempts = np.diff(ends, prepend=-1)
     half = rules.prover_share * rules.unit_bond
-    success = rules.unit_bond - half + rules.gas_price * (DEFENCE_GAS + CHALLENGE_GAS)
+    success = rules.unit_bond - half + rules.gas_price * (ATTACK_GAS + DEFENCE_GAS)
     costs = attempts * (rules.unit_cost + gas) + (attempts - 1) * rules.unavailable_fee + success
     return float(costs.mean()), float(costs.std() / np.sqrt(len(costs)))
 

@@ -28,15 +28,20 @@ from incentives import (
     play_all,
     poisoner,
     shared_replays,
+    spammer,
     sybil,
     tolerable_gain,
     verification_share,
+    watching_pays_from,
 )
 from sabotage import Unsettled, bond_that_answers, play_sabotage, sabotage, share_that_finds
 
+from cupel.launch.court import DEFENCE_GAS
+from cupel.protocol.errors import UsageError
+
 ROOT = Path(__file__).resolve().parent.parent
 FRIENDS, GAIN = 1 / 3, 0.0002
-UNSETTLED = Unsettled(window=4.0, dispute=2.0, units=4)
+UNSETTLED = Unsettled(window=4.0, dispute=6.0, defence=2.0, units=4)
 
 
 @pytest.fixture
@@ -133,7 +138,7 @@ def test_what_sabotage_costs_is_what_playing_it_costs(rules: Rules, friends: flo
 def test_watchers_whole_replays_and_larger_bonds_make_sabotage_dearer_or_smaller(rules: Rules) -> None:
     usual = sabotage(rules, 0.0, UNSETTLED)
     assert usual.factor > 1, "it destroys more than it costs: docs/design/economics.md says so"
-    watched = sabotage(replace(rules, watched=1.0), 0.0, UNSETTLED, rounds=UNSETTLED.dispute)
+    watched = sabotage(replace(rules, watched=1.0), 0.0, UNSETTLED, rounds=UNSETTLED.defence)
     assert watched.rounds < usual.rounds
     assert watched.cost - usual.cost == pytest.approx(rules.unit_bond / 2)
     assert sabotage(replace(rules, whole_replays=0.5), 0.0, UNSETTLED).factor < usual.factor
@@ -175,6 +180,30 @@ def test_verifiers_that_share_replays_spare_what_their_draws_have_in_common(rule
     drawn = plays(replace(rules, verifiers=3), 20_000).random.random((20_000, 3, rules.segments)).argsort(-1)[..., :2]
     replayed = np.mean([len(set(one.ravel())) for one in drawn[:5_000]])
     assert shared_replays(replace(rules, whole_replays=0.0)) == pytest.approx(1 - replayed / 6, abs=0.01)
+
+
+def test_accusing_right_work_costs_ten_defences_or_the_least_bond(rules: Rules) -> None:
+    # At these prices the least bond is more: without it what is lost grows with the gas that is paid for.
+    assert spammer(rules).profit < -rules.minimum_bond
+    priced = replace(rules, minimum_bond=0.0)
+    assert spammer(priced).profit < -10 * DEFENCE_GAS * rules.gas_price
+    assert spammer(replace(priced, defence_gas=2 * rules.defence_gas)).profit < spammer(priced).profit
+
+
+def test_watching_pays_for_itself_only_where_much_is_false(rules: Rules) -> None:
+    share = watching_pays_from(rules)
+    assert 0 < share < 1
+    assert watching_pays_from(replace(rules, unit_bond=2 * rules.unit_bond)) < share
+    assert watching_pays_from(replace(rules, unit_bond=0.0)) == float("inf")
+
+
+def test_a_file_whose_court_says_no_clocks_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "networks" / "testnet.toml").read_text()
+    begin, end = text.index("[court]"), text.index("[reward]")
+    path = tmp_path / "none.toml"
+    path.write_text(f'{text[:begin]}[court]\naddress = "none"\n\n{text[end:]}')
+    with pytest.raises(UsageError, match="what a dispute costs is not known"):
+        read_rules(read_options(["--parameters", str(path)]))
 
 
 def test_a_leak_costs_more_than_silence_is_worth_only_if_half_a_bond_does(rules: Rules) -> None:
