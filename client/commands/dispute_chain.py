@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PATH = click.Path(path_type=Path)
 _ETHER = 10**18
 _IN_THE_DATA = "what the run's data has there"
-_LONG = "another: too many terms to be recomputed at once, its sums or a term decided"
+_LONG = "another"
 _RUN = click.option("--run", "run_path", type=_PATH, help="The run file.  [default: run.json in --dir]")
 _DIR = click.option(
     "--dir", "folder", type=_PATH, default=Path("cupel-demo"), show_default=True, help="A run's folder."
@@ -165,12 +165,13 @@ def _tell_verdict(court: CourtReader, record: DisputeRecord) -> tuple[dict[str, 
     lines = ["Verdict", f"  {tell_ending(record)}"]
     judged, opened = court.find_judged(record), court.find_opened(record)
     shown = read_proof(judged.file) if judged is not None else None
-    if opened is not None:
-        place = show_place(opened.type.shape, ending.element)
+    element = court.find_element(record)
+    if opened is not None and element is not None:
+        place = show_place(opened.type.shape, element)
         found = record.position.found
         value = found.index if found is not None else ending.value
         facts |= {"value": value, "name": opened.name, "type": str(opened.type)}
-        facts |= {"element": ending.element, "index": place, "claimed": show_element(opened.type.dtype, opened.claimed)}
+        facts |= {"element": element, "index": place, "claimed": show_element(opened.type.dtype, opened.claimed)}
         if judged is not None and shown is not None:
             facts |= {"operation": judged.number, "opcode": shown.operation.opcode.name}
             facts["right"] = show_element(opened.type.dtype, shown.right)
@@ -180,9 +181,13 @@ def _tell_verdict(court: CourtReader, record: DisputeRecord) -> tuple[dict[str, 
             lines.append(f"  value         {value}: {opened.name}, {opened.type}")
             unseen = _LONG if opened.computed else _IN_THE_DATA
             facts["right"] = unseen if ending.convicted else facts["claimed"]
-        lines.append(f"  element       {f'{place}, ' if place else ''}number {ending.element}")
+        lines.append(f"  element       {f'{place}, ' if place else ''}number {element}")
         lines.append(f"    claimed     {facts['claimed']}")
         lines.append(f"    right       {facts['right']}")
+        decision = court.tell_decision(record)
+        if decision:
+            facts["decided_by"] = decision
+            lines.append(f"    decided by  {decision}")
     money = record.events[-1].arguments
     if ending.convicted:
         facts |= {"prize_wei": str(ending.prize_wei), "finder": ending.finder}

@@ -17,6 +17,7 @@ from cupel.chain.court_events import ENDINGS, CourtEvent, DisputeRecord, Reason,
 from cupel.chain.errors import ContractReverted
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import ZERO_ADDRESS
+from cupel.disputes.deciding import DECIDING, tell_decision
 from cupel.disputes.files import ProofFile
 from cupel.disputes.inputs import BATCH
 from cupel.protocol.arithmetic.operations import TensorType
@@ -185,11 +186,25 @@ class CourtReader:
         number = found.index - inputs - constants
         return JudgedElement(value=found.index, number=number, element=judged["element"], file=file)
 
+    def find_element(self, record: DisputeRecord) -> int | None:
+        """Which element ended a dispute; None where none did, or it cannot be read."""
+        ending, reduction = record.ending, record.position.reduction
+        if ending is None or ending.reason != Reason.ELEMENT:
+            return None
+        if ending.convicted:
+            return ending.element
+        if reduction is not None:
+            return reduction.element
+        for function in ("judge", "judgeOrder"):
+            move = self._read_move(record.events[-1], function)
+            if move is not None:
+                return int(move["element"])
+        return None
+
     def find_opened(self, record: DisputeRecord) -> OpenedElement | None:
         """The element that ended a dispute, as the accused showed it; None where it cannot be read."""
-        ending, opened = record.ending, _last(record, "ValueOpened")
-        leaf = _last(record, "LeafOpened")
-        if ending is None or ending.reason != Reason.ELEMENT or opened is None or leaf is None:
+        opened, leaf, element = _last(record, "ValueOpened"), _last(record, "LeafOpened"), self.find_element(record)
+        if opened is None or leaf is None or element is None:
             return None
         move = self._read_move(opened, "openValue")
         if move is None:
@@ -199,12 +214,23 @@ class CourtReader:
         except MalformedProgram:
             return None
         size = type_.dtype.size_bytes
-        at = ending.element * size - leaf.arguments["index"] * LEAF_BYTES
+        at = element * size - leaf.arguments["index"] * LEAF_BYTES
         claimed = leaf.arguments["data"][at : at + size] if at >= 0 else b""
         if len(claimed) != size:
             return None
         computed = move["item"][0][:1] == bytes([encoding.OPERATION])
         return OpenedElement(computed=computed, name=name, type=type_, claimed=claimed)
+
+    def tell_decision(self, record: DisputeRecord) -> str:
+        """Of an element that was not recomputed at once, what decided; empty for any other, or if it cannot be read."""
+        if record.ending is None or record.ending.reason != Reason.ELEMENT:
+            return ""
+        opened = self.find_opened(record)
+        for function in DECIDING:
+            move = self._read_move(record.events[-1], function)
+            if move is not None:
+                return tell_decision(record, function, move, "" if opened is None else opened.name)
+        return ""
 
     def _read_move(self, event: CourtEvent, function: str) -> dict[str, Any] | None:
         """The arguments of the transaction that an event is of, if it called this function of the court."""
@@ -221,7 +247,7 @@ class CourtReader:
             values = decode_values(declared.inputs, sent.data[4:], function)
         except MalformedInput:
             return None
-        return dict(zip(_PARAMETERS[function], values, strict=True))
+        return dict(zip(PARAMETERS[function], values, strict=True))
 
 
 def _last(record: DisputeRecord, name: str) -> CourtEvent | None:
@@ -229,10 +255,13 @@ def _last(record: DisputeRecord, name: str) -> CourtEvent | None:
 
 
 _NUMBERS_ASKED = 500
-_PARAMETERS = {
+PARAMETERS = {
     "judge": ("dispute", "element", "proof"),
     "postTrace": ("dispute", "program", "program_proof", "header", "nodes"),
     "openValue": ("dispute", "item", "tensor_root", "place", "nodes"),
+    "judgeBlock": ("dispute", "place", "sum", "sum_proof", "proof"),
+    "judgeWitness": ("dispute", "positions", "proof"),
+    "judgeOrder": ("dispute", "element", "positions", "proof"),
 }
 """By place: the court's ABI leaves those unnamed that only its clerk reads."""
 
@@ -343,6 +372,9 @@ def _tell(event: CourtEvent, stage: Stage) -> str:
     """One event of a move at this stage, in words."""
     a = event.arguments
     by_element = a.get("reason") == Reason.ELEMENT
+    # A dismissal does not say which element: the move that brought it does.
+    judged = f"element {a['element']}" if "element" in a else "an element"
+    judged = "a sum or a term" if stage == Stage.SUM_CHOICE else judged
     words: dict[str, Callable[[], str]] = {
         "Accused": lambda: "accuses, with its bond",
         "SegmentOpened": lambda: (
@@ -362,8 +394,8 @@ def _tell(event: CourtEvent, stage: Stage) -> str:
         "StateContested": lambda: "contests the state after: every value is right",
         "EvidenceContested": lambda: "contests loss and gradient norm: every value is right",
         "StateLeafOpened": lambda: f"shows leaf {a['index']} of the state after, {_name(a['name'])}",
-        "Convicted": lambda: f"has element {a['element']} recomputed: CONVICTED" if by_element else "CONVICTED",
-        "Dismissed": lambda: "has an element recomputed: DISMISSED" if by_element else "DISMISSED",
+        "Convicted": lambda: f"has {judged} recomputed: CONVICTED" if by_element else "CONVICTED",
+        "Dismissed": lambda: f"has {judged} recomputed: DISMISSED" if by_element else "DISMISSED",
         "Closed": lambda: "closed",
     }
     return words[event.name]() if event.name in words else event.name
