@@ -19,6 +19,7 @@ from cupel.node.decisions import (
     Reveal,
     Seal,
     VerifierFacts,
+    Wait,
     decide_verifier,
 )
 from cupel.node.deposits import find_addition, verifier_deposit, verifier_round
@@ -70,8 +71,10 @@ class Verifier(Participant):
     # Deciding
 
     def _turn(self) -> bool:
-        self._check_merges()
         action = decide_verifier(self._gather())
+        is_free = isinstance(action, Wait) or (isinstance(action, Replay) and not action.drawn)
+        if is_free and self._check_merges():
+            return True
         if isinstance(action, Replay):
             self._replay(UnitId(action.unit), action.segment)
         elif isinstance(action, Seal):
@@ -88,7 +91,7 @@ class Verifier(Participant):
 
     def _gather(self) -> VerifierFacts:
         facts, is_drawn = self.gather(), self.current.phase in (Phase.SEAL, Phase.OPEN)
-        if is_drawn or self.current.phase in (Phase.MERGE, Phase.ACKNOWLEDGE):
+        if self.current.phase in (Phase.OPEN, Phase.MERGE, Phase.ACKNOWLEDGE):
             self.keep_for_round("merge to check", self._note_merge)
         if is_drawn and self.settings.watch == "all":
             self._watch(self.get_units())
@@ -432,8 +435,8 @@ class Verifier(Participant):
         found = [journal.get(MERGE_KIND, name) for name in journal.names(MERGE_KIND, last_round=self.current.round - 1)]
         return [RoundIndex(int(body["round"])) for body in found if body is not None]
 
-    def _check_merges(self) -> None:
-        """Compute merges that were accepted before this node could: a bought jury is faster than an honest one."""
+    def _check_merges(self) -> bool:
+        """Compute a merge that was accepted before this node could: a bought jury is faster than an honest one."""
         for round_ in self.keep_for_round("merges to check", self._list_unchecked):
             if self.is_asleep(("merge of", round_)):
                 continue
@@ -447,6 +450,8 @@ class Verifier(Participant):
             else:
                 self.session.journal.drop(MERGE_KIND, round_subject(round_))
                 self.forget("merges to check")
+                return True
+        return False
 
     def _refresh(self, unit: UnitView) -> UnitView:
         """A unit as it stands now; what was seen of it may be from before its judgement."""
