@@ -81,7 +81,7 @@ MISTAKES = {
     'grace = "20 min"': ('grace = "10 min"', "clocks.maturity and .court. do not fit.*it takes 15,200 blocks"),
     'exit = "35 h"': ('exit = "36 h"', "clocks.exit and .court. do not fit: exit is 10,500 blocks, less than maturity"),
     'minimum_bond = "0 ETH"': ('minimum_bond = "0.01 ETH"', "court.minimum_bond is 0 or beyond"),
-    'defence_gas = "7"': ("defence_gas = 7_000_000", "court.defence_gas is '7'; it takes a whole number from 1 to"),
+    'defence_gas = "7"': ("defence_gas = 8_000_000", "court.defence_gas is '7'; it takes a whole number from 1 to"),
     'adress = "none"': ('clock = "4 h"', "court.adress is not a parameter"),
     "initial_reward = -1": ("initial_reward = 1000", "reward.initial_reward is '-1'; it takes a number of tokens"),
 }

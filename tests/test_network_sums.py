@@ -15,7 +15,7 @@ PAGE = (NETWORKS / "bootstrapping.md").read_text()
 
 def test_what_the_first_members_put_down_and_get() -> None:
     p = read_preset()
-    miner, verifier, minted = (value for _, value in describe_entry(p))
+    miner, verifier, _, minted = (value for _, value in describe_entry(p))
     assert f"| {miner.split(' to ')[0]} |" in PAGE
     assert f"| {verifier.split(' to ')[0]} |" in PAGE
     assert f"| {minted} |" in PAGE

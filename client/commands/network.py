@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from cupel.node.options import Gwei, Urls
+from cupel.node.options import Ether, Gwei, Urls
 from cupel.protocol.errors import UsageError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -112,9 +112,22 @@ def deploy(
 @click.argument("run_file", type=_FILE)
 @click.option("--rpc", type=Urls(), required=True, help="The chain's JSON-RPC URL; best your own node's.")
 @click.option("--offline-data", is_flag=True, help="Do not fetch manifest, programs, data and first state.")
+@click.option(
+    "--unit-cost",
+    "unit_cost_wei",
+    type=Ether(),
+    help="ETH that computing one unit costs you: warns where the fee for hidden work is too small for it.",
+)
 @click.option("--accept-beacon", metavar="ADDRESS", help="A beacon that is none of ours and that you have read.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check(run_file: Path, rpc: tuple[str, ...], offline_data: bool, accept_beacon: str | None, as_json: bool) -> None:
+def check(
+    run_file: Path,
+    rpc: tuple[str, ...],
+    offline_data: bool,
+    unit_cost_wei: int | None,
+    accept_beacon: str | None,
+    as_json: bool,
+) -> None:
     """Check a run that somebody else deployed: bytecode, parameters, wiring, no privilege, files.
 
     Exit 0 if nothing failed, 1 if something did: one line each. Warnings are for you to judge.
@@ -123,19 +136,20 @@ def check(run_file: Path, rpc: tuple[str, ...], offline_data: bool, accept_beaco
     from cupel.chain.run_file import RunFile
     from cupel.launch.checking import describe_entry, describe_parameters, inspect
     from cupel.launch.court import describe_court
-    from cupel.protocol.types import Address
+    from cupel.protocol.types import Address, Wei
 
     described = RunFile.read(run_file)
     client = ChainClient(rpc, chain_id=described.chain_id)
     accepted = None if accept_beacon is None else Address(accept_beacon)
     try:
-        found = inspect(client, described, with_data=not offline_data, accepted_beacon=accepted)
+        cost = None if unit_cost_wei is None else Wei(unit_cost_wei)
+        found = inspect(client, described, with_data=not offline_data, accepted_beacon=accepted, unit_cost=cost)
     finally:
         client.close()
     shown = []
     if found.parameters is not None:
         shown = [*describe_parameters(found.parameters, found.block_seconds), *describe_entry(found.parameters)]
-        shown += describe_court(found.court, found.block_seconds, found.base_fee_wei)
+        shown += describe_court(found.court, found.parameters, found.block_seconds, found.base_fee_wei)
     if as_json:
         table = {
             "run": described.contract,

@@ -7,6 +7,7 @@ constructors has no privilege in it: the artifacts have none.
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,11 +39,13 @@ from cupel.chain.court_deployment import (
     read_court,
 )
 from cupel.chain.errors import WrongChain
+from cupel.chain.fees import GWEI
 from cupel.chain.run_code import find_run_differences
 from cupel.chain.run_contract import BeaconContract, RunContract, TokenContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import ZERO_ADDRESS, Parameters
 from cupel.launch.court import find_court_oddities
+from cupel.launch.hiding import find_cost_held
 from cupel.launch.preparation import STATE_OVERHEAD_BYTES, check_data, state_bytes
 from cupel.launch.units import format_amount, format_blocks, format_decimal
 from cupel.network.data import load_manifest
@@ -109,16 +112,23 @@ class _Checks:
 
 
 def inspect(
-    client: ChainClient, run_file: RunFile, *, with_data: bool, accepted_beacon: Address | None = None
+    client: ChainClient,
+    run_file: RunFile,
+    *,
+    with_data: bool,
+    accepted_beacon: Address | None = None,
+    unit_cost: Wei | None = None,
 ) -> Inspection:
     """Everything that can be known of a run from its file and the chain; with_data: and from whoever serves its files.
 
+    unit_cost   what computing a unit costs whoever asks; None: nothing is said of it
     Raises   ChainUnreachable, WrongChain
     """
     if client.chain_id != run_file.chain_id:
         raise WrongChain(client.url, expected=run_file.chain_id, got=client.chain_id)
     checks = _Checks()
     block_seconds, base_fee = _measure_block_seconds(client), client.head().base_fee_wei
+    gas_price = Wei(base_fee + client.suggest_tip(base_fee))
     run = RunContract(client, run_file.contract)
     try:
         parameters = run.parameters()
@@ -143,10 +153,10 @@ def inspect(
     _check_beacon(checks, client, run_file, parameters, accepted_beacon)
     court = _check_court(checks, client, run_file, parameters)
     _check_privilege(checks, client, run_file, run, court)
-    for name, oddity in find_oddities(parameters, block_seconds):
+    for name, oddity in find_oddities(parameters, block_seconds, unit_cost):
         checks.add(name, oddity, "", warning=True)
     if court is not None:
-        for name, oddity in find_court_oddities(court.clocks, parameters, block_seconds, base_fee):
+        for name, oddity in find_court_oddities(court.clocks, parameters, block_seconds, gas_price):
             checks.add(name, oddity, "", warning=True)
     if with_data:
         peers = [*run_file.sources, *(p.endpoint for p in run.participants() if p.endpoint)]
@@ -308,7 +318,7 @@ def _check_privilege(
     checks.add("privilege", "; ".join(found) or None, "no owner, no proxy: the code has none, and no slot is set")
 
 
-def find_oddities(p: Parameters, block_seconds: float) -> Iterator[tuple[str, str]]:
+def find_oddities(p: Parameters, block_seconds: float, unit_cost: Wei | None = None) -> Iterator[tuple[str, str]]:
     """Parameters a contract allows and a careful member asks about."""
     if p.quorum == 1:
         yield "quorum", "one verifier's word attests a unit: a miner and a verifier of one owner mint as they like"
@@ -329,6 +339,14 @@ def find_oddities(p: Parameters, block_seconds: float) -> Iterator[tuple[str, st
         yield "maturity_blocks", f"{p.maturity_blocks} blocks: rewards are out before a wrong merge can be noticed"
     if p.unavailable_fee * 10 < p.unit_bond:
         yield "unavailable_fee", "less than a tenth of the bond: hiding bad work costs little"
+    held = find_cost_held(p)
+    if unit_cost is not None and held < unit_cost:
+        least = Decimal(math.ceil(p.unavailable_fee * unit_cost / max(held, 1) / GWEI)) * GWEI / TOKEN
+        yield (
+            "unavailable_fee",
+            f"{format_amount(p.unavailable_fee)} outweighs skipped and hidden work while a unit costs at most "
+            f"{show_ether(held)} to compute; at your {format_amount(unit_cost)} it takes {format_decimal(least)} ETH",
+        )
     if p.verifier_share_bps == 0:
         yield "verifier_share_bps", "verifiers are paid nothing"
     whole = -(-p.work_target * p.replay_bps // 10_000) / p.work_target
@@ -394,6 +412,11 @@ _CLOCKS = frozenset(
 _MONEY = frozenset({"unit_bond", "slot_stake", "unavailable_fee", "seal_fee", "merge_bond"})
 
 
+def show_ether(amount: Wei) -> str:
+    """An amount that is an estimate, to three digits."""
+    return f"{Decimal(f'{amount / TOKEN:.3g}'):f} ETH"
+
+
 def describe_parameters(parameters: Parameters, block_seconds: float) -> Iterator[tuple[str, str]]:
     """Name and value, in human units."""
     for field in dataclasses.fields(parameters):
@@ -419,4 +442,6 @@ def describe_entry(p: Parameters) -> Iterator[tuple[str, str]]:
     verifiers, merge = p.initial_reward * p.verifier_share_bps, p.initial_reward * p.merge_share_bps
     parts = (10_000 * p.initial_reward - verifiers - merge, verifiers, merge)
     miners, checked, merged = (format_decimal(Decimal(part) / 10_000 / TOKEN) for part in parts)
+    cost = show_ether(find_cost_held(p))
+    yield "skipping work loses", f"if a unit costs up to {cost} to compute, whatever its reward is worth"
     yield "a full round mints", f"{miners} tokens to miners, {checked} to verifiers, {merged} for the merge"

@@ -31,6 +31,7 @@ from cupel.launch.preparation import Prepared
 from cupel.launch.units import format_amount, format_decimal
 from cupel.node.signers import get_password
 from cupel.protocol.errors import ChainRefused, MalformedInput, UsageError
+from cupel.protocol.types import Wei
 
 Say = Callable[[str], None]
 
@@ -145,7 +146,9 @@ def check_court(client: ChainClient, chosen: LaunchParameters, parameters: Param
         if digest is None:
             say("court.transaction is not given: members will be told that nobody knows what created this court")
     assert clocks is not None
-    for name, oddity in find_court_oddities(clocks, parameters, chosen.block_seconds, client.head().base_fee_wei):
+    base = client.head().base_fee_wei
+    price = Wei(base + client.suggest_tip(base))
+    for name, oddity in find_court_oddities(clocks, parameters, chosen.block_seconds, price):
         say(f"{name}: {oddity}")
 
 
