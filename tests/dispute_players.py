@@ -12,22 +12,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
 from chain_process import KEYS
 from court_world import SEED, UNIT, Unit, challenge_of, docket_abi, flipped_weights
+from line_server import LineServer
 
 from cupel.chain.abi import Call
 from cupel.chain.client import ChainClient, Outbox
 from cupel.chain.court_contract import CourtContract
 from cupel.chain.court_events import DisputeRecord
+from cupel.chain.keys import LocalSigner
 from cupel.node.disputes.player import DisputePlayer
 from cupel.node.journal import Identity, Journal
 from cupel.node.log import Log
@@ -69,11 +69,13 @@ class Player:
     """One side's folder, opened: everything a process has of a dispute."""
 
     def __init__(
-        self, side: str, folder: Path, *, url: str, court: str, docket: str, block: int,
-        unit: Unit = LIAR, points: Points | None = None, **settings: Any,
+        self, name: str, folder: Path, *, url: str, court: str, docket: str, block: int, key: LocalSigner | None = None,
+        make_sides: Callable[[ChainClient, Address], DocketSides] = DocketSides, points: Points | None = None,
+        **settings: Any,
     ) -> None:  # fmt: skip
+        """key: None: the one that SIDES has under this name."""
         self._points = points or Points()
-        key, folder = SIDES[side], folder / side
+        key, folder = key or SIDES[name], folder / name
         folder.mkdir(parents=True, exist_ok=True)
         identity = Identity(chain_id=31337, contract=Address(docket), address=key.address)
         self._outbox = Outbox(folder / "outbox.sqlite3")
@@ -83,10 +85,10 @@ class Player:
         )
         self.chain.recover()
         contract = CourtContract(self.chain, Address(court))
-        self.sides = DocketSides(self.chain, Address(docket), unit)
+        self.sides = make_sides(self.chain, Address(docket))
         self.player = DisputePlayer(
             chain=self.chain, court=contract, run=Address(docket), sides=self.sides, journal=self.journal,
-            log=Log(side, as_json=False), first_block=block, observe=self._points.reach, **settings,
+            log=Log(name, as_json=False), first_block=block, observe=self._points.reach, **settings,
         )  # fmt: skip
 
     def play_until(self, is_over: Callable[[DisputePlayer], bool], timeout_s: float = 60.0) -> None:
@@ -117,30 +119,15 @@ def play(request: dict[str, Any]) -> None:
         opened.play_until(lambda player: not player.play())
 
 
-class PlayerServer:
+class PlayerServer(LineServer):
     """Starts players in processes of their own, in milliseconds."""
 
     def __init__(self) -> None:
-        command = [sys.executable, __file__]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def __enter__(self) -> PlayerServer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=20)
+        super().__init__([sys.executable, __file__])
 
     def play(self, **request: Any) -> int:
         """Run one player until it ends; its exit code."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        return int(self.ask(**request))
 
 
 def main() -> None:

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from court_chain import CHALLENGER, CLOCKS, CourtChain, open_court
 from court_world import UNIT, Lie, Unit
-from dispute_players import LIAR, Player, PlayerServer, has_ended
+from dispute_players import LIAR, DocketSides, Player, PlayerServer, has_ended
 
 from cupel.chain.client import ChainClient
 from cupel.chain.court_events import DisputeRecord, Ending, Reason
@@ -167,7 +168,7 @@ def test_who_cannot_answer_is_timed_out_and_every_other_dispute_is_closed(hasty:
     for one in players:
         one.player.accuse(UNIT, 0, until=10**9, reason="another end state")
         assert one.player.means_to_accuse(UNIT)
-    liar = Player("accused", tmp_path, unit=unit, **where(hasty))
+    liar = Player("accused", tmp_path, make_sides=partial(DocketSides, unit=unit), **where(hasty))
     settle(*players, liar)
     records = find_disputes(hasty)
     assert sorted(record.events[-1].name for record in records) == ["Closed", "Convicted"]
@@ -183,7 +184,7 @@ def test_a_challenger_who_finds_nothing_wrong_loses_to_a_player(hasty: CourtChai
     hasty.post_unit(Unit())
     challenger, honest = (
         Player("challenger", tmp_path, **where(hasty)),
-        Player("accused", tmp_path, unit=Unit(), **where(hasty)),
+        Player("accused", tmp_path, make_sides=partial(DocketSides, unit=Unit()), **where(hasty)),
     )
     challenger.player.accuse(UNIT, 0, until=10**9, reason="a mistake")
     settle(challenger, honest)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from chain_process import ETH, KEYS
 from chain_worlds import Chain, open_chain
 from court_world import MERGE, SEED, UNIT, docket_abi
+from line_server import LineServer
 from node_world.reorgs import ask, undo
 
 from adversary.attacks import REORG_DEPTHS
@@ -110,58 +109,36 @@ def find_dispute_attack(name: str) -> DisputeAttack | None:
     return next((attack for attack in DISPUTE_ATTACKS if attack.name == name), None)
 
 
-class Parties:
+class Parties(LineServer):
     """The server of parties (server.py), entered: computed once, used for every attack."""
 
     def __init__(self) -> None:
         paths = [str(ROOT / "benchmarks"), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "adversary.disputes.server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-            text=True,
-        )
-
-    def __enter__(self) -> Parties:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        super().__init__([sys.executable, "-m", "adversary.disputes.server"], environment)
 
     @cached_property
     def offered(self) -> Mapping[str, Any]:
         """What there is to post, once it is computed."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, "the server of parties ended"
-        offered: Mapping[str, Any] = json.loads(line)
+        offered: Mapping[str, Any] = json.loads(self.read())
         return offered
+
+    def ask(self, **request: Any) -> str:
+        assert self.offered  # it says that first
+        return super().ask(**request)
 
     def start(self, **request: Any) -> None:
         """One party, in a process of its own."""
-        self._ask(do="start", **request)
+        self.ask(do="start", **request)
 
     def check(self, folder: Path) -> None:
         """AssertionError with its last words if one ended by itself."""
-        for name in json.loads(self._ask(do="look")):
+        for name in json.loads(self.ask(do="look")):
             raise AssertionError(f"{name} ended: {Path(folder, f'{name}.log').read_text()[-2000:]}")
 
     def stop_all(self) -> None:
         """Kill them; when this returns they are gone."""
-        self._ask(do="stop")
-
-    def _ask(self, **request: Any) -> str:
-        assert self.offered
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline()
+        self.ask(do="stop")
 
 
 @dataclass(frozen=True, kw_only=True)

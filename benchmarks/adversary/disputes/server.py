@@ -25,37 +25,19 @@ from typing import Any
 
 import torch
 from chain_process import KEYS
+from dispute_players import Player
 
 from adversary.disputes.sides import PARTS, offer
-from cupel.chain.client import ChainClient, Outbox
-from cupel.chain.court_contract import CourtContract
-from cupel.node.disputes.player import DisputePlayer
-from cupel.node.journal import Identity, Journal
-from cupel.node.log import Log
 from cupel.protocol.errors import CupelError
-from cupel.protocol.types import Address
 
 _PR_SET_PDEATHSIG = 1
 
 
 def play(request: dict[str, Any]) -> None:
     """One party, until it is killed."""
-    key, docket = KEYS[request["key"]], Address(request["docket"])
-    folder = Path(request["folder"], request["name"])
-    folder.mkdir(parents=True, exist_ok=True)
-    outbox = Outbox(folder / "outbox.sqlite3")
-    journal = Journal(folder, Identity(chain_id=31337, contract=docket, address=key.address))
-    chain = ChainClient(request["url"], key, poll_seconds=0.02, outbox=outbox, notify=lambda _: None)
-    court = CourtContract(chain, Address(request["court"]))
-    player = DisputePlayer(
-        chain=chain,
-        court=court,
-        run=docket,
-        sides=PARTS[request["part"]](chain, docket),
-        journal=journal,
-        log=Log(request["name"], as_json=True),
-        first_block=request["block"],
-    )
+    where = {name: request[name] for name in ("url", "court", "docket", "block")}
+    key, part = KEYS[request["key"]], PARTS[request["part"]]
+    player = Player(request["name"], Path(request["folder"]), key=key, make_sides=part, **where).player
     for subject, segment in request["accuses"]:
         player.accuse(bytes.fromhex(subject), segment, until=10**9, reason="not what it should be")
     while True:
