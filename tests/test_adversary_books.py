@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "benchmarks"))
 from adversary.attacks import find_attack
 from adversary.money import Books, Purse
 from adversary.outcomes import Lie, Outcome, Verdict
-from adversary.report import describe, summarise
+from adversary.report import Table, describe, summarise
 
 from cupel.protocol.types import Address
 
@@ -96,7 +96,24 @@ def test_the_table_names_every_role_in_wei() -> None:
     text = describe(make_outcome())
     assert f"{FUNDS - BOND - GAS}" in text
     assert f"{-BOND}" in text
-    assert "one ulp" in summarise([make_outcome()])
+    assert "one ulp" in summarise(make_outcome())
+
+
+def test_what_is_played_again_takes_the_place_of_what_was_played_and_the_rest_stays() -> None:
+    order = (("one ulp", "false dissent", "wrong data"), ("embedded", "anvil"))
+    table = Table()
+    table.add(make_outcome(), "this machine, commit 1")
+    table.add(make_outcome(name="false dissent"), "this machine, commit 1")
+    table.add_broken("wrong data", "anvil", "no convictions within 240 s", "this machine, commit 1")
+    text = table.to_text(*order)
+    assert Table(text).to_text(*order) == text
+    again = Table(text)
+    again.add(make_outcome(cheater_wei=-3 * BOND), "this machine, commit 2")
+    changed = again.to_text(*order)
+    assert changed.count("commit 1") == 2
+    assert changed.count("commit 2") == changed.count("-3.000") == 1
+    assert changed.count("DID NOT END") == 2
+    assert [row.split("  ")[0] for row in changed.splitlines()[1:4]] == ["one ulp", "false dissent", "wrong data"]
 
 
 def test_an_attack_that_does_not_exist_is_named() -> None:

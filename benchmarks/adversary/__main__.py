@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from machine import describe as describe_machine
 from adversary.attacks import ATTACKS, Attack
 from adversary.disputes import playing as disputing
 from adversary.disputes.playing import DISPUTE_ATTACKS, Parties
-from adversary.outcomes import Outcome
 from adversary.playing import play
-from adversary.report import describe, summarise
+from adversary.report import Table, describe
 
 CHAINS = ("embedded", "anvil")
 
@@ -27,7 +25,7 @@ CHAINS = ("embedded", "anvil")
 @click.option("--chain", "chains", type=click.Choice(CHAINS), multiple=True, help="Only this one; else both.")
 @click.option("--block-time", "block_time_s", default=0.2, show_default=True, help="Seconds between blocks.")
 @click.option("--folder", type=click.Path(path_type=Path), help="Kept, with every log; else a temporary one.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the table there too.")
+@click.option("--output", type=click.Path(path_type=Path), help="Put what comes of it into the table there.")
 def adversary(
     names: tuple[str, ...],
     chains: tuple[str, ...],
@@ -42,8 +40,8 @@ def adversary(
         raise click.BadParameter(f"no attack is called {unknown[0]!r}; there are {', '.join(named)}")
     chosen = names or tuple(named)
     home = folder or Path(tempfile.mkdtemp(prefix="cupel-adversary-"))
-    outcomes: list[Outcome] = []
-    broken: list[str] = []
+    kept = output.read_text() if output is not None and output.exists() else ""
+    table, machine, failed = Table(kept), describe_machine(), False
     with ExitStack() as stack:
         parties: Parties | None = None
         for chain in chains or CHAINS:
@@ -54,32 +52,29 @@ def adversary(
                 attack = named[name]
                 try:
                     if isinstance(attack, Attack):
-                        outcomes.append(play(attack, chain, place, block_time_s=block_time_s))
+                        outcome = play(attack, chain, place, block_time_s=block_time_s)
                     else:
                         parties = parties or stack.enter_context(Parties())
-                        outcomes.append(disputing.play(attack, chain, place, parties, block_time_s=block_time_s / 2))
-                    click.echo(describe(outcomes[-1]), err=True)
+                        outcome = disputing.play(attack, chain, place, parties, block_time_s=block_time_s / 2)
                 except AssertionError as trouble:  # the others are worth playing all the same
                     if parties is not None:
                         parties.stop_all()
-                    broken.append(f"{name}, {chain} chain: DID NOT END: {str(trouble).splitlines()[0]}")
-                    click.echo(f"{broken[-1]}\n{trouble}", err=True)
+                    table.add_broken(name, chain, str(trouble).splitlines()[0], machine)
+                    click.echo(f"{name}, {chain} chain: DID NOT END: {trouble}", err=True)
+                    failed = True
+                else:
+                    table.add(outcome, machine)
+                    click.echo(describe(outcome), err=True)
+                    failed = failed or bool(outcome.failures())
                 if output is not None:  # whatever becomes of the rest
                     output.parent.mkdir(parents=True, exist_ok=True)
-                    output.write_text(write_table(outcomes, broken))
-    click.echo(write_table(outcomes, broken), nl=False)
-    failed = bool(broken) or any(outcome.failures() for outcome in outcomes)
+                    output.write_text(table.to_text(tuple(named), CHAINS))
+    click.echo(table.to_text(tuple(named), CHAINS), nl=False)
     if folder is None and not failed:
         shutil.rmtree(home, ignore_errors=True)
     elif failed:
         click.echo(f"logs: {home}", err=True)
     sys.exit(1 if failed else 0)
-
-
-def write_table(outcomes: Sequence[Outcome], broken: Sequence[str]) -> str:
-    books = "\n".join(describe(outcome) for outcome in outcomes)
-    lost = "".join(f"{line}\n" for line in broken)
-    return f"{summarise(outcomes)}{lost}\n{describe_machine()}\n\n{books}"
 
 
 if __name__ == "__main__":

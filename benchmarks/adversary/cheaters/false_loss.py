@@ -5,21 +5,14 @@ from __future__ import annotations
 import torch
 
 from adversary.cheaters import play
-from adversary.cheaters.steps import spoil_last
-from cupel.miner.miner import Miner
-from cupel.miner.settings import MinerSettings
-from cupel.node.session import Session
+from adversary.cheaters.steps import SpoilingMiner
 from cupel.protocol.training.unit import State, Stepped
 
 
-def flatter(before: State, stepped: Stepped) -> Stepped:
-    return Stepped(stepped.state, stepped.loss * torch.tensor(0.5), stepped.gradient_norm)
-
-
-class FalseLoss(Miner):
-    def __init__(self, session: Session, settings: MinerSettings) -> None:
-        super().__init__(session, settings)
-        self.step = spoil_last(self.step, self.parameters.segment_steps, flatter)
+class FalseLoss(SpoilingMiner):
+    @staticmethod
+    def spoil(before: State, stepped: Stepped) -> Stepped:
+        return Stepped(stepped.state, stepped.loss * torch.tensor(0.5), stepped.gradient_norm)
 
 
 def main() -> None:
