@@ -22,7 +22,8 @@ from cupel.protocol.types import Wei
 LIAR, FLATTERER, VERIFIERS = "liar", "flatterer", ("verifier-1", "verifier-2")
 HERE = Path(__file__).resolve().parent
 CHEATER = {"PYTHONPATH": os.pathsep.join([str(HERE.parent / "benchmarks"), str(HERE)])}
-CLOCKS = Clocks(clock_blocks=150, grace_blocks=40, minimum_bond_wei=Wei(ETH // 10), defence_gas=1_000_000)
+# Who committed to a false loss cannot answer in the end: until its time is over everybody waits.
+CLOCKS = Clocks(clock_blocks=50, grace_blocks=40, minimum_bond_wei=Wei(ETH // 10), defence_gas=1_000_000)
 SEATS = {
     "min_miners": 3,
     "min_verifiers": 2,
@@ -69,11 +70,13 @@ def find_unit(world: World, name: str) -> UnitView:
 
 
 def test_the_liar_s_unit_is_convicted_by_one_element(world: World) -> None:
-    [record] = find_disputes(world, LIAR)
-    assert record.accused == key(LIAR).address
-    assert record.challenger in {key(name).address for name in VERIFIERS}
+    disputes = find_disputes(world, LIAR)
+    assert {record.accused for record in disputes} == {key(LIAR).address}
+    assert {record.challenger for record in disputes} <= {key(name).address for name in VERIFIERS}
+    # On a busy machine both may have begun: one convicts, and the other's bond comes back.
+    [record] = [one for one in disputes if one.ending is not None and one.ending.convicted]
     assert record.ending is not None
-    assert (record.ending.convicted, record.ending.reason) == (True, Reason.ELEMENT)
+    assert record.ending.reason == Reason.ELEMENT
     assert record.ending.prize_wei == world.contract.parameters().unit_bond // 2
     assert find_unit(world, LIAR).status == Status.CONVICTED
 
