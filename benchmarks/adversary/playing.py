@@ -17,7 +17,8 @@ from cupel.node.records import VerdictRecord
 from cupel.protocol.types import Address
 
 HERE = Path(__file__).resolve().parent.parent
-PATIENCE_S = 240.0
+PATIENCE_BLOCKS = 1200
+"""How long a part of an attack may take: on a machine with other work to do, longer blocks give everybody more time."""
 DEPOSIT_WEI = 40 * 10**18
 """Of a miner: bonds of some rounds. What does for every round until the first is mature is all that anybody has."""
 VERIFIERS = frozenset({"late_reveal", "false_dissent", "wrong_merge"})
@@ -58,7 +59,7 @@ def play(attack: Attack, chain: str, folder: Path, *, block_time_s: float = 0.2)
             cheater.environment["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parent / "tests")])
         for node in world.nodes:
             node.start()
-        follow(world, attack, chain, frozenset(roles["cheaters"]))
+        follow(world, attack, chain, frozenset(roles["cheaters"]), PATIENCE_BLOCKS * block_time_s)
         stop_all(world)
         lies = attack.lies(world, frozenset(roles["cheaters"]), attack.rounds)
         convictions = list_convictions(world)
@@ -74,18 +75,18 @@ def play(attack: Attack, chain: str, folder: Path, *, block_time_s: float = 0.2)
         )
 
 
-def follow(world: World, attack: Attack, chain: str, cheaters: frozenset[Address]) -> None:
-    """Until the attack is over."""
+def follow(world: World, attack: Attack, chain: str, cheaters: frozenset[Address], patience_s: float) -> None:
+    """Until the attack is over. AssertionError: it does not come to its end."""
     if attack.strike is not None:
         attack.strike(world, chain)
     world.wait_for(
-        f"end of {attack.rounds} rounds", lambda: world.contract.current().round >= attack.rounds, PATIENCE_S
+        f"end of {attack.rounds} rounds", lambda: world.contract.current().round >= attack.rounds, patience_s
     )
     if attack.is_convicted:
-        world.wait_for("convictions", lambda: are_convicted(world, attack, cheaters), PATIENCE_S)
+        world.wait_for("convictions", lambda: are_convicted(world, attack, cheaters), patience_s)
     if attack.is_over is not None:
         is_over = attack.is_over
-        world.wait_for("the rest of it", lambda: is_over(world, cheaters), PATIENCE_S)
+        world.wait_for("the rest of it", lambda: is_over(world, cheaters), patience_s)
 
 
 def are_convicted(world: World, attack: Attack, cheaters: frozenset[Address]) -> bool:
