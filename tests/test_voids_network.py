@@ -60,8 +60,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         opened.wait_for("an honest round", lambda: opened.contract.current().round >= 1, timeout_s=120)
         for name in BOUGHT:
             play_as(opened, name, "adversary.cheaters.wrong_merge")
-        opened.wait_for("a false merge", lambda: find_false(opened), timeout_s=120)
+        # It is away while the others agree, and finds out when it is back.
+        opened.wait_for("its answers", lambda: has_revealed(opened), timeout_s=120)
         opened.kill("verifier")
+        opened.wait_for("a false merge", lambda: find_false(opened), timeout_s=120)
         opened.restart("verifier")
         opened.wait_for("a dispute", lambda: [r for r in list_disputes(opened) if r.moves >= 2], timeout_s=120)
         opened.kill("verifier")
@@ -87,6 +89,11 @@ def list_disputes(world: World) -> list[DisputeRecord]:
 
 def find_voids(world: World) -> list[Voided]:
     return world.contract.get_events(Voided, first_block=0)
+
+
+def has_revealed(world: World) -> bool:
+    """Whether the honest juror has said what it found in a round that is not the first."""
+    return any(event["round"] >= 1 for event in world.node("verifier").events("revealed"))
 
 
 def find_false(world: World) -> list[int]:
