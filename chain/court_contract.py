@@ -16,7 +16,7 @@ from eth_utils.address import to_canonical_address
 from cupel.chain.abi import Call, ContractAbi, load_abi
 from cupel.chain.client import ChainClient
 from cupel.chain.court_deployment import Clocks
-from cupel.chain.court_events import CourtEvent, DisputeRecord, Turn, collect_disputes, read_court_event
+from cupel.chain.court_events import ENDINGS, CourtEvent, DisputeRecord, Turn, collect_disputes, read_court_event
 from cupel.chain.heads import HeadTracker
 from cupel.chain.values import Log, Receipt
 from cupel.protocol.errors import Unavailable
@@ -224,7 +224,8 @@ class CourtFollower:
         first_block: Height | int,
         concerns: Callable[[CourtEvent], bool] = lambda accused: True,
     ) -> None:
-        """first_block: nothing of interest is earlier. concerns: asked of `Accused`; others' moves are not read."""
+        """first_block: nothing of interest is earlier. concerns: asked of `Accused`; of other disputes only turns and
+        endings are read."""
         self._client, self._court, self._run, self._concerns = client, court, run, concerns
         self._first = int(first_block)
         self._heads = HeadTracker(client)
@@ -234,10 +235,10 @@ class CourtFollower:
         self.reorgs = 0
         """Looks at which blocks were gone."""
         self.disputes: dict[int, DisputeRecord] = {}
-        self.accused: frozenset[bytes] = frozenset()
-        """Subjects of the run that anybody accused."""
-        self.convicted: frozenset[bytes] = frozenset()
-        """Subjects of the run, whichever dispute brought it."""
+        self.others: dict[int, DisputeRecord] = {}
+        """Disputes of the run that are not asked for: without the moves, so that their `position` means nothing."""
+        self.convicted: dict[bytes, Height] = {}
+        """Subjects of the run, whichever dispute brought it, and since when."""
         self.announced: dict[bytes, Height] = {}
         """When each of the announcements asked about was made last."""
         self._hashes: frozenset[bytes] = frozenset()
@@ -278,18 +279,26 @@ class CourtFollower:
             return []
         kinds = ("Accused", "Convicted")
         found = self._court.get_events(first_block=first, last_block=last, kinds=kinds, run=self._run)
-        known = [event for event in (*self._events, *found) if event.name == "Accused" and self._concerns(event)]
-        ended = {event.dispute for event in self._events if event.name in ("Convicted", "Dismissed", "Closed")}
-        numbers = {event.dispute for event in known if event.dispute is not None} - ended
-        about = {topic_of(number) for number in numbers} | self._hashes
+        ended = {event.dispute for event in self._events if event.name in ENDINGS}
+        about, others = set(self._hashes), set[bytes]()
+        for event in (*self._events, *found):
+            if event.name == "Accused" and event.dispute is not None and event.dispute not in ended:
+                (about if self._concerns(event) else others).add(topic_of(event.dispute))
         if about:
             found += self._court.get_events(first_block=first, last_block=last, about=about)
+        if others:
+            few = ("Turn", *ENDINGS)
+            found += self._court.get_events(first_block=first, last_block=last, kinds=few, about=others)
         return list({(event.block_number, event.position): event for event in found}.values())
 
     def _conclude(self) -> None:
-        cared = {event.dispute for event in self._events if event.name == "Accused" and self._concerns(event)}
+        cared, others = set[int | None](), set[int | None]()
+        for event in self._events:
+            if event.name == "Accused":
+                (cared if self._concerns(event) else others).add(event.dispute)
         self.disputes = collect_disputes(event for event in self._events if event.dispute in cared)
-        self.accused = frozenset(e.arguments["subject"] for e in self._events if e.name == "Accused")
-        self.convicted = frozenset(e.arguments["subject"] for e in self._events if e.name == "Convicted")
+        self.others = collect_disputes(event for event in self._events if event.dispute in others)
+        convicted = [event for event in self._events if event.name == "Convicted"]
+        self.convicted = {event.arguments["subject"]: event.block_number for event in reversed(convicted)}
         announced = [event for event in self._events if event.name == "Announced"]
         self.announced = {event.arguments["announcement"]: event.block_number for event in announced}

@@ -332,9 +332,9 @@ class Participant(Follower):
     # Acting
 
     def act(self, action: object) -> bool:
-        """Carry out an action that both roles know; False for `Wait`."""
+        """Carry out an action that both roles know; False for `Wait`, unless somebody else's dispute is to be ended."""
         if isinstance(action, Wait):
-            return False
+            return self.disputes.end_stale()
         if isinstance(action, Finish):
             self._ending.warn(self.current, self.get_member(), self._read_stakes(), self.height)
             raise Stopped

@@ -33,7 +33,7 @@ from cupel.node.journal import Identity, Journal
 from cupel.node.log import Log
 from cupel.node.points import Points
 from cupel.protocol.disputes.game import Challenge, Defence
-from cupel.protocol.types import Address
+from cupel.protocol.types import Address, Height
 
 SIDES = {"accused": KEYS[0], "challenger": KEYS[1], "other": KEYS[2]}
 LIAR = Unit(flipped_weights())
@@ -60,6 +60,9 @@ class DocketSides:
 
     def get_accused(self, subject: bytes) -> Address:
         return Address(self._claim(subject)[2])
+
+    def find_first_block(self) -> Height | None:
+        return None
 
     def present(self, subject: bytes) -> Call | None:
         return None  # a docket knows what is posted on it

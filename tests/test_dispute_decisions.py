@@ -12,8 +12,10 @@ from cupel.chain.court_contract import ANNOUNCEMENT_BLOCKS
 from cupel.chain.court_events import CourtEvent, DisputeRecord
 from cupel.node.disputes.accusations import KIND, Accusation, Accusations
 from cupel.node.disputes.deciding import (
+    CROWD,
     LATE_BLOCKS,
-    PATIENCE_BLOCKS,
+    PATIENCE,
+    TURN_BLOCKS,
     Accuse,
     Announce,
     Close,
@@ -23,13 +25,14 @@ from cupel.node.disputes.deciding import (
     MakeMove,
     TimeOut,
     decide,
+    find_stale,
 )
 from cupel.node.journal import Identity, Journal
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.proceedings import Stage
 from cupel.protocol.types import Address, Height
 
-ME, YOU = Address("0x" + "11" * 20), Address("0x" + "22" * 20)
+ME, YOU, THIRD = (Address("0x" + byte * 20) for byte in ("11", "22", "33"))
 SUBJECT = b"\5" * 32
 HEIGHT = Height(100)
 MINE = Accusation(
@@ -92,7 +95,7 @@ def test_nothing_is_done_in_a_dispute_that_has_ended() -> None:
 
 def test_what_another_dispute_convicted_is_closed_by_its_challenger() -> None:
     attack, defence = dispute(1, ME, 110, accused=YOU), dispute(2, ME, 110)
-    assert decide(facts(attack, defence, convicted=[SUBJECT])) == [Close(1)]
+    assert decide(facts(attack, defence, convicted={SUBJECT: HEIGHT})) == [Close(1)]
 
 
 def test_what_failed_a_moment_ago_waits() -> None:
@@ -115,11 +118,84 @@ def test_an_accusation_waits_for_its_turn() -> None:
         assert decide(facts(accusations=[waiting])) == ([Announce(waiting)] if since <= HEIGHT + 1 else [])
 
 
-def test_another_s_dispute_about_the_same_is_waited_for_while_there_is_time() -> None:
-    for left, what in ((PATIENCE_BLOCKS, []), (PATIENCE_BLOCKS - 1, [Announce])):
-        one = replace(MINE, until=Height(HEIGHT + 1 + left))
-        assert [type(action) for action in decide(facts(accusations=[one], accused=[SUBJECT]))] == what
-        assert decide(facts(accusations=[one], accused=[b"\7" * 32])) == [Announce(one)]
+def of_others(number: int, mover: Address, until: int, **changes: Any) -> DisputeRecord:
+    """A dispute in which THIRD accuses YOU."""
+    begun, turn = dispute(number, mover, until, accused=YOU).events
+    begun = replace(begun, arguments={**begun.arguments, "challenger": THIRD, **changes})
+    return DisputeRecord(events=[begun, turn])
+
+
+LATER = replace(MINE, since=HEIGHT, until=Height(HEIGHT + 20 * PATIENCE))
+"""To be made at once, were there nobody else's dispute."""
+
+
+def test_another_s_dispute_about_the_same_is_waited_for_during_a_quarter_of_the_time_there_is() -> None:
+    others = {9: of_others(9, THIRD, 10**6)}
+    for blocks, what in ((0, []), (18, []), (19, [Announce(LATER)])):
+        height = Height(HEIGHT + blocks)
+        assert decide(facts(accusations=[LATER], others=others, height=height)) == what
+        assert decide(facts(accusations=[LATER], height=height)) == [Announce(LATER)]
+        assert decide(facts(accusations=[LATER], others=others, height=height, is_patient=False)) == [Announce(LATER)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ended(of_others(9, THIRD, 10**6)),
+        ended(of_others(9, THIRD, 10**6), "Closed"),
+        of_others(9, THIRD, HEIGHT),
+        of_others(9, THIRD, 10**6, segment=0),
+        of_others(9, THIRD, 10**6, subject=b"\7" * 32),
+    ],
+    ids=["dismissed", "closed", "its challenger is silent", "another segment", "another subject"],
+)
+def test_a_dispute_that_will_not_convict_the_same_is_not_waited_for(other: DisputeRecord) -> None:
+    assert decide(facts(accusations=[LATER], others={9: other})) == [Announce(LATER)]
+
+
+def test_a_dispute_whose_accused_is_silent_convicts_and_is_waited_for() -> None:
+    assert decide(facts(accusations=[LATER], others={9: of_others(9, YOU, HEIGHT)})) == []
+
+
+LONGEST_WAIT = TURN_BLOCKS * CROWD
+
+
+def test_a_dispute_between_the_silent_is_ended_by_others_one_after_the_other() -> None:
+    others = {9: of_others(9, YOU, HEIGHT)}
+    turns = set()
+    for byte in range(20):
+        me = Address("0x" + f"{byte:02x}" * 20)
+        blocks = [
+            b for b in range(LONGEST_WAIT + 2)
+            if find_stale(facts(me=me, others=others, height=Height(HEIGHT - 1 + b))) == TimeOut(9, 1)
+        ]  # fmt: skip
+        assert TURN_BLOCKS < blocks[0] <= LONGEST_WAIT + 1, "neither before its parties, nor never"
+        assert blocks == list(range(blocks[0], LONGEST_WAIT + 2))
+        turns.add(blocks[0])
+    assert len(turns) > CROWD // 2
+
+
+def test_of_disputes_to_be_ended_the_one_that_is_due_for_longest_comes_first_and_only_one() -> None:
+    late = Height(HEIGHT + 100)
+    others = {8: of_others(8, YOU, HEIGHT), 9: of_others(9, THIRD, HEIGHT - 1), 7: of_others(7, YOU, late)}
+    assert find_stale(facts(others=others, height=late)) == TimeOut(9, 1)
+    assert find_stale(facts(others=others, height=late, asleep=[TimeOut(9, 1)])) == TimeOut(8, 1)
+    assert find_stale(facts(others={7: others[7]}, height=late)) is None
+
+
+def test_a_dispute_that_another_one_decided_is_closed_where_its_challenger_does_not() -> None:
+    convicted, late = {SUBJECT: HEIGHT}, Height(HEIGHT + LONGEST_WAIT)
+    other = of_others(9, YOU, HEIGHT - 5)
+    assert find_stale(facts(others={9: other}, convicted=convicted, height=late)) == Close(9)
+    assert find_stale(facts(others={9: other}, convicted={SUBJECT: late}, height=late)) is None
+    assert find_stale(facts(others={9: ended(other)}, convicted=convicted, height=late)) is None
+    # One of this node's own, too: its challenger is gone, and has nothing left to win.
+    assert find_stale(facts(dispute(1, YOU, 10**6), convicted=convicted, height=late)) == Close(1)
+
+
+def test_what_a_party_ends_itself_is_not_ended_for_it() -> None:
+    own = [dispute(1, YOU, HEIGHT - 50), dispute(2, YOU, HEIGHT - 50, accused=YOU)]
+    assert find_stale(facts(*own, height=Height(HEIGHT + LONGEST_WAIT))) is None
 
 
 def test_an_announcement_that_has_expired_is_made_again() -> None:
@@ -142,7 +218,7 @@ def test_an_accusation_is_kept_until_no_reorg_changes_that_it_is_settled_or_late
     record = ended(dispute(1, YOU, 110, accused=YOU))
     for height, what in ((90 + LATE_BLOCKS, []), (91 + LATE_BLOCKS, [Drop(MINE, "settled")])):
         assert decide(facts(record, accusations=[MINE], height=Height(height))) == what
-    assert decide(facts(accusations=[MINE], convicted=[SUBJECT])) == []
+    assert decide(facts(accusations=[MINE], convicted={SUBJECT: HEIGHT})) == []
 
 
 def test_an_accusation_is_on_disk_with_its_salt_before_anything_is_said(tmp_path: Path) -> None:

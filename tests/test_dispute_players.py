@@ -17,6 +17,8 @@ from dispute_players import LIAR, DocketSides, Player, PlayerServer, has_ended
 
 from cupel.chain.client import ChainClient
 from cupel.chain.court_events import DisputeRecord, Ending, Reason
+from cupel.node.disputes.counts import DisputeCounts
+from cupel.node.disputes.deciding import TURN_BLOCKS
 from cupel.node.disputes.player import DisputePlayer
 from cupel.node.points import STEPS
 
@@ -162,8 +164,7 @@ def test_who_cannot_answer_is_timed_out_and_every_other_dispute_is_closed(hasty:
     unit = Unit(Lie(step=1, end_root=b"\1" * 32))
     hasty.post_unit(unit)
     # Neither waits for the other's.
-    patience = {"patience_blocks": 10**9}
-    players = [Player(side, tmp_path, **where(hasty), **patience) for side in ("challenger", "other")]
+    players = [Player(side, tmp_path, **where(hasty), is_patient=False) for side in ("challenger", "other")]
     before = [one.chain.get_balance(one.chain.address) for one in players]
     for one in players:
         one.player.accuse(UNIT, 0, until=10**9, reason="another end state")
@@ -204,3 +205,27 @@ def test_bonds_beyond_the_budget_are_not_put_down(world: CourtChain, tmp_path: P
     poor.play_until(lambda player: bool(player._asleep))  # it has tried
     assert find_disputes(world) == []
     poor.close()
+
+
+# Of others
+
+
+def test_a_dispute_between_two_that_are_gone_is_ended_by_whoever_is_there(chain: CourtChain, tmp_path: Path) -> None:
+    hasty = chain.fresh(replace(CLOCKS, clock_blocks=30, grace_blocks=10))
+    hasty.post_unit(LIAR)
+    bystander = Player("other", tmp_path, **where(hasty))
+    bystander.player.play()
+    gone = Player("challenger", tmp_path, **where(hasty))
+    gone.player.accuse(UNIT, 0, until=10**9, reason="another end state")
+    gone.play_until(lambda player: bool(player.disputes))
+    gone.close()
+
+    bystander.play_until(lambda player: player.end_stale())
+    [record] = find_disputes(hasty)
+    assert (end_of(record).convicted, end_of(record).reason) == (True, Reason.SILENCE)
+    last = next(event for event in reversed(record.events) if event.name == "Turn")
+    assert end_of(record).block_number > last.arguments["until"] + TURN_BLOCKS, "its parties had time to"
+    bystander.player.play()
+    assert not bystander.player.end_stale()
+    assert bystander.player.counts == DisputeCounts(), "it is none of its own"
+    bystander.close()

@@ -73,7 +73,7 @@ class Verifier(Participant):
     def _turn(self) -> bool:
         action = decide_verifier(self._gather())
         is_free = isinstance(action, Wait) or (isinstance(action, Replay) and not action.drawn)
-        if is_free and self._check_merges():
+        if is_free and (self._check_merges() or self.disputes.end_stale()):
             return True
         if isinstance(action, Replay):
             self._replay(UnitId(action.unit), action.segment)

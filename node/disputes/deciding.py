@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cupel.chain.court_contract import ANNOUNCEMENT_BLOCKS
 from cupel.chain.court_events import DisputeRecord
 from cupel.node.disputes.accusations import Accusation
+from cupel.protocol.hashing import sha256
 from cupel.protocol.types import Address, Height
 
 
@@ -60,9 +61,12 @@ class Collect:
 Action = MakeMove | TimeOut | Close | Announce | Accuse | Drop | Collect
 LATE_BLOCKS = 64
 """After the window for accusing, until it is given up: a re-org may yet move it."""
-PATIENCE_BLOCKS = 40
-"""Another's dispute about the same subject is waited for until so many blocks before the window closes: one bond at a
-time convicts as well, and if the other was no honest challenger there is still time."""
+PATIENCE = 4
+"""Another's dispute about the same segment is waited for during this part, a quarter, of the time there is to accuse:
+one bond convicts as well as two, and whoever loses a sham of a dispute on purpose delays nobody beyond that."""
+TURN_BLOCKS = 3
+"""Between one who sees that a dispute of other people has to be ended and the next: a transaction is seen by then."""
+CROWD = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +78,12 @@ class DisputeFacts:
     """Of the newest block; what is sent now is in a later one."""
     disputes: Mapping[int, DisputeRecord]
     """This node's, as either side."""
-    convicted: Collection[bytes] = ()
-    """Subjects that a court convicted."""
-    accused: Collection[bytes] = ()
-    """Subjects that somebody else has accused."""
-    patience_blocks: int = PATIENCE_BLOCKS
+    others: Mapping[int, DisputeRecord] = field(default_factory=dict)
+    """Other people's, in the same run."""
+    convicted: Mapping[bytes, Height] = field(default_factory=dict)
+    """Subjects that a court convicted, and since when."""
+    is_patient: bool = True
+    """Whether another's dispute about the same is waited for."""
     accusations: Sequence[Accusation] = ()
     announced: Mapping[tuple[bytes, int], Height] | None = None
     """Announcements of these that are on chain: since when."""
@@ -128,9 +133,51 @@ def _accuse(facts: DisputeFacts, one: Accusation) -> Action | None:
     following = facts.height + 1
     if following > one.until or one.subject in facts.convicted:
         return Drop(one, "too late") if following > one.until + LATE_BLOCKS else None
-    if following < one.since or (one.subject in facts.accused and following + facts.patience_blocks <= one.until):
+    if following < one.since or (facts.is_patient and _is_waiting(facts, one)):
         return None
     since = (facts.announced or {}).get(one.key)
     if since is None or following > since + ANNOUNCEMENT_BLOCKS:
         return Announce(one)
     return Accuse(one)
+
+
+def _is_waiting(facts: DisputeFacts, one: Accusation) -> bool:
+    """Whether somebody else's dispute may yet bring what this accusation is to bring."""
+    following = facts.height + 1
+    if following >= one.since + (one.until - one.since) // PATIENCE:
+        return False
+    return any((r.subject, r.segment) == one.key and _is_progressing(r, following) for r in facts.others.values())
+
+
+def _is_progressing(record: DisputeRecord, following: int) -> bool:
+    """Whether a dispute is open and its challenger has not let it lie."""
+    turn = record.turn
+    return turn is not None and (following <= turn.until or turn.mover == record.accused)
+
+
+def find_stale(facts: DisputeFacts) -> TimeOut | Close | None:
+    """A dispute which those that it concerns do not end, though anybody may: the one that is due for longest.
+
+    Until it has ended nothing of its round is final, nor of any later one, for nobody. Who does it is drawn for each
+    dispute, so that not all do it at once.
+    """
+    due: list[tuple[int, TimeOut | Close]] = []
+    action: TimeOut | Close
+    own = [record for record in facts.disputes.values() if record.accused == facts.me]
+    for record in (*own, *facts.others.values()):
+        turn, convicted = record.turn, facts.convicted.get(record.subject)
+        if turn is None:
+            continue
+        if convicted is not None:
+            since, action = max(convicted, record.accusation.block_number), Close(record.number)
+        elif record.number in facts.others:
+            since, action = turn.until, TimeOut(record.number, record.moves)
+        else:
+            continue  # a party of it does that at once (`decide`)
+        if facts.height + 1 > since + _wait_blocks(facts.me, record) and action not in facts.asleep:
+            due.append((since, action))
+    return min(due, key=lambda one: (one[0], one[1].dispute))[1] if due else None
+
+
+def _wait_blocks(me: Address, record: DisputeRecord) -> int:
+    return TURN_BLOCKS * (1 + sha256(me.encode() + record.accusation.transaction_hash)[0] % CROWD)

@@ -93,6 +93,16 @@ class DisputeDesk:
         finally:
             self._is_playing = False
 
+    def end_stale(self) -> bool:
+        """End a dispute of other people's that nobody ends, where this node has nothing else to do; whether it did."""
+        if self._player is None or self._is_playing or time.monotonic() < self._next_look:
+            return False
+        try:
+            return self._player.end_stale()
+        except (ProtocolError, ChainUnreachable) as trouble:
+            self._log.warning("disputes not ended", reason=str(trouble))
+            return False
+
     def _slash(self, player: DisputePlayer) -> bool:
         """Burn a stake of whoever acknowledged what was convicted."""
         if player.reorgs != self._reorgs:

@@ -23,7 +23,6 @@ from cupel.chain.outbox import State
 from cupel.node.disputes.accusations import Accusation, Accusations
 from cupel.node.disputes.counts import DisputeCounts
 from cupel.node.disputes.deciding import (
-    PATIENCE_BLOCKS,
     Accuse,
     Action,
     Announce,
@@ -34,6 +33,7 @@ from cupel.node.disputes.deciding import (
     MakeMove,
     TimeOut,
     decide,
+    find_stale,
 )
 from cupel.node.journal import Journal
 from cupel.node.log import Log
@@ -74,12 +74,15 @@ class Sides(Protocol):
     def present(self, subject: bytes) -> Call | None:
         """What the run has to be told before it is accused, if anything. Raises ProtocolError."""
 
+    def find_first_block(self) -> Height | None:
+        """No dispute that may still be open began before this block; None: that is not known."""
+
 
 class DisputePlayer:
     """One node's disputes in one run. One thread.
 
     first_block  nothing of the run is earlier
-    patience_blocks  how long before the window closes another's dispute about the same is no longer waited for
+    is_patient   whether another's dispute about the same is waited for, for a while
     budget_wei   bonds of this node's challenges together; None: what the account has
     counts       kept up to date, for whoever shows them
     observe      told where a crash must lose nothing
@@ -97,14 +100,14 @@ class DisputePlayer:
         first_block: Height | int,
         budget_wei: int | None = None,
         counts: DisputeCounts | None = None,
-        patience_blocks: int = PATIENCE_BLOCKS,
+        is_patient: bool = True,
         observe: Callable[[str], None] = lambda point: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain, self._court, self._run, self._sides = chain, court, run, sides
         self._journal, self._log, self._budget_wei = journal, log, budget_wei
         self._observe, self._clock = observe, clock
-        self._first_block, self._patience_blocks = int(first_block), patience_blocks
+        self._first_block, self._is_patient = int(first_block), is_patient
         self._accusations = Accusations(journal)
         self._follower: CourtFollower | None = None
         self._asleep: dict[Hashable, tuple[float, float]] = {}
@@ -176,22 +179,46 @@ class DisputePlayer:
             me=self.me,
             height=follower.height,
             disputes=follower.disputes,
+            others=follower.others,
             convicted=follower.convicted,
-            accused=follower.accused - {r.subject for r in follower.disputes.values() if r.challenger == self.me},
-            patience_blocks=self._patience_blocks,
+            is_patient=self._is_patient,
             accusations=own,
             announced={announced[h]: at for h, at in follower.announced.items() if h in announced},
             has_credit=self._has_credit(),
-            asleep=[name for name, (until, _) in self._asleep.items() if self._clock() < until],
+            asleep=self._list_asleep(),
         )
         return self._carry_out(decide(facts))
 
+    def end_stale(self) -> bool:
+        """End one dispute that should have ended and that nobody ends, as of the last look; False: there is none.
+
+        For when nothing of this node's own is due. Raises ProtocolError, ChainUnreachable
+        """
+        follower = self._follower
+        if follower is None:
+            return False
+        stale = find_stale(
+            DisputeFacts(
+                me=self.me,
+                height=follower.height,
+                disputes=follower.disputes,
+                others=follower.others,
+                convicted=follower.convicted,
+                asleep=self._list_asleep(),
+            )
+        )
+        return stale is not None and self._carry_out([stale])
+
+    def _list_asleep(self) -> list[Hashable]:
+        return [name for name, (until, _) in self._asleep.items() if self._clock() < until]
+
     def _begin(self) -> CourtFollower:
-        """Read what may still be open: all disputes end within a known time, if somebody ends them."""
+        """Read what may still be open: all disputes end within a known time, but only if somebody ends them."""
         height, longest = self._chain.head().number, self._court.longest_dispute()
         recent = height - longest - ANNOUNCEMENT_BLOCKS - MARGIN_BLOCKS
-        known = self._journal.get(DUTY, OPEN_SINCE)
-        first = max(self._first_block, recent if known is None else min(recent, int(known["block"])))
+        known, oldest = self._journal.get(DUTY, OPEN_SINCE), self._sides.find_first_block()
+        began = [recent, *([] if known is None else [int(known["block"])]), *([] if oldest is None else [int(oldest)])]
+        first = max(self._first_block, min(began))
         self._follower = CourtFollower(self._chain, self._court, self._run, first_block=first, concerns=self._is_mine)
         return self._follower
 
@@ -206,7 +233,7 @@ class DisputePlayer:
         if follower.reorgs != self._reorgs:
             self._reorgs = follower.reorgs
             self._may_have_credit = True
-            self._take_back(follower)
+            self._take_back()
         open_ = [record for record in follower.disputes.values() if record.ending is None]
         since = min((int(record.accusation.block_number) for record in open_), default=None)
         if self._journal.get(DUTY, OPEN_SINCE) != (None if since is None else {"block": since}):
@@ -258,14 +285,18 @@ class DisputePlayer:
         else:
             self._log.error("dispute lost", **fields)
 
-    def _take_back(self, follower: CourtFollower) -> None:
+    def _find(self, number: int) -> DisputeRecord | None:
+        """A dispute of the run, this node's or not."""
+        return None if self._follower is None else self.disputes.get(number) or self._follower.others.get(number)
+
+    def _take_back(self) -> None:
         """A move in a dispute that is gone could end up in another that has its number now."""
         for entry in self._chain.list_pending():
             kind, _, rest = (entry.duty or "").partition("/")
             if kind != DUTY or entry.state is State.MINED:
                 continue
             number, _, tail = rest.partition("/")
-            record = follower.disputes.get(int(number))
+            record = self._find(int(number))
             if record is None or not tail.startswith(f"{_begun(record)}/"):
                 self._chain.cancel(entry.duty or "")
 
@@ -301,11 +332,12 @@ class DisputePlayer:
         """Send what the action asks for; None where there is nothing to send."""
         if isinstance(action, MakeMove):
             return self._make_move(self.disputes[action.dispute], action)
-        if isinstance(action, TimeOut):
-            record = self.disputes[action.dispute]
-            return self._submit(self._court.bind("timeout", action.dispute), record, f"{action.moves}")
-        if isinstance(action, Close):
-            return self._submit(self._court.bind("close", action.dispute), self.disputes[action.dispute], "close")
+        if isinstance(action, TimeOut | Close):
+            record = self._find(action.dispute)
+            assert record is not None, action
+            if isinstance(action, TimeOut):
+                return self._submit(self._court.bind("timeout", action.dispute), record, f"{action.moves}")
+            return self._submit(self._court.bind("close", action.dispute), record, "close")
         if isinstance(action, Drop):
             self._log.info("accusation dropped", subject=action.accusation.subject, reason=action.why)
             self._accusations.drop(action.accusation)
@@ -369,8 +401,10 @@ class DisputePlayer:
         if isinstance(action, MakeMove):
             stage = self.disputes[action.dispute].position.stage
             self._log.info("move made", dispute=action.dispute, stage=stage.name.lower())
-        elif isinstance(action, TimeOut):
+        elif isinstance(action, TimeOut) and action.dispute in self.disputes:
             self._log.info("the other side's time ran out", dispute=action.dispute)
+        elif isinstance(action, TimeOut | Close) and action.dispute not in self.disputes:
+            self._log.info("a dispute that nobody else ended is over", dispute=action.dispute)
         elif isinstance(action, Announce):
             self._log.info("accusation announced", subject=action.accusation.subject)
         elif isinstance(action, Collect):

@@ -132,6 +132,15 @@ class RunSides:
         ]
         return run.bind(self._contract.address, "presentMerge", round_, candidate, merged)
 
+    def find_first_block(self) -> Height | None:
+        """When the first round that is not final was judged: of those before it nothing is before the court."""
+        first, current = self._contract.finality().settled, self._contract.current().round
+        for round_ in range(first, current + 1):
+            judged_at = self._contract.get_round(RoundIndex(round_)).judged_at
+            if judged_at:
+                return judged_at
+        return None
+
     def defend(self, record: DisputeRecord) -> Defence:
         side: Defence = self._make(record, self._make_defence)
         return side
