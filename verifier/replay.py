@@ -86,8 +86,9 @@ def choose_segments(
     contradicted  segments that this node was drawn for, if it dissented
 
     The first that was opened otherwise. If no opening tells which it is (the endpoint forgets old transactions, or the
-    miner opened in a way that does not show), all that it may be: no move is made against those that are right, and
-    once the false one is convicted the others' bonds come back.
+    miner opened in a way that does not show), all that it may be: no move is made against those that are right. Their
+    bonds come back if the false one is convicted before this node's time in them is over, and are lost else; half of
+    the unit's bond is the prize.
     """
     for segment in sorted(replayed):
         own, shown = replayed[segment], opened.get(segment)
