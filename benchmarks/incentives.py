@@ -231,16 +231,24 @@ def coalition(rules: Rules, plays: Plays, share: float, *, hides: bool = False) 
     )
 
 
-def poisoner(rules: Rules, plays: Plays, friends: float, gain: float) -> Outcome:
-    """Does all the work but bends one step; `gain` is what the bent model is worth to it, once, from outside."""
-    chance = caught_chance(rules, 1, friends)
-    seen, _, _ = plays.caught(1, friends)
+def poisoner(rules: Rules, plays: Plays, friends: float, gain: float, *, hides: bool = False) -> Outcome:
+    """Does all the work but bends one step; `gain` is what the bent model is worth to it, once, from outside.
+
+    Who hides opens nothing where the draw would find it: the fee is lost and not the bond. No draw tells who watches.
+    """
+    drawn = replace(rules, watched=0.0)
+    chance = caught_chance(drawn, 1, friends)
+    seen, _, _ = Plays(drawn, plays.count, plays.random).caught(1, friends)
+    watched = plays.random.random(plays.count) < rules.watched
     base = -rules.unit_cost - rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
-    played, error = _mean(np.where(seen, -rules.unit_bond, rules.unit_reward + gain) + base)
+    lost = rules.unavailable_fee if hides else rules.unit_bond
+    won = np.where(watched, -rules.unit_bond, rules.unit_reward + gain)
+    played, error = _mean(np.where(seen, -lost, won) + base)
+    unseen = (1 - rules.watched) * (rules.unit_reward + gain) - rules.watched * rules.unit_bond
     return Outcome(
-        name="one-step poisoner",
+        name="one-step poisoner" + (", hides" if hides else ""),
         what=f"bends one step; the bent model is worth {gain:g} ETH to it",
-        profit=(1 - chance) * (rules.unit_reward + gain) - chance * rules.unit_bond + base,
+        profit=(1 - chance) * unseen - chance * lost + base,
         honest=honest_miner(rules),
         played=played,
         error=error,
@@ -249,9 +257,13 @@ def poisoner(rules: Rules, plays: Plays, friends: float, gain: float) -> Outcome
 
 
 def tolerable_gain(rules: Rules, friends: float) -> float:
-    """What a bent step may be worth before bending pays: above it only a watcher protects the model."""
-    chance = caught_chance(rules, 1, friends)
-    return chance * (rules.unit_reward + rules.unit_bond) / (1 - chance) if chance < 1 else float("inf")
+    """What a bent step may be worth to who hides before bending pays: above it only a watcher protects the model."""
+    seen, watched = caught_chance(replace(rules, watched=0.0), 1, friends), rules.watched
+    through = (1 - seen) * (1 - watched)
+    if through <= 0:
+        return float("inf")
+    lost = seen * rules.unavailable_fee + (1 - seen) * watched * rules.unit_bond
+    return (rules.unit_reward + lost) / through - rules.unit_reward
 
 
 def lazy_verifier(rules: Rules, strategy: str) -> Outcome:
@@ -489,7 +501,12 @@ def pick_rules(rules: Rules, friends: float, gain: float, safety: float = 2.0) -
         )
 
     def fee_holds(fee: float) -> bool:
-        return lazy_loses(fee) and coalition(replace(fair, unavailable_fee=fee), plays, friends, hides=True).loses
+        one = replace(fair, unavailable_fee=fee, unit_bond=fee)
+        return (
+            lazy_loses(fee)
+            and coalition(one, plays, friends, hides=True).loses
+            and poisoner(one, plays, friends, gain, hides=True).loses
+        )
 
     fee = least(fee_holds)
     bond = max(fee, least(bond_holds))
@@ -510,7 +527,7 @@ def play_all(rules: Rules, *, friends: float, gain: float, count: int, random: G
     outcomes.append(lazy_miner(rules, plays, 1, friends, hides=True, rerolls=1))
     outcomes.append(plagiarist(rules, plays, friends))
     outcomes.extend(coalition(rules, plays, friends, hides=hides) for hides in (False, True))
-    outcomes.append(poisoner(rules, plays, friends, gain))
+    outcomes.extend(poisoner(rules, plays, friends, gain, hides=hides) for hides in (False, True))
     outcomes.extend(lazy_verifier(rules, strategy) for strategy in ("silent", "withdraws", "guesses"))
     outcomes.append(false_dissenters(rules))
     outcomes.append(false_merge(rules, plays, friends, gain))

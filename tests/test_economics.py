@@ -99,6 +99,7 @@ def test_formulas_and_plays_agree(rules: Rules, bad: int, friends: float) -> Non
         coalition(rules, played, friends, hides=True),
         false_merge(rules, played, friends, GAIN),
         poisoner(rules, played, friends, GAIN),
+        poisoner(rules, played, friends, GAIN, hides=True),
     ):
         assert one.agrees, one
 
@@ -155,9 +156,11 @@ def test_the_share_replayed_whole_that_finds_a_bent_step_does(rules: Rules) -> N
 
 
 def test_bending_a_step_pays_from_the_tolerable_gain_on_and_never_before(rules: Rules) -> None:
-    gain = tolerable_gain(rules, FRIENDS)
-    assert poisoner(rules, plays(rules, 10), FRIENDS, gain * 0.999).loses
-    assert not poisoner(rules, plays(rules, 10), FRIENDS, gain * 1.001).loses
+    for one in (rules, replace(rules, watched=0.3)):
+        gain = tolerable_gain(one, FRIENDS)
+        assert poisoner(one, plays(one, 10), FRIENDS, gain * 0.999, hides=True).loses
+        assert not poisoner(one, plays(one, 10), FRIENDS, gain * 1.001, hides=True).loses
+        assert poisoner(one, plays(one, 10), FRIENDS, gain * 1.001).loses, "who does not hide loses more"
 
 
 def test_a_bought_jury_pays_where_its_merge_is_worth_more_than_the_stakes_that_swear_to_it(rules: Rules) -> None:
