@@ -156,6 +156,8 @@ def is_settled(world: World, cheaters: frozenset[Address]) -> bool:
 
 
 REORG_DEPTHS = range(1, 6)
+PHASE_PATIENCE_S = 400.0
+"""More than a whole phase in which somebody is missing."""
 REORG_PHASES = (Phase.OPEN, Phase.SEAL, Phase.MERGE, Phase.TRAIN)
 
 
@@ -168,6 +170,7 @@ def undo_blocks(world: World, chain: str) -> None:
             lambda number=number, wanted=wanted: (
                 world.contract.current().round >= number and world.contract.current().phase == wanted
             ),
+            PHASE_PATIENCE_S,
         )
         undo(world, chain, depth, keep_transactions=number % 2 == 0)
 
