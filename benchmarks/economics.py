@@ -21,6 +21,7 @@ from incentives import (
     Outcome,
     Plays,
     Rules,
+    bought_jury,
     caught_chance,
     coalition,
     honest_miner,
@@ -36,10 +37,20 @@ from incentives import (
     watching_pays_from,
 )
 from machine import find_commit
-from sabotage import Unsettled, bond_that_answers, sabotage, share_that_finds
+from sabotage import (
+    Unsettled,
+    bond_that_answers,
+    convict_right_merge,
+    convict_right_unit,
+    pocket,
+    pocket_cost,
+    sabotage,
+    share_that_finds,
+)
 from tables import publish, table
 
-from cupel.chain.court_deployment import Clocks
+from cupel.chain.court_deployment import BOND_FACTOR, Clocks
+from cupel.launch.court import DEFENCE_GAS, LONGEST_DEFENCE_GAS
 from cupel.launch.parameter_file import LaunchParameters, read_parameter_file
 from cupel.protocol.errors import UsageError
 
@@ -48,6 +59,8 @@ FIGURES = ROOT / "whitepaper" / "figures"
 ETHER = 10**18
 MOST_MOVES = 28
 """Of a dispute, half of them the accused's (docs/design/court.md)."""
+PATIENCE = 0.25
+"""Of the window: nodes wait so long behind somebody else's open dispute about the same claim (docs/design/nodes.md)."""
 SEED = 2026
 
 
@@ -82,6 +95,7 @@ def find_unsettled(file: LaunchParameters) -> Unsettled:
         window=contract["window_blocks"] / round_blocks,
         dispute=clocks.longest_dispute / round_blocks,
         defence=alone / round_blocks,
+        patience=PATIENCE * contract["window_blocks"] / round_blocks,
         units=contract["work_target"],
     )
 
@@ -207,22 +221,51 @@ def small_rounds_table(rules: Rules, contract: Mapping[str, Any], pool: float) -
 
 
 def sabotage_table(rules: Rules, unsettled: Unsettled) -> str:
-    """A false unit that its miner convicts late, by how much is replayed whole, who is drawn, and who watches."""
-    rows = []
-    for label, share, friends, watched in (
-        ("draws alone", 0.0, 0.0, 0.0),
-        ("as in the file", rules.whole_replays, 0.0, 0.0),
-        ("the same, a third of the slots its friends", rules.whole_replays, 1 / 3, 0.0),
-        ("a quarter replayed whole", 0.25, 0.0, 0.0),
-        ("half", 0.5, 0.0, 0.0),
-        ("nine tenths", 0.9, 0.0, 0.0),
-        ("as in the file, and a watcher", rules.whole_replays, 0.0, 1.0),
+    """A claim its author convicts late: right ones, and a bent unit by how much is replayed whole and who watches."""
+    found = {"its own right unit": convict_right_unit(rules, unsettled)}
+    found["its own right merge"] = convict_right_merge(rules, unsettled)
+    for label, share, friends in (
+        ("a bent unit, draws alone", 0.0, 0.0),
+        ("a bent unit, as in the file", rules.whole_replays, 0.0),
+        ("  a third of the slots its friends", rules.whole_replays, 1 / 3),
+        ("  a quarter replayed whole", 0.25, 0.0),
+        ("  half", 0.5, 0.0),
+        ("  nine tenths", 0.9, 0.0),
     ):
-        one = replace(rules, whole_replays=share, watched=watched)
-        found = sabotage(one, friends, unsettled, rounds=unsettled.defence if watched else None)
-        money = [f"{value / rules.unit_cost:.1f}" for value in (found.cost, found.harm)]
-        rows.append([label, f"{found.found:.2f}", f"{found.rounds:.1f}", *money, f"{found.factor:.1f}"])
+        found[label] = sabotage(replace(rules, whole_replays=share), friends, unsettled)
+    # A watcher finds what is false, and nothing else; behind an accusation of the saboteur's own it waits.
+    found["  as in the file, and a watcher"] = sabotage(rules, 0.0, unsettled, rounds=unsettled.defence)
+    late = unsettled.patience + unsettled.defence
+    found["  a watcher that was kept waiting"] = sabotage(rules, 0.0, unsettled, rounds=late)
+    rows = []
+    for label, one in found.items():
+        money = [f"{value / rules.unit_cost:.1f}" for value in (one.cost, one.harm)]
+        rows.append([label, f"{one.found:.2f}", f"{one.rounds:.1f}", *money, f"{one.factor:.1f}"])
     return table(["", "found by a draw", "rounds void", "costs", "others lose", "ratio"], rows)
+
+
+def pocket_table(rules: Rules, friends: float, most: int) -> str:
+    """Skipped work with a conviction in the pocket; per unit, by how many units of a round are one owner's."""
+    rows = []
+    for units in (1, rules.units, most):
+        for skipped in (1, rules.segments // 4, rules.segments):
+            one = pocket(rules, skipped, units, friends)
+            values = (one.without, one.profit, one.honest)
+            money = [f"{value / rules.unit_cost:+.3f}" for value in values]
+            rows.append([f"{units}", f"{skipped / rules.segments:.0%}", f"{one.pulled:.1%}", *money])
+    return table(["units", "skipped", "pulled", "without", "with it", "honest"], rows)
+
+
+def bond_margins_table(rules: Rules) -> str:
+    """By how much the base fee may rise in a dispute before the accused is not repaid its gas in full."""
+    rows = []
+    for gwei in (0.001, 0.01, 0.05, 0.5, 5.0):
+        bond = max(rules.minimum_bond, BOND_FACTOR * rules.defence_gas * gwei / 1e9)
+        defences = (LONGEST_DEFENCE_GAS, DEFENCE_GAS)
+        shown = [f"{bond / 2 / (gas * gwei / 1e9):.0f}" for gas in defences]
+        rows.append([f"{gwei:g}", f"{bond:.4f}", *shown])
+    head = ["base fee, gwei", "bond, ETH", "longest defence repaid up to a rise by", "an ordinary one"]
+    return table(head, rows)
 
 
 def draw_plots(rules: Rules, picked: Rules, friends: float, folder: Path) -> None:
@@ -303,7 +346,9 @@ def main(arguments: list[str] | None = None) -> int:
     file = read_parameter_file(options.parameters)
     contract, hours, unsettled = file.contract, round_hours(file), find_unsettled(file)
     pool = rules.unit_reward / (1 - (contract["verifier_share_bps"] + contract["merge_share_bps"]) / 10_000)
-    dear = bond_that_answers(rules, 0.0, unsettled)
+    dear = bond_that_answers(rules, unsettled)
+    by_unit, by_merge = convict_right_unit(rules, unsettled), convict_right_merge(rules, unsettled)
+    cycle = (unsettled.window + unsettled.dispute) * hours
     random = np.random.default_rng(SEED)
     found = {
         "in the file": play_all(rules, friends=options.friends, gain=options.gain, count=options.units, random=random),
@@ -322,20 +367,30 @@ def main(arguments: list[str] | None = None) -> int:
             f"deposits {name}; profit of a unit, in unit costs\n{outcome_table(outcomes, rules.unit_cost)}"
             for name, outcomes in found.items()
         ),
-        "one segment skipped or one step bent, deposits least, times two\n" + bounds_table(picked, options.friends),
-        f"watching every unit pays for itself where {watching_pays_from(rules):.0%} of them are false",
+        "one segment skipped or one step bent, deposits in the file\n" + bounds_table(rules, options.friends),
+        f"watching every unit pays for itself where {watching_pays_from(rules):.0%} of them are false, if no liar "
+        "takes its own prize",
+        f"most jurors are friends in {bought_jury(rules, options.friends):.0%} of the rounds; then they may rule right "
+        "units unavailable, which costs them nothing and each unit's miner "
+        f"{(rules.unavailable_fee + rules.unit_reward) / rules.unit_cost:.2f} unit costs",
         f"verifiers of a unit that share their replays spare {shared_replays(rules):.0%} of them",
         "rounds of fewer units than the target, in unit costs\n" + small_rounds_table(rules, contract, pool),
-        f"sabotage: a merged unit's miner convicts it late; {unsettled.units} units a round of {hours:g} h, window "
+        "sabotage: a merged unit's miner, or a merge's proposer, convicts it late; "
+        f"{unsettled.units} units a round of {hours:g} h, window "
         f"{unsettled.window * hours:.3g} h, a dispute {unsettled.dispute * hours:.3g} h if both sides are slow, "
         f"{unsettled.defence * hours:.3g} h if the accused alone is; in unit costs\n"
         + sabotage_table(rules, unsettled),
-        f"bond with which sabotage costs what it destroys: {dear / rules.unit_cost:.0f} unit costs, "
+        f"kept up, it stops the model for {min(by_unit.cost, by_merge.cost):.5f} ETH every {cycle:.0f} h; bond with "
+        f"which it costs what it destroys: {dear / rules.unit_cost:.0f} unit costs, "
         f"{dear / rules.unit_bond:.1f} times the file's; "
         "share of units replayed whole with which a draw finds one bent step, nobody's friends drawn: "
         + ", ".join(
             f"{share_that_finds(rules, 0.0, wanted):.0%} for {wanted:.0%}" for wanted in (0.5, 0.75, 0.9, 0.99)
         ),
+        "a conviction in the pocket: a miner accuses its own right claim, and loses when the draw does not suit it; "
+        f"{pocket_cost(rules) / rules.unit_cost:.2f} unit costs a draw refused; profit of a unit, in unit costs\n"
+        + pocket_table(rules, options.friends, contract["max_units"]),
+        "a base fee that rises after the accusation\n" + bond_margins_table(rules),
         "other draws; computing and fair share are the verifiers', deposits in unit costs\n"
         + draws_table(rules, options.friends, options.gain),
     ]

@@ -61,6 +61,20 @@ class Rules:
     """Of what is slashed, at most; the rest is burned."""
 
     @property
+    def conviction_loss(self) -> float:
+        """What a convicted unit costs its miner: the burned part alone.
+
+        The prize goes to the earliest accusation of the segment that was judged. A liar that accuses itself of another
+        segment, and loses there first, by a false trace for instance, takes it home. The gas of that is left out.
+        """
+        return (1 - self.prover_share) * self.unit_bond
+
+    @property
+    def merge_loss(self) -> float:
+        """The same of a convicted merge's proposer."""
+        return (1 - self.prover_share) * self.merge_bond
+
+    @property
     def segment_cost(self) -> float:
         return self.unit_cost / self.segments
 
@@ -163,9 +177,10 @@ def lazy_miner(rules: Rules, plays: Plays, skipped: int, friends: float, *, hide
     """Skips whole segments: skipping half of one is found as often and saves half.
 
     Who hides sees the draw, and where it would be found opens nothing: the fee for withheld work is lost, not the bond.
+    Who does not is convicted, and takes its own prize.
     """
     cost = (rules.segments - skipped) * rules.segment_cost
-    lost = rules.unavailable_fee if hides else rules.unit_bond
+    lost = rules.unavailable_fee if hides else rules.conviction_loss
     gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
     chance = caught_chance(rules, skipped, friends, rerolls)
     seen, _, _ = plays.caught(skipped, friends, rerolls)
@@ -187,11 +202,11 @@ def plagiarist(rules: Rules, plays: Plays, friends: float) -> Outcome:
     gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
     chance = caught_chance(rules, rules.segments, friends)
     seen, _, _ = plays.caught(rules.segments, friends)
-    played, error = _mean(np.where(seen, -rules.unit_bond, rules.unit_reward) - gas)
+    played, error = _mean(np.where(seen, -rules.conviction_loss, rules.unit_reward) - gas)
     return Outcome(
         name="plagiarist",
         what="commits a copy of another miner's states",
-        profit=(1 - chance) * rules.unit_reward - chance * rules.unit_bond - gas,
+        profit=(1 - chance) * rules.unit_reward - chance * rules.conviction_loss - gas,
         honest=honest_miner(rules),
         played=played,
         error=error,
@@ -201,8 +216,9 @@ def plagiarist(rules: Rules, plays: Plays, friends: float) -> Outcome:
 def coalition(rules: Rules, plays: Plays, share: float, *, hides: bool = False) -> Outcome:
     """Miner and a share of the verifiers work together: no work at all, and friends attest whatever is asked.
 
-    Friends that swore to a convicted segment lose their stake with it. Who hides opens nothing where an honest verifier
-    was drawn: the unit's fee is lost, and nobody is convicted.
+    Friends that attested a convicted segment lose the pay for it and no stake: honest ones, whose miner let itself be
+    convicted, would lose it too. Who hides opens nothing where an honest verifier was drawn: the unit's fee is lost,
+    and nobody is convicted.
     """
     gas = rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
     sworn = rules.gas_price * (GAS["seal"] + GAS["reveal"])
@@ -210,8 +226,8 @@ def coalition(rules: Rules, plays: Plays, share: float, *, hides: bool = False) 
     # Paid by the segment.
     more = rules.segments / rules.drawn - 1
     won = rules.unit_reward + (friends + whole * more) * rules.attestation_reward
-    deposit, stake = (rules.unavailable_fee, 0.0) if hides else (rules.unit_bond, rules.slot_stake)
-    played, error = _mean(np.where(seen, -deposit - friends * stake, won) - gas - friends * sworn)
+    deposit = rules.unavailable_fee if hides else rules.conviction_loss
+    played, error = _mean(np.where(seen, -deposit, won) - gas - friends * sworn)
     expected = share * rules.verifiers
     # Not seen: all V are friends, and no replay of the whole unit, nobody watching.
     unseen = 1 - caught_chance(rules, rules.segments, share)
@@ -222,7 +238,6 @@ def coalition(rules: Rules, plays: Plays, share: float, *, hides: bool = False) 
         profit=unseen * rules.unit_reward
         + (unseen_friends + unseen * rules.whole_replays * more) * rules.attestation_reward
         - (1 - unseen) * deposit
-        - (expected - unseen_friends) * stake
         - gas
         - expected * sworn,
         honest=honest_miner(rules),
@@ -234,17 +249,18 @@ def coalition(rules: Rules, plays: Plays, share: float, *, hides: bool = False) 
 def poisoner(rules: Rules, plays: Plays, friends: float, gain: float, *, hides: bool = False) -> Outcome:
     """Does all the work but bends one step; `gain` is what the bent model is worth to it, once, from outside.
 
-    Who hides opens nothing where the draw would find it: the fee is lost and not the bond. No draw tells who watches.
+    Who hides opens nothing where the draw would find it: the fee is lost, and nobody is convicted. No draw tells who
+    watches.
     """
     drawn = replace(rules, watched=0.0)
     chance = caught_chance(drawn, 1, friends)
     seen, _, _ = Plays(drawn, plays.count, plays.random).caught(1, friends)
     watched = plays.random.random(plays.count) < rules.watched
     base = -rules.unit_cost - rules.gas_price * (GAS["commit"] + GAS["open"] + GAS["claim"])
-    lost = rules.unavailable_fee if hides else rules.unit_bond
-    won = np.where(watched, -rules.unit_bond, rules.unit_reward + gain)
+    lost = rules.unavailable_fee if hides else rules.conviction_loss
+    won = np.where(watched, -rules.conviction_loss, rules.unit_reward + gain)
     played, error = _mean(np.where(seen, -lost, won) + base)
-    unseen = (1 - rules.watched) * (rules.unit_reward + gain) - rules.watched * rules.unit_bond
+    unseen = (1 - rules.watched) * (rules.unit_reward + gain) - rules.watched * rules.conviction_loss
     return Outcome(
         name="one-step poisoner" + (", hides" if hides else ""),
         what=f"bends one step; the bent model is worth {gain:g} ETH to it",
@@ -257,12 +273,16 @@ def poisoner(rules: Rules, plays: Plays, friends: float, gain: float, *, hides: 
 
 
 def tolerable_gain(rules: Rules, friends: float) -> float:
-    """What a bent step may be worth to who hides before bending pays: above it only a watcher protects the model."""
+    """What a bent step may be worth before bending pays: above it only a watcher protects the model.
+
+    What a draw would find is hidden, or convicted where that costs less.
+    """
     seen, watched = caught_chance(replace(rules, watched=0.0), 1, friends), rules.watched
     through = (1 - seen) * (1 - watched)
     if through <= 0:
         return float("inf")
-    lost = seen * rules.unavailable_fee + (1 - seen) * watched * rules.unit_bond
+    drawn = min(rules.unavailable_fee, rules.conviction_loss)
+    lost = seen * drawn + (1 - seen) * watched * rules.conviction_loss
     return (rules.unit_reward + lost) / through - rules.unit_reward
 
 
@@ -272,12 +292,14 @@ def lazy_verifier(rules: Rules, strategy: str) -> Outcome:
     silent    seals nothing: the fee
     withdraws seals something and never reveals it: the stake
     guesses   reveals what it did not compute: a dissent that convicts nobody, the stake
+    floods    guesses for every unit of a round with one stake: what that does not back is not heard, and costs nothing
     """
     sealed = rules.gas_price * GAS["seal"]
     profits: Mapping[str, float] = {
         "silent": -rules.seal_fee,
         "withdraws": -rules.slot_stake - sealed,
         "guesses": -rules.slot_stake - sealed - rules.gas_price * GAS["reveal"],
+        "floods": -rules.slot_stake / rules.units - sealed - rules.gas_price * GAS["reveal"],
     }
     profit = profits[strategy]
     return Outcome(
@@ -291,12 +313,15 @@ def lazy_verifier(rules: Rules, strategy: str) -> Outcome:
 
 
 def leaking_miner(rules: Rules) -> Outcome:
-    """Tells a verifier the sealed bits to spare it the replay: whoever knows them early takes half of the bond."""
+    """Tells a verifier the sealed bits to spare it the replay: whoever knows them early takes half of the bond.
+
+    The miner may be the first to disclose them, from another account: then it has that half itself.
+    """
     bribe_needed = rules.prover_share * rules.unit_bond
     # Worth most to the verifier of a whole unit, where there is one.
     times = rules.segments / rules.drawn if rules.whole_replays else 1.0
     saved = times * rules.replay_cost
-    profit = honest_miner(rules) + saved - rules.unit_bond
+    profit = honest_miner(rules) + saved - rules.conviction_loss
     if bribe_needed <= times * rules.attestation_reward:
         profit = honest_miner(rules) + saved
     return Outcome(
@@ -313,10 +338,10 @@ def withholder(rules: Rules, *, when: str) -> Outcome:
     """Commits to noise and serves nothing: to nobody, or to nobody who accuses it.
 
     drawn     its verifiers and jury get no state: ruled unavailable
-    disputed  its friends alone were drawn and attest; it answers no accusation, and loses by silence
+    disputed  its friends alone were drawn and attest; it answers no accusation, and loses by silence, to itself
     """
     gas = {"drawn": GAS["commit"], "disputed": GAS["commit"] + GAS["open"]}[when] * rules.gas_price
-    profit = -{"drawn": rules.unavailable_fee, "disputed": rules.unit_bond}[when] - gas
+    profit = -{"drawn": rules.unavailable_fee, "disputed": rules.conviction_loss}[when] - gas
     return Outcome(
         name="withholder" + (", silent when accused" if when == "disputed" else ""),
         what="commits and serves nothing",
@@ -336,9 +361,7 @@ def spammer(rules: Rules) -> Outcome:
 
 def self_accuser(rules: Rules) -> Outcome:
     """Cheats and convicts itself before anybody else does, to save the prover's half."""
-    profit = -(1 - rules.prover_share) * rules.unit_bond - rules.gas_price * (
-        GAS["commit"] + GAS["open"] + ATTACK_GAS + DEFENCE_GAS
-    )
+    profit = -rules.conviction_loss - rules.gas_price * (GAS["commit"] + GAS["open"] + ATTACK_GAS + DEFENCE_GAS)
     return Outcome(
         name="miner that convicts itself",
         what="pays the prover's half to itself",
@@ -400,25 +423,30 @@ def false_dissenters(rules: Rules) -> Outcome:
 
 
 def false_merge(rules: Rules, plays: Plays, friends: float, gain: float) -> Outcome:
-    """Proposes a false merge, which friends on the jury acknowledge; whoever merges for itself convicts it.
+    """Proposes a false merge where the jury, which the draw names before, has a majority of friends.
 
-    A jury that is bought brings `gain` until then; its members lose a stake each, the proposer the merge's bond.
+    They acknowledge it, and it brings `gain` until whoever merges for itself convicts it. Waiting for such a jury costs
+    nothing. Jurors lose their pay for the merge and no stake; the proposer loses what is burned of the merge's bond.
     """
     needed = rules.jury // 2 + 1
-    chances = [comb(rules.jury, n) * friends**n * (1 - friends) ** (rules.jury - n) for n in range(rules.jury + 1)]
-    accepted = sum(chances[needed:])
-    sworn = sum(n * chance for n, chance in enumerate(chances) if n >= needed)
-    base = -rules.merge_bond - rules.gas_price * GAS["commit"]
+    accepted = bought_jury(rules, friends)
+    won = gain - rules.merge_loss - rules.gas_price * GAS["commit"]
     seats = (plays.random.random((plays.count, rules.jury)) < friends).sum(-1)
-    played, error = _mean(np.where(seats >= needed, gain - seats * rules.slot_stake, 0.0) + base)
+    played, error = _mean(np.where(seats >= needed, won, 0.0))
     return Outcome(
         name=f"false merge, {friends:.0%} of the jury bought",
         what=f"a state that is not the merge, worth {gain:g} ETH until it is convicted",
-        profit=accepted * gain - sworn * rules.slot_stake + base,
+        profit=accepted * won,
         honest=0.0,
         played=played,
         error=error,
     )
+
+
+def bought_jury(rules: Rules, friends: float) -> float:
+    """Chance that most of a round's jurors are friends."""
+    needed = range(rules.jury // 2 + 1, rules.jury + 1)
+    return sum(comb(rules.jury, n) * friends**n * (1 - friends) ** (rules.jury - n) for n in needed)
 
 
 def shared_replays(rules: Rules) -> float:
@@ -433,7 +461,11 @@ def shared_replays(rules: Rules) -> float:
 
 
 def watching_pays_from(rules: Rules) -> float:
-    """Share of units that have to be false for watching all of them to pay for itself, each by its own prize."""
+    """Share of units that have to be false for watching all of them to pay for itself, each by its own prize.
+
+    If the watcher gets it. A liar that is accused can take it home (`Rules.conviction_loss`): then nothing pays for
+    watching but what the watcher has in the model.
+    """
     prize = rules.prover_share * rules.unit_bond - ATTACK_GAS * rules.gas_price
     return rules.unit_cost / prize if prize > 0 else float("inf")
 
@@ -501,12 +533,9 @@ def pick_rules(rules: Rules, friends: float, gain: float, safety: float = 2.0) -
         )
 
     def fee_holds(fee: float) -> bool:
-        one = replace(fair, unavailable_fee=fee, unit_bond=fee)
-        return (
-            lazy_loses(fee)
-            and coalition(one, plays, friends, hides=True).loses
-            and poisoner(one, plays, friends, gain, hides=True).loses
-        )
+        one = replace(fair, unavailable_fee=fee)
+        hiding = coalition(one, plays, friends, hides=True), poisoner(one, plays, friends, gain, hides=True)
+        return lazy_loses(fee) and all(play.loses for play in hiding)
 
     fee = least(fee_holds)
     bond = max(fee, least(bond_holds))
@@ -528,7 +557,7 @@ def play_all(rules: Rules, *, friends: float, gain: float, count: int, random: G
     outcomes.append(plagiarist(rules, plays, friends))
     outcomes.extend(coalition(rules, plays, friends, hides=hides) for hides in (False, True))
     outcomes.extend(poisoner(rules, plays, friends, gain, hides=hides) for hides in (False, True))
-    outcomes.extend(lazy_verifier(rules, strategy) for strategy in ("silent", "withdraws", "guesses"))
+    outcomes.extend(lazy_verifier(rules, strategy) for strategy in ("silent", "withdraws", "guesses", "floods"))
     outcomes.append(false_dissenters(rules))
     outcomes.append(false_merge(rules, plays, friends, gain))
     outcomes.append(leaking_miner(rules))

@@ -15,6 +15,7 @@ from economics import main, read_options, read_rules
 from incentives import (
     Plays,
     Rules,
+    bought_jury,
     caught_chance,
     coalition,
     false_merge,
@@ -25,6 +26,7 @@ from incentives import (
     pay_fairly,
     pays_verifiers,
     pick_rules,
+    plagiarist,
     play_all,
     poisoner,
     shared_replays,
@@ -34,28 +36,43 @@ from incentives import (
     verification_share,
     watching_pays_from,
 )
-from sabotage import Unsettled, bond_that_answers, play_sabotage, sabotage, share_that_finds
+from sabotage import (
+    Unsettled,
+    bond_that_answers,
+    convict_right_merge,
+    convict_right_unit,
+    play_pocket,
+    play_sabotage,
+    pocket,
+    sabotage,
+    share_that_finds,
+)
 
 from cupel.launch.court import DEFENCE_GAS
 from cupel.protocol.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 FRIENDS, GAIN = 1 / 3, 0.0002
-UNSETTLED = Unsettled(window=4.0, dispute=6.0, defence=2.0, units=4)
+UNSETTLED = Unsettled(window=4.0, dispute=6.0, defence=2.0, patience=1.0, units=4)
+SHIPPED = ["testnet", "l2", "parameters.example"]
+
+
+def read_shipped(network: str) -> Rules:
+    return read_rules(read_options(["--parameters", str(ROOT / "docs" / "networks" / f"{network}.toml")]))
 
 
 @pytest.fixture
 def rules() -> Rules:
-    return read_rules(read_options(["--parameters", str(ROOT / "docs" / "networks" / "testnet.toml")]))
+    return read_shipped("testnet")
 
 
 def plays(rules: Rules, count: int = 40_000) -> Plays:
     return Plays(rules, count, np.random.default_rng(7))
 
 
-@pytest.mark.parametrize("network", ["testnet", "l2", "parameters.example"])
+@pytest.mark.parametrize("network", SHIPPED)
 def test_every_cheat_loses_under_the_parameters_we_ship_and_verifying_pays(network: str) -> None:
-    shipped = read_rules(read_options(["--parameters", str(ROOT / "docs" / "networks" / f"{network}.toml")]))
+    shipped = read_shipped(network)
     assert pays_verifiers(shipped)
     outcomes = play_all(shipped, friends=FRIENDS, gain=GAIN, count=20_000, random=np.random.default_rng(1))
     assert [one.name for one in outcomes if not one.loses] == []
@@ -100,6 +117,7 @@ def test_formulas_and_plays_agree(rules: Rules, bad: int, friends: float) -> Non
         false_merge(rules, played, friends, GAIN),
         poisoner(rules, played, friends, GAIN),
         poisoner(rules, played, friends, GAIN, hides=True),
+        plagiarist(rules, played, friends),
     ):
         assert one.agrees, one
 
@@ -136,15 +154,63 @@ def test_what_sabotage_costs_is_what_playing_it_costs(rules: Rules, friends: flo
     assert abs(sabotage(rules, friends, UNSETTLED).cost - cost) <= 5 * error
 
 
-def test_watchers_whole_replays_and_larger_bonds_make_sabotage_dearer_or_smaller(rules: Rules) -> None:
+def test_watchers_and_whole_replays_make_sabotage_by_a_bent_unit_dearer_or_smaller(rules: Rules) -> None:
     usual = sabotage(rules, 0.0, UNSETTLED)
-    assert usual.factor > 1, "it destroys more than it costs: docs/design/economics.md says so"
-    watched = sabotage(replace(rules, watched=1.0), 0.0, UNSETTLED, rounds=UNSETTLED.defence)
-    assert watched.rounds < usual.rounds
-    assert watched.cost - usual.cost == pytest.approx(rules.unit_bond / 2)
+    watched = sabotage(rules, 0.0, UNSETTLED, rounds=UNSETTLED.defence)
+    waiting = sabotage(rules, 0.0, UNSETTLED, rounds=UNSETTLED.defence + UNSETTLED.patience)
+    assert watched.rounds < waiting.rounds < usual.rounds
+    assert sabotage(replace(rules, watched=1.0), 0.0, UNSETTLED).cost == usual.cost, (
+        "it takes its own prize all the same"
+    )
     assert sabotage(replace(rules, whole_replays=0.5), 0.0, UNSETTLED).factor < usual.factor
-    answered = replace(rules, unit_bond=bond_that_answers(rules, 0.0, UNSETTLED))
-    assert sabotage(answered, 0.0, UNSETTLED).factor == pytest.approx(1.0)
+
+
+def test_convicting_what_is_right_destroys_more_than_it_costs_and_a_bond_that_answers_is_known(rules: Rules) -> None:
+    for found in (convict_right_unit(rules, UNSETTLED), convict_right_merge(rules, UNSETTLED)):
+        assert found.factor > 1, "docs/design/economics.md says so"
+        assert found.rounds == 1 + UNSETTLED.window + UNSETTLED.dispute
+    answered = replace(rules, unit_bond=bond_that_answers(rules, UNSETTLED))
+    assert convict_right_unit(answered, UNSETTLED).factor == pytest.approx(1.0)
+    bent = sabotage(replace(rules, whole_replays=0.0, segments=10**6), 0.0, UNSETTLED)
+    assert convict_right_unit(rules, UNSETTLED).cost == pytest.approx(bent.cost, rel=1e-4), "a step that no draw finds"
+
+
+@pytest.mark.parametrize("network", SHIPPED)
+def test_a_void_by_one_s_own_right_merge_is_no_cheaper_than_by_a_unit(network: str) -> None:
+    shipped = read_shipped(network)
+    unit = convict_right_unit(shipped, UNSETTLED).cost
+    assert shipped.merge_bond >= shipped.unit_bond
+    assert convict_right_merge(shipped, UNSETTLED).cost >= unit
+    assert convict_right_merge(replace(shipped, merge_bond=0.0001), UNSETTLED).cost < unit / 4
+
+
+@pytest.mark.parametrize("units", [1, 4, 16])
+@pytest.mark.parametrize("skipped", [1, 5, 10, 20])
+def test_a_conviction_in_the_pocket_lessens_what_skipping_loses_and_never_makes_it_pay(
+    rules: Rules, skipped: int, units: int
+) -> None:
+    one = pocket(rules, skipped, units, FRIENDS)
+    assert one.without <= one.profit < one.honest
+    played, error = play_pocket(rules, plays(rules), skipped, units, FRIENDS)
+    assert abs(one.profit - played) <= 5 * error + 1e-6 * rules.unit_cost
+    # Were it free, whoever holds many units would not be held by anything.
+    free = replace(rules, merge_bond=0.0, gas_price=0.0)
+    assert pocket(free, skipped, units, FRIENDS).profit > one.profit
+
+
+def test_a_convicted_liar_loses_what_is_burned_and_whoever_attested_it_no_stake(rules: Rules) -> None:
+    some = plays(rules, 10)
+    for cheat in (lambda one: plagiarist(one, some, 0.0), lambda one: lazy_miner(one, some, 20, 0.0, hides=False)):
+        dearer = replace(rules, unit_bond=rules.unit_bond + 0.001)
+        found = caught_chance(rules, 20, 0.0)
+        assert cheat(rules).profit - cheat(dearer).profit == pytest.approx(0.0005 * found)
+    assert coalition(rules, some, FRIENDS).profit == coalition(replace(rules, slot_stake=1.0), some, FRIENDS).profit
+
+
+def test_guesses_that_no_stake_backs_cost_less_and_lose_all_the_same(rules: Rules) -> None:
+    flood, guess = lazy_verifier(rules, "floods"), lazy_verifier(rules, "guesses")
+    assert guess.profit < flood.profit < 0
+    assert flood.loses
 
 
 def test_the_share_replayed_whole_that_finds_a_bent_step_does(rules: Rules) -> None:
@@ -155,19 +221,27 @@ def test_the_share_replayed_whole_that_finds_a_bent_step_does(rules: Rules) -> N
     assert share_that_finds(rules, FRIENDS, 0.99) is None
 
 
-def test_bending_a_step_pays_from_the_tolerable_gain_on_and_never_before(rules: Rules) -> None:
-    for one in (rules, replace(rules, watched=0.3)):
-        gain = tolerable_gain(one, FRIENDS)
-        assert poisoner(one, plays(one, 10), FRIENDS, gain * 0.999, hides=True).loses
-        assert not poisoner(one, plays(one, 10), FRIENDS, gain * 1.001, hides=True).loses
-        assert poisoner(one, plays(one, 10), FRIENDS, gain * 1.001).loses, "who does not hide loses more"
+@pytest.mark.parametrize("watched", [0.0, 0.3])
+@pytest.mark.parametrize("fee", [0.5, 1.0, 2.0])
+def test_bending_a_step_pays_from_the_tolerable_gain_on_and_never_before(
+    rules: Rules, fee: float, watched: float
+) -> None:
+    rules = replace(rules, unavailable_fee=fee * rules.conviction_loss, watched=watched)
+    gain, some = tolerable_gain(rules, FRIENDS), plays(rules, 10)
+    below, above = (
+        [poisoner(rules, some, FRIENDS, gain * near, hides=hides).loses for hides in (False, True)]
+        for near in (0.999, 1.001)
+    )
+    assert all(below)
+    assert not all(above)
 
 
-def test_a_bought_jury_pays_where_its_merge_is_worth_more_than_the_stakes_that_swear_to_it(rules: Rules) -> None:
+def test_a_bought_jury_pays_where_its_merge_is_worth_more_than_half_of_the_merge_s_bond(rules: Rules) -> None:
     some = plays(rules, 10)
     assert false_merge(rules, some, FRIENDS, GAIN).loses
-    assert not false_merge(rules, some, FRIENDS, 100 * rules.slot_stake).loses
-    assert false_merge(replace(rules, slot_stake=50 * rules.slot_stake), some, FRIENDS, 100 * rules.slot_stake).loses
+    assert not false_merge(rules, some, FRIENDS, rules.merge_bond).loses
+    assert false_merge(replace(rules, merge_bond=3 * rules.merge_bond), some, FRIENDS, rules.merge_bond).loses
+    assert bought_jury(rules, 1 / 3) == pytest.approx(7 / 27)
 
 
 def test_many_accounts_earn_less_on_what_they_compute_since_each_sends_its_own_transactions(rules: Rules) -> None:

@@ -40,6 +40,7 @@ ODD: dict[str, tuple[dict[str, Any], dict[str, Any], float, int]] = {
     "court.grace": ({"grace_blocks": 4}, {}, 12, GWEI // 2),
     "court.defence_gas": ({"defence_gas": LONGEST_DEFENCE_GAS - 1}, {}, 12, GWEI // 2),
     "unit_bond": ({}, {}, 12, GWEI),
+    "merge_bond": ({}, {"merge_bond": read_preset().unit_bond - 1}, 12, GWEI // 2),
     "window_blocks": ({}, {"window_blocks": 299}, 12, GWEI // 2),
 }
 

@@ -144,7 +144,7 @@ def make_parameters(settings: DemoSettings, prepared: Prepared, court: CourtDepl
         slot_stake=Wei(ETHER),
         unavailable_fee=Wei(ETHER // 2),
         seal_fee=Wei(ETHER // 20),
-        merge_bond=Wei(ETHER // 10),
+        merge_bond=Wei(ETHER),
         beacon_delay=1,
         train_blocks=3 * minute,
         seal_blocks=3 * minute,

@@ -78,6 +78,12 @@ def find_court_oddities(
             f"{format_amount(Wei(ATTACK_GAS * gas_price))} at the {show_gwei(gas_price)} gwei of now: accusing does "
             f"not pay for itself above {show_gwei(Wei(prize // ATTACK_GAS))} gwei",
         )
+    if p.merge_bond < p.unit_bond:
+        yield (
+            "merge_bond",
+            f"{format_amount(p.merge_bond)}: whoever lets its own right merge be convicted loses half of it and makes "
+            f"unsettled rounds void; from {format_amount(p.unit_bond)} up, the unit_bond, a unit is no dearer for that",
+        )
     if p.window_blocks < p.train_blocks:
         yield "window_blocks", "shorter than a unit's training: who watches cannot repeat a whole one in time to accuse"
 
