@@ -74,7 +74,7 @@ interface IDisputable {
     /// the dispute that brought it.
     /// @dev At most half of what is slashed is sent, the rest is burned: else convicting oneself would cost nothing. Sent with a plain call;
     /// the court takes ether from a run only inside this call, and believes what arrives, not what is returned.
-    /// @param segment Of a unit, the one that was judged: who attested that very segment answers for it too. 0 for a merge.
+    /// @param segment Of a unit, the one that was judged: who attested that very segment is not paid for it. 0 for a merge.
     /// @return prizeWei What was sent.
     function convict(bytes32 subject, uint8 segment) external returns (uint256 prizeWei);
 }

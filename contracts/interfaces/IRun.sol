@@ -239,9 +239,6 @@ interface IRunDisputes is IRunTypes {
     /// @return subject keccak256(abi.encode(chain id, run, round, "merge", candidate)).
     function presentMerge(uint64 round, uint8 candidate, MergedUnit[] calldata units) external returns (bytes32 subject);
 
-    /// @notice Burn a slot stake, or what there is of it, of a juror that acknowledged a convicted candidate. Anyone may, once a juror.
-    function slashAcknowledgement(uint64 round, uint8 candidate, address juror) external;
-
     /// @notice Settle rounds that are due, at most 16 at once. `claim` does so too.
     /// @return rounds How many are settled: all below that number.
     function settle() external returns (uint64 rounds);

@@ -75,8 +75,6 @@ library ErrorsLib {
     error NotContestable(bytes32 subject);
     error NotTheMergeSet(uint64 round, uint256 place);
     error CandidateConvicted(uint8 candidate);
-    error NotConvicted(uint64 round, uint8 candidate);
-    error NotAcknowledgedBy(address juror, uint8 candidate);
 
     // Token and beacon
     error NotTheRun(address caller, address run);

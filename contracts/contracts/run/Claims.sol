@@ -7,7 +7,7 @@ import {ErrorsLib} from "../libraries/ErrorsLib.sol";
 import {EventsLib} from "../libraries/EventsLib.sol";
 import {RewardLib} from "../libraries/RewardLib.sol";
 import {RunStorage} from "./RunStorage.sol";
-import {Entry, Live, Member, Round} from "./Types.sol";
+import {Entry, Live, Round} from "./Types.sol";
 
 /// @title Which rounds are final, their rewards, and bonds that are free again
 abstract contract Claims is IRunWork, RunStorage {
@@ -35,24 +35,9 @@ abstract contract Claims is IRunWork, RunStorage {
         entry.dissents = 0;
         freed -= lost;
         if (lost != 0) _burnLocked(round, msg.sender, lost);
-        Member storage member = _members[msg.sender];
-        member.locked -= freed;
-        if (member.owes) _payOwed(round, member, freed);
+        _members[msg.sender].locked -= freed;
 
         emit EventsLib.Claimed(round, msg.sender, tokens, freed);
-    }
-
-    /// @dev Out of what has come free: what convictions had left to take.
-    function _payOwed(uint64 round, Member storage member, uint96 freed) private {
-        uint96 owed = member.owed;
-        uint96 paid = owed < freed ? owed : freed;
-        member.owed = owed - paid;
-        member.owes = paid != owed;
-        member.deposit -= paid;
-        // Each round's, until nothing is owed.
-        // slither-disable-next-line costly-loop
-        _burnOwed += paid;
-        emit EventsLib.Burned(round, msg.sender, paid);
     }
 
     /// @dev A slot stake for each dissent that nobody turned into a conviction: else accusing honest work would cost nothing. Where

@@ -216,12 +216,13 @@ abstract contract Disputable is IDisputable, IRunDisputes, RunStorage {
         unit.status = Status.Convicted;
         Entry storage entry = _entries[round][s.accused];
         if (status == Status.Attested) --entry.attestedUnits;
-        slashed = _slash(round, s.accused, UNIT_BOND, true);
+        slashed = _slash(round, s.accused, UNIT_BOND);
         _judgeVerifiers(round, unitId, unit, segment, status);
         isUsed = isMerged && (round == _live.round || _rounds[round].played.merged);
     }
 
-    /// @dev Who attested the false segment answers for it; who contradicted the unit was right.
+    /// @dev Who contradicted the unit was right, and who attested the segment is not paid for it. No more than that: a conviction shows
+    /// that the accused did not stand by its claim, which it can do on purpose, and the claim may have been true.
     function _judgeVerifiers(uint64 round, bytes32 unitId, Unit storage unit, uint8 segment, Status status) private {
         bytes32 drawSeed = _rounds[round].drawSeed;
         uint256 ids = unit.verifierIds;
@@ -232,19 +233,16 @@ abstract contract Disputable is IDisputable, IRunDisputes, RunStorage {
             uint256 id = uint32(ids);
             ids >>= 32;
             if (revealed >> v & 1 == 0) continue;
-            address verifier = _accountOf[id];
-            Entry storage entry = _entries[round][verifier];
+            Entry storage entry = _entries[round][_accountOf[id]];
             if (agreed >> v & 1 == 0) {
                 if (entry.dissents != 0) --entry.dissents;
                 continue;
             }
+            if (status != Status.Attested) continue;
             bool isAll = isWhole && v == 0;
             if (isAll || _holds(DrawLib.segments(drawSeed, unitId, id, SEGMENTS, SEGMENTS_PER_VERIFIER), segment)) {
-                if (status == Status.Attested) {
-                    --entry.attestations;
-                    if (isAll) --entry.wholeAttestations;
-                }
-                _burnOwed += _slash(round, verifier, SLOT_STAKE, false);
+                --entry.attestations;
+                if (isAll) --entry.wholeAttestations;
             }
         }
     }
@@ -256,47 +254,22 @@ abstract contract Disputable is IDisputable, IRunDisputes, RunStorage {
 
     function _convictCandidate(uint64 round, uint8 number, address proposer) private returns (uint96 slashed, bool isUsed) {
         _candidates[round][number].isConvicted = true;
-        slashed = _slash(round, proposer, MERGE_BOND, true);
+        slashed = _slash(round, proposer, MERGE_BOND);
         Live storage played = _playedOf(round);
         isUsed = played.merged && played.accepted == number;
     }
 
-    /// @inheritdoc IRunDisputes
-    function slashAcknowledgement(uint64 round, uint8 candidate, address juror) external {
-        if (!_candidates[round][candidate].isConvicted) revert ErrorsLib.NotConvicted(round, candidate);
-        Entry storage entry = _entries[round][juror];
-        if (entry.acknowledged != candidate + 1) revert ErrorsLib.NotAcknowledgedBy(juror, candidate);
-        // No candidate's number: it has acknowledged, and cannot again.
-        entry.acknowledged = type(uint8).max;
-        _burnOwed += _slash(round, juror, SLOT_STAKE, false);
-    }
-
-    /// @dev Take `amount` of an account, or what there is of it. A unit or candidate is backed by what is locked for it in the round; a stake by what
-    /// is free, because what the round holds of it answers for dissents, each of which costs a stake of its own. What is locked
-    /// for other rounds answers as it comes free. Nothing that is owed keeps a judgement from being carried out.
-    function _slash(uint64 round, address account, uint96 amount, bool isBacked) private returns (uint96 slashed) {
+    /// @dev Take a bond out of what is locked for the round: it is there until the round is settled, and nothing is accused after that.
+    function _slash(uint64 round, address account, uint96 amount) private returns (uint96 slashed) {
         Member storage member = _members[account];
         Entry storage entry = _entries[round][account];
-        uint96 free = _free(member);
-        uint96 locked = entry.bonds + entry.held;
-        uint96 unlocked = 0;
-        if (isBacked || amount > free) unlocked = isBacked ? amount : amount - free;
-        if (unlocked > locked) unlocked = locked;
-        uint96 bonds = unlocked < entry.bonds ? unlocked : entry.bonds;
+        uint96 bonds = amount < entry.bonds ? amount : entry.bonds;
+        uint96 held = amount - bonds < entry.held ? amount - bonds : entry.held;
         entry.bonds -= bonds;
-        entry.held -= unlocked - bonds;
-        member.locked -= unlocked;
-        slashed = unlocked + free;
-        if (slashed < amount) _owe(member, amount - slashed);
-        else slashed = amount;
+        entry.held -= held;
+        slashed = bonds + held;
+        member.locked -= slashed;
         member.deposit -= slashed;
         emit EventsLib.Burned(round, account, slashed);
-    }
-
-    function _owe(Member storage member, uint96 amount) private {
-        if (member.locked < amount) amount = member.locked;
-        if (amount == 0) return;
-        member.owes = true;
-        member.owed += amount;
     }
 }

@@ -372,7 +372,8 @@ abstract contract Rounds is IRunRounds, RunStorage {
         uint256 revealed = unit.revealedMask;
         uint256 agreed = unit.agreedMask;
         uint256 verifiers = unit.verifierIds;
-        status = _verdict(status == Status.Opened, verifiers, revealed, agreed);
+        uint256 backed = revealed == agreed ? revealed : _heard(verifiers, revealed, agreed);
+        status = _verdict(status == Status.Opened, verifiers, backed, agreed);
         unit.status = status;
 
         Entry storage mined = _entries[round][miner];
@@ -394,7 +395,7 @@ abstract contract Rounds is IRunRounds, RunStorage {
             address verifier = _accountOf[uint32(verifiers >> (32 * v))];
             if (sealedMask >> v & 1 == 0) _burnFree(round, verifier, SEAL_FEE);
             else if (revealed >> v & 1 == 0) _burnFree(round, verifier, SLOT_STAKE);
-            else if (status == Status.Disputed) _hold(round, verifier, agreed >> v & 1 == 0);
+            else if (status == Status.Disputed && (backed & ~agreed) >> v & 1 == 1) _hold(round, verifier);
             else if (status == Status.Attested) _attest(_entries[round][verifier], isWhole && v == 0);
         }
     }
@@ -414,16 +415,23 @@ abstract contract Rounds is IRunRounds, RunStorage {
         return attestations != 0 && attestations >= needed ? Status.Attested : Status.Unverified;
     }
 
-    /// @dev Hold a slot stake of one that answered about a disputed unit, or what is free of it.
-    function _hold(uint64 round, address account, bool dissented) private {
-        Member storage member = _members[account];
-        uint96 free = _free(member);
-        uint96 amount = free < SLOT_STAKE ? free : SLOT_STAKE;
-        member.locked += amount;
+    /// @dev Who revealed, without the dissenters that have no slot stake free to lose: a dissent costs one unless somebody is convicted,
+    /// or one stake could stop every unit that its owner is drawn for.
+    function _heard(uint256 verifiers, uint256 revealed, uint256 agreed) private view returns (uint256 heard) {
+        heard = revealed;
+        for (uint256 v = 0; verifiers >> (32 * v) != 0; ++v) {
+            if ((revealed & ~agreed) >> v & 1 == 0) continue;
+            if (_free(_members[_accountOf[uint32(verifiers >> (32 * v))]]) < SLOT_STAKE) heard &= ~(1 << v);
+        }
+    }
+
+    /// @dev Hold a dissenter's slot stake, which is there.
+    function _hold(uint64 round, address account) private {
+        _members[account].locked += SLOT_STAKE;
         Entry storage entry = _entries[round][account];
-        entry.held += amount;
-        if (dissented) ++entry.dissents;
-        emit EventsLib.Held(round, account, amount);
+        entry.held += SLOT_STAKE;
+        ++entry.dissents;
+        emit EventsLib.Held(round, account, SLOT_STAKE);
     }
 
     // ---------------------------------------------------------------- Void

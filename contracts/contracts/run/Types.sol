@@ -7,8 +7,7 @@ import {IRunTypes} from "../../interfaces/IRun.sol";
 // What a run stores. Every struct is static, so that a public mapping's getter and an interface that returns the struct
 // have one encoding: the lens reads whole structs.
 
-/// @dev `joinedRound` is the first round the member plays; `exitAt` the height `withdraw` opens at once out of the seat. `owed`: to be
-/// burned of what is locked once it comes free; `owes` whether there is any, so that nobody else pays for looking.
+/// @dev `joinedRound` is the first round the member plays; `exitAt` the height `withdraw` opens at once out of the seat.
 struct Member {
     uint96 deposit;
     uint96 locked;
@@ -17,12 +16,10 @@ struct Member {
     uint8 units;
     uint8 seat;
     uint8 silentRounds;
-    bool owes;
     // Second slot
     uint32 id;
     uint40 joinedRound;
     uint40 exitAt;
-    uint96 owed;
 }
 
 struct Seat {
