@@ -136,6 +136,11 @@ class Trial:
     def status(self, subject: bytes) -> int:
         return int(self.world.call_contract("RunRules", self.world.run, "units", subject)["status"])
 
+    def attestations(self, verifier: Account) -> int:
+        """That the first round pays it for."""
+        entry = self.world.call_contract("RunRules", self.world.run, "entries", 0, verifier.address)
+        return int(entry["attestations"])
+
     def member(self, account: Account) -> dict[str, int]:
         return self.world.ask("memberOf", account.address)
 
@@ -241,16 +246,18 @@ def merge(trial: Trial, jurors: int = 3) -> None:
 def test_a_false_unit_costs_its_bond_half_of_which_the_court_gets_and_the_rest_nobody() -> None:
     trial, liar = false_unit()
     before, burned = trial.member(liar), trial.world.ask("burnOwed")
+    attested = {v.address: trial.attestations(v) for v in trial.verifiers}
     dispute = trial.convict_unit(liar)
     assert dispute.ended is not None
     assert dispute.ended[1]["prize"] == BOND // 2
     after = trial.member(liar)
     assert before["deposit"] - after["deposit"] == before["locked"] - after["locked"] == BOND
     assert trial.status(trial.unit_of(liar)) == CONVICTED
-    # The verifiers of the false segment answered for it.
+    # Nobody else pays for it: a miner could lose on purpose. The verifiers of the segment are not paid, that is all.
+    assert trial.world.ask("burnOwed") - burned == BOND // 2
+    assert {trial.member(verifier)["deposit"] for verifier in trial.verifiers} == {20 * ETH}
     drawn = [v for v in trial.verifiers if 0 in trial.world.assigned_segments(trial.unit_of(liar), v.address)]
-    assert trial.world.ask("burnOwed") - burned == BOND // 2 + STAKE * len(drawn)
-    assert all(trial.member(verifier)["deposit"] == 18 * ETH for verifier in drawn)
+    assert {v.address: attested[v.address] - trial.attestations(v) for v in drawn} == {v.address: 1 for v in drawn}
     trial.world.check_solvent()
 
 
@@ -291,7 +298,7 @@ def test_later_rounds_are_void_too_and_one_under_way_gives_bonds_back() -> None:
     world.check_solvent()
 
 
-def test_a_false_merge_costs_its_bond_and_those_who_acknowledged_it_a_stake() -> None:
+def test_a_false_merge_costs_its_bond_and_those_who_acknowledged_it_no_stake() -> None:
     trial = _with_a_false_merge().fork()
     world, proposer = trial.world, trial.miners[0]
     merge(trial)
@@ -304,9 +311,9 @@ def test_a_false_merge_costs_its_bond_and_those_who_acknowledged_it_a_stake() ->
     assert before - trial.member(proposer)["deposit"] == MERGE_BOND
     assert world.ask("getState", world.round) == world.ask("getState", 0)
     [juror, *_] = [one for one in trial.verifiers if world.ask("acknowledgedBy", 0, one.address)]
-    world.send(trial.challenger, "slashAcknowledgement", 0, 0, juror.address)
-    assert trial.member(juror)["deposit"] == 18 * ETH
-    refused("NotAcknowledgedBy", lambda: world.send(trial.challenger, "slashAcknowledgement", 0, 0, juror.address))
+    # Its proposer may have lost on purpose. The round is void, so the merge earns nobody anything.
+    assert trial.member(juror)["deposit"] == 20 * ETH
+    assert world.ask("rewardOf", 0, proposer.address) == 0
     world.check_solvent()
 
 

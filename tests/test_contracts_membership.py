@@ -379,7 +379,6 @@ def test_the_run_has_no_function_for_a_privileged_caller() -> None:
         "settle",
         "presentUnit",
         "presentMerge",
-        "slashAcknowledgement",
         *("disputeOpened", "disputeClosed", "convict", "abandon"),
         "commit",
         "seal",
