@@ -230,10 +230,6 @@ class RunContract:
         shown = [write_value(unit, MergedUnit) for unit in units]
         return self._run._send("presentMerge", round_, candidate, shown)
 
-    def slash_acknowledgement(self, round_: RoundIndex | int, candidate: int, juror: Address) -> Receipt:
-        """Burn a slot stake of a juror that acknowledged a convicted candidate."""
-        return self._run._send("slashAcknowledgement", round_, candidate, juror)
-
     def settle(self) -> Receipt:
         """Settle rounds that are due, a few at once; `claim` does so too."""
         return self._run._send("settle")

@@ -226,18 +226,18 @@ contract Players is Playing {
         Live memory live = state.rounds(run.currentRound()).played;
         Subject memory s = state.subjects(ended.subject);
         Unit memory unit = state.units(ended.subject);
+        uint256 own = state.members(s.accused).deposit;
         try judge.convict(IDisputable(address(run)), ended.subject, segment) returns (uint256 prize) {
             prizes += prize;
             uint256 lost = deposits - depositsOfAll();
+            // It may have lost on purpose, to hurt whoever agreed with it.
+            if (lost != own - state.members(s.accused).deposit) _break("a conviction took somebody else's stake");
             // Whoever convicts itself gets back half of what it loses, at most.
             if (2 * prize > lost) _break("a conviction paid");
             if (s.isConvicted && lost != 0) _break("convicted twice");
             if (s.isConvicted) return;
             bool isUnit = unit.status != IRunTypes.Status.None;
             ++reached[isUnit ? bytes32("unit convicted") : bytes32("candidate convicted")];
-            for (uint256 i = 0; i < ACCOUNTS; ++i) if (state.members(accounts(i)).owes) ++reached["owing"];
-            if (!isUnit && segment == 0) _slashJurors();
-            if (isUnit && (lost - UNIT_BOND) % SLOT_STAKE != 0) ++reached["less than owed"];
             if (isUnit && unit.revealedMask != unit.agreedMask) ++reached["vindicated"];
             _noteVoid(before, ended.round, settled, live);
         } catch {
@@ -303,21 +303,6 @@ contract Players is Playing {
         vm.fee(fee);
         try run.extend() { ++reached["extended"]; } catch {}
         vm.fee(0);
-    }
-
-    function _slashJurors() private {
-        uint64 round = run.currentRound();
-        for (uint64 back = 0; back < 3 && back <= round; ++back) {
-            for (uint256 i = MINERS; i < ACCOUNTS; ++i) {
-                uint8 said = state.entries(round - back, accounts(i)).acknowledged;
-                if (said == 0) continue;
-                uint256 deposits = depositsOfAll();
-                try run.slashAcknowledgement(round - back, said - 1, accounts(i)) {
-                    ++reached["juror slashed"];
-                    if (deposits - depositsOfAll() < SLOT_STAKE) ++reached["less than owed"];
-                } catch {}
-            }
-        }
     }
 
     /// @dev What another fork's transactions would do here: nothing, whoever sends them and whenever.

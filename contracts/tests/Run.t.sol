@@ -246,15 +246,14 @@ contract RunInvariants is Test {
     }
 
     function _names() private pure returns (bytes32[] memory names) {
-        names = new bytes32[](27);
+        names = new bytes32[](24);
         (names[0], names[1], names[2], names[3]) = ("merged", "paid", "settled", "redrawn");
         (names[4], names[5], names[6]) = ("unit convicted", "candidate convicted", "dismissed");
         (names[7], names[8], names[9]) = ("one round void", "later rounds void", "inner void popped");
         (names[10], names[11], names[12]) = ("convicted in a void round", "vindicated", "dissent lost");
         (names[13], names[14], names[15]) = ("withheld", "disclosed", "extended");
-        (names[16], names[17], names[18]) = ("juror slashed", "less than owed", "withdrawn");
-        (names[19], names[20], names[21], names[22]) = ("retired", "abandoned", "rejected", "disputed");
-        (names[23], names[24], names[25]) = ("unverified", "more units than are merged", "owing");
-        names[26] = "ended late";
+        (names[16], names[17], names[18]) = ("withdrawn", "retired", "abandoned");
+        (names[19], names[20], names[21]) = ("rejected", "disputed", "unverified");
+        (names[22], names[23]) = ("more units than are merged", "ended late");
     }
 }

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from cupel.chain.court_contract import CourtContract
 from cupel.chain.errors import ChainUnreachable
 from cupel.chain.run_values import ZERO_ADDRESS, UnitView
-from cupel.node.disputes.acknowledgements import Acknowledgements
 from cupel.node.disputes.counts import DisputeCounts
 from cupel.node.disputes.player import DisputePlayer
 from cupel.node.disputes.run_sides import Keeper, RunSides
@@ -37,8 +36,6 @@ class DisputeDesk:
         self._session = session
         self._log, self._accuses = session.log, budget_wei != 0
         self._player: DisputePlayer | None = None
-        self._slasher = Acknowledgements(session.contract, session.address, self.sides.find, session.log)
-        self._reorgs = 0
         self._next_look = 0.0
         self._is_playing = False
         court = session.run.parameters.court
@@ -85,7 +82,7 @@ class DisputeDesk:
             return False
         self._is_playing = True
         try:
-            return self._player.play() or self._slash(self._player)
+            return self._player.play()
         except (ProtocolError, ChainUnreachable) as trouble:
             self._log.warning("disputes not looked at", reason=str(trouble))
             self._next_look = time.monotonic() + TROUBLE_S
@@ -102,15 +99,6 @@ class DisputeDesk:
         except (ProtocolError, ChainUnreachable) as trouble:
             self._log.warning("disputes not ended", reason=str(trouble))
             return False
-
-    def _slash(self, player: DisputePlayer) -> bool:
-        """Burn a stake of whoever acknowledged what was convicted."""
-        if player.reorgs != self._reorgs:
-            self._reorgs = player.reorgs
-            self._slasher.forget()
-        won = [r for r in player.disputes.values() if r.challenger == player.me and r.ending is not None]
-        own = {record.subject for record in won if record.ending is not None and record.ending.convicted}
-        return self._slasher.slash(player.convicted, own, player.height)
 
     def play_between(self) -> None:
         """The same between two steps of a computation: a move is not kept waiting by work, but work by a move."""

@@ -161,10 +161,6 @@ class DisputePlayer:
         """Of the last look."""
         return Height(0) if self._follower is None else self._follower.height
 
-    @property
-    def reorgs(self) -> int:
-        return self._reorgs
-
     # Playing
 
     def play(self) -> bool:
