@@ -5,7 +5,8 @@ A state that may be needed again is kept under a name (a pin); `Session.prune` l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 import torch
 
@@ -13,7 +14,7 @@ from cupel.network.ipfs.blockstore import BlockMissing, BlockStore
 from cupel.network.ipfs.fetch import Fetcher
 from cupel.network.ipfs.unixfs import CHUNK_BYTES, walk_file
 from cupel.network.states import check_state_root, decode_state, encode_in_pieces
-from cupel.protocol.errors import MalformedInput
+from cupel.protocol.errors import MalformedInput, RootMismatch, Unavailable
 from cupel.protocol.training.state import NamedState
 from cupel.protocol.types import Cid, Root
 
@@ -44,6 +45,15 @@ class States:
             check_state_root(what, state, root)
             self._store.pin(cid, pin)
         return state
+
+    def find(self, what: str, root: Root, pins: Iterable[str]) -> NamedState | None:
+        """The state of that root, if it is kept here under one of these names; what else they keep is passed over."""
+        for pin in pins:
+            cid = self.held(pin)
+            if cid is not None:
+                with suppress(Unavailable, MalformedInput, RootMismatch):
+                    return self.get(what, cid, root, pin)
+        return None
 
     def is_whole(self, cid: Cid) -> bool:
         """Whether every block of a state is here and intact. Reads and hashes them."""

@@ -31,7 +31,6 @@ from cupel.node.records import SegmentVerdict, Verdict, VerdictRecord, float_of_
 from cupel.node.session import Session, Stopped, open_session
 from cupel.node.stopping import StopRequest
 from cupel.protocol.errors import ProtocolError
-from cupel.protocol.training.state import NamedState
 from cupel.protocol.training.unit import Answer, answer_of, train_segment
 from cupel.protocol.types import RoundIndex, Salt, Seed, SegmentIndex, UnitId
 from cupel.verifier.replay import KIND, UnitReplay, choose_segments
@@ -66,7 +65,9 @@ class Verifier(Participant):
         self._had: set[UnitId] = set()
         """Units whose data was there when this node looked."""
         self._backlog: dict[UnitId, UnitView] = {}
-        """Units left to replay for `--watch all`; a round that ends faster than that is finished later."""
+        """Units left to replay for `--watch all`, for as long as they can be accused."""
+        self._has_recalled = False
+        """Whether those of rounds before this process are among them."""
 
     # Deciding
 
@@ -76,7 +77,7 @@ class Verifier(Participant):
         if is_free and (self._check_merges() or self.disputes.end_stale()):
             return True
         if isinstance(action, Replay):
-            self._replay(UnitId(action.unit), action.segment)
+            self._replay(UnitId(action.unit), action.segment, drawn=action.drawn)
         elif isinstance(action, Seal):
             self._seal(action.units)
         elif isinstance(action, Reveal):
@@ -93,8 +94,12 @@ class Verifier(Participant):
         facts, is_drawn = self.gather(), self.current.phase in (Phase.SEAL, Phase.OPEN)
         if self.current.phase in (Phase.OPEN, Phase.MERGE, Phase.ACKNOWLEDGE):
             self.keep_for_round("merge to check", self._note_merge)
-        if is_drawn and self.settings.watch == "all":
-            self._watch(self.get_units())
+        if self.settings.watch == "all":
+            if is_drawn:
+                self._watch(self.get_units())
+            if not self._has_recalled and self.disputes.accuses:
+                self._recall()
+                self._has_recalled = True
         return VerifierFacts(
             round=facts,
             drawn=tuple(self._drawn_unit(one) for one in self._assignments()) if is_drawn else (),
@@ -156,7 +161,7 @@ class Verifier(Participant):
             for verifier in unit.verifiers:
                 if not unit.has_sealed(verifier):
                     for segment in self.contract.assigned_segments(unit.round, unit_id, verifier):
-                        self._fetch_checkpoint(unit, description, segment)
+                        self.fetch_checkpoint(unit, segment)
         except ProtocolError as trouble:
             self._note_failure(unit, trouble)
         else:
@@ -194,13 +199,28 @@ class Verifier(Participant):
         self._backlog |= {u.unit_id: u for u in units if "all" not in self._replay_of(u).reported}
 
     def _watched(self) -> tuple[tuple[bytes, int], ...]:
+        """The next segment of each unit, in order: each starts from the end of the one before, as computed here.
+
+        The newest round first: who cannot keep up is of use where there is time left to accuse.
+        """
+        last = self.parameters.segments - 1
         return tuple(
-            (unit_id, segment)
-            for unit_id, unit in self._backlog.items()
+            (unit_id, next((s for s in range(last) if s not in self._replay_of(unit).answers), last))
+            for unit_id, unit in sorted(self._backlog.items(), key=lambda one: -one[1].round)
             if not self.is_asleep(unit_id) and self._is_judged(unit.round)
-            for segment in range(self.parameters.segments)
-            if segment not in self._replay_of(unit).answers
         )
+
+    def _recall(self) -> None:
+        """Go on with the units of earlier rounds that can still be accused: what is left to replay is in no file."""
+        for round_ in range(self.current.round - 1, -1, -1):
+            if self.height > self._get_window_end(round_):
+                break
+            units = self.contract.get_units(RoundIndex(round_))
+            self._watch(tuple(unit for unit in units if unit.status in _JUDGED))
+
+    def _get_window_end(self, round_: int) -> int:
+        """The last block in which a unit of an earlier round can be accused."""
+        return self.keep_for_round(("window", round_), lambda: self.disputes.sides.get_window_end(round_))
 
     def _is_judged(self, round_: int) -> bool:
         """Whether a round's checkpoints are there for everybody; before, a verifier gets what it was drawn for."""
@@ -241,14 +261,18 @@ class Verifier(Participant):
         self._replays[unit.unit_id] = replay
         return replay
 
-    def _replay(self, unit_id: UnitId, segment: int) -> None:
+    def _replay(self, unit_id: UnitId, segment: int, *, drawn: bool) -> None:
         """One segment. What nobody serves, or is not what was committed, is unavailable; it is asked for again."""
         unit = self._backlog.get(unit_id) or self.find_unit(unit_id)
         replay = self._replay_of(unit)
         began, computed = time.perf_counter(), self.stats.steps_s
         try:
             description = self.describe(unit)
-            self._hold_end(unit, description)
+            if drawn:
+                self._hold_end(unit, description)
+            elif _is_wrong(replay, description) or segment in replay.answers:
+                self._report(unit, description)
+                return
             answer = self._compute(unit, description, segment)
         except ProtocolError as trouble:
             self._note_failure(unit, trouble)
@@ -275,20 +299,16 @@ class Verifier(Participant):
             self.session.points.reach("contribution/held")
 
     def _compute(self, unit: UnitView, description: UnitDescription, segment: int) -> Answer:
-        state = self._fetch_checkpoint(unit, description, segment)
+        state = self.fetch_checkpoint(unit, segment)
         self.session.points.reach("replay/fetched")
         load = self.session.run.load_batch(self._get_seed(unit.round), unit.unit_id)
-        return answer_of(train_segment(self.step, state, load, segment, self.parameters.segment_steps))
-
-    def _fetch_checkpoint(self, unit: UnitView, description: UnitDescription, segment: int) -> NamedState:
-        """The state a segment starts from. Raises Unavailable, MalformedInput or RootMismatch"""
-        start = description.states[segment]
-        return self.session.states.get(
-            f"checkpoint {segment} of unit 0x{unit.unit_id.hex()}",
-            start.cid,
-            start.state_root,
-            f"replay/{unit.round}/{unit.unit_id.hex()}/{segment}",
-        )
+        result = train_segment(self.step, state, load, segment, self.parameters.segment_steps)
+        answer, following = answer_of(result), segment + 1
+        is_next = unit.unit_id in self._backlog and following < self.parameters.segments
+        if is_next and answer.end_root == description.states[following].state_root:
+            # The next segment starts from it, whether its miner gives it to anybody or not.
+            self.session.states.put(result.state, self.checkpoint_pin(unit, following))
+        return answer
 
     # Saying what was found
 
@@ -300,10 +320,11 @@ class Verifier(Participant):
             drawn = next((a.segments for a in self._assignments() if a.unit_id == unit.unit_id), ())
         if drawn and all(s in known for s in drawn):
             self._report_once(unit, description, drawn, drawn=True)
-        if unit.unit_id in self._backlog and len(known) == self.parameters.segments:
-            self._report_once(unit, description, tuple(range(self.parameters.segments)), drawn=False)
+        is_done = len(known) == self.parameters.segments or _is_wrong(self._replay_of(unit), description)
+        if unit.unit_id in self._backlog and is_done:
+            self._report_once(unit, description, sorted(known), drawn=False)
             del self._backlog[unit.unit_id]
-            if unit.round < self.current.round:
+            if self._is_judged(unit.round):
                 self._accuse_if_wrong(self._refresh(unit))
 
     def _report_once(
@@ -415,11 +436,17 @@ class Verifier(Participant):
             self._accuse_if_wrong(unit)
         if self.settings.watch == "all":
             self._watch(units)
-        for unit in [u for u in self._backlog.values() if u.round <= ended - ROUNDS_KEPT]:
+        for unit in [u for u in self._backlog.values() if self._is_too_late(u, ended)]:
             reason = self._unavailable.get(unit.unit_id, "there was no time to replay it")
             self._record(unit, "unavailable", reason, (), drawn=False)
             del self._backlog[unit.unit_id]
         self._let_go(ended)
+
+    def _is_too_late(self, unit: UnitView, ended: RoundIndex) -> bool:
+        """Whether nothing comes of replaying a unit any more."""
+        if unit.status in _JUDGED and self.disputes.accuses:
+            return self.height > self._get_window_end(unit.round)
+        return unit.round <= ended - ROUNDS_KEPT
 
     def _note_merge(self) -> None:
         """A juror, and who watches all, finds out about this round's merge, be it after it was accepted."""
@@ -509,7 +536,8 @@ class Verifier(Participant):
         self._unavailable = {unit: reason for unit, reason in self._unavailable.items() if unit in self._backlog}
         self._failures.clear()
         self._had.clear()
-        for name in self.session.journal.names(KIND, last_round=ended - ROUNDS_KEPT):
+        # Of what can still be accused it is remembered that it was replayed.
+        for name in self.session.journal.names(KIND, last_round=min(ended - ROUNDS_KEPT, self.get_first_kept() - 1)):
             if UnitId(name) not in self._backlog:
                 self.session.journal.drop(KIND, name)
 
@@ -530,6 +558,11 @@ class Verifier(Participant):
 
 
 _JUDGED = frozenset({Status.DISPUTED, Status.UNVERIFIED, Status.ATTESTED})
+
+
+def _is_wrong(replay: UnitReplay, description: UnitDescription) -> bool:
+    """Whether a replayed segment ends in another state: then nothing more has to be known of the unit."""
+    return any(not _compare(segment, description, answer).agrees for segment, answer in replay.answers.items())
 
 
 def _compare(segment: int, description: UnitDescription, answer: Answer) -> SegmentVerdict:

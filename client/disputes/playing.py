@@ -75,6 +75,14 @@ class Hand:
         what, pin = f"contribution of unit 0x{unit.unit_id.hex()}", f"hand/{unit.round}/{unit.unit_id.hex()}"
         return self.session.states.get(what, last.cid, last.state_root, pin)
 
+    def fetch_checkpoint(self, unit: UnitView, segment: int) -> NamedState:
+        """As a node's: what was computed here is taken from here."""
+        start, pin = self.describe(unit).states[segment], f"hand/{unit.round}/{unit.unit_id.hex()}/{segment}"
+        own = self.session.states.find(f"checkpoint {segment}", start.state_root, [pin])
+        if own is None:
+            own = self.session.states.get(f"checkpoint {segment}", start.cid, start.state_root, pin)
+        return own
+
     def defend_unit(self, unit: UnitView, segment: int) -> Defence:
         raise Unavailable(f"unit 0x{unit.unit_id.hex()} is defended by its `miner`, which has its key and checkpoints")
 
@@ -107,9 +115,7 @@ class Hand:
         opened = read_opened(self.session.chain, self.contract, unit.round, unit.unit_id, evidence)
         wrong = partial(Wrong, subject=self.sides.name_unit(unit), round=unit.round, accused=unit.miner)
         for number in range(len(states) - 1) if segment is None else [segment]:
-            start, pin = states[number], f"hand/{unit.round}/{unit.unit_id.hex()}/{number}"
-            state = self.session.states.get(f"checkpoint {number}", start.cid, start.state_root, pin)
-            run = self.sides.run_segment(unit.unit_id, seed, state, number)
+            run = self.sides.run_segment(unit.unit_id, seed, self.fetch_checkpoint(unit, number), number)
             right, posted = run.roots[-1], states[number + 1].state_root
             if right != posted:
                 reason = f"segment {number} ends in 0x{right.hex()[:16]}, not in 0x{posted.hex()[:16]}"

@@ -41,6 +41,9 @@ class Keeper(Protocol):
 
     def fetch_contribution(self, unit: UnitView) -> NamedState: ...
 
+    def fetch_checkpoint(self, unit: UnitView, segment: int) -> NamedState:
+        """The state a segment of a unit starts from; where it was computed here, nobody else is asked for it."""
+
     def defend_unit(self, unit: UnitView, segment: int) -> Defence:
         """Raises Unavailable: none of this node's."""
 
@@ -170,13 +173,7 @@ class RunSides:
             return Challenge(step_roots=[], hold=merge.hold, prover=merge.prover)
         unit = self._find_unit(record.subject, round_)
         seed = self._contract.get_round(round_).seed
-        start = self._keeper.describe(unit).states[record.segment]
-        state = self._session.states.get(
-            f"checkpoint {record.segment} of unit 0x{unit.unit_id.hex()}",
-            start.cid,
-            start.state_root,
-            f"replay/{unit.round}/{unit.unit_id.hex()}/{record.segment}",
-        )
+        state = self._keeper.fetch_checkpoint(unit, record.segment)
         segment = self.run_segment(unit.unit_id, seed, state, record.segment)
         run = self._session.run
         data = DataHeld(
