@@ -21,7 +21,7 @@ from cupel.verifier.settings import WATCHES, VerifierSettings
     type=click.Choice(WATCHES),
     default="drawn",
     show_default=True,
-    help="`all` replays every segment of every unit and reports what differs.",
+    help="`all` replays every unit, segment by segment, and reports and accuses what differs.",
 )
 def verifier(**options: Any) -> None:
     """Replay randomly drawn segments of a run, attest to what is right, and be paid for it.
