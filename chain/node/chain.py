@@ -43,6 +43,7 @@ SUGGESTED_TIP_WEI = 1_000_000
 """What eth_maxPriorityFeePerGas answers. Any tip enters: blocks are rarely full, and tips go to nobody."""
 
 MAX_REORG_DEPTH = 32
+MAX_SKIP = 256
 """Blocks a re-org may undo on a chain that allows them; what is below is `finalized` there."""
 
 MAX_REMEMBERED_ANSWERS = 4_096
@@ -222,6 +223,26 @@ class EmbeddedChain:
         except BaseException:
             self.head, self._head_view, self.pool = before
             raise
+        return self.head
+
+    def skip(self, count: int) -> StoredBlock:
+        """Add empty blocks at once, a second apart, so that what waits for a height need not wait; for the demo, see
+        `--allow-skip`. Transactions that wait go on waiting. The new head.
+
+        Raises   Refused: more than MAX_SKIP
+        """
+        if not 1 <= count <= MAX_SKIP:
+            raise Refused(f"{count} blocks: from 1 to {MAX_SKIP} can be added at once")
+        parent, news = self.head, list[NewBlock]()
+        for _ in range(count):
+            timestamp = parent.header.timestamp + 1
+            builder = BlockBuilder(
+                parent, timestamp=timestamp, chain_id=self.chain_id, get_node=self.store.get_node, ancestors=list
+            )
+            news.append(builder.finish())
+            parent = news[-1].block
+        self.store.extend(news)
+        self._advance(news[-1])
         return self.head
 
     def _get_stored(self, number: int) -> StoredBlock:

@@ -64,7 +64,9 @@ class _Method:
 class Rpc:
     """Answers requests about one chain."""
 
-    def __init__(self, chain: EmbeddedChain, *, block_time_s: float, allow_reorg: bool = False) -> None:
+    def __init__(
+        self, chain: EmbeddedChain, *, block_time_s: float, allow_reorg: bool = False, allow_skip: bool = False
+    ) -> None:
         self._chain = chain
         self._block_time_s = block_time_s
         self._started = time.time()
@@ -102,6 +104,8 @@ class Rpc:
         }
         if allow_reorg:
             self._methods["cupel_reorg"] = _Method(self._reorganise, 1, 2)
+        if allow_skip:
+            self._methods["cupel_skip"] = _Method(self._skip, 1, 1)
 
     def answer(self, method: str, params: Sequence[Json]) -> Json:
         """The result of one call. Raises RpcError."""
@@ -365,6 +369,10 @@ class Rpc:
         if not isinstance(blocks, int) or isinstance(blocks, bool) or not isinstance(keep_transactions, bool):
             raise InvalidParams("cupel_reorg takes a number of blocks and whether their transactions wait again")
         head = self._chain.reorganise(blocks, keep_transactions=keep_transactions)
+        return {"number": format_quantity(head.number), "hash": format_data(head.hash)}
+
+    def _skip(self, count: Json) -> Json:
+        head = self._chain.skip(parse_quantity(count, "count"))
         return {"number": format_quantity(head.number), "hash": format_data(head.hash)}
 
     def _status(self) -> Json:

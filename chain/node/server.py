@@ -53,6 +53,8 @@ class NodeSettings:
     """Genesis funds by address."""
     allow_reorg: bool = False
     """Serve `cupel_reorg`, which undoes blocks: for tests."""
+    allow_skip: bool = False
+    """Serve `cupel_skip`, which adds empty blocks at once: for the demo's end."""
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.block_time_s <= 3600:
@@ -127,7 +129,12 @@ async def produce_blocks(chain: EmbeddedChain, block_time_s: float) -> None:
 
 
 def make_app(chain: EmbeddedChain, settings: NodeSettings) -> web.Application:
-    rpc = Rpc(chain, block_time_s=settings.block_time_s, allow_reorg=settings.allow_reorg)
+    rpc = Rpc(
+        chain,
+        block_time_s=settings.block_time_s,
+        allow_reorg=settings.allow_reorg,
+        allow_skip=settings.allow_skip,
+    )
     local = _is_loopback(settings.host)
 
     async def handle(request: web.Request) -> web.Response:

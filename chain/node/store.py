@@ -226,6 +226,14 @@ class ChainStore:
             self._insert_meta(meta or {})
         self._remember(new)
 
+    def extend(self, news: Sequence[NewBlock]) -> None:
+        """Write blocks without transactions, all of them or none."""
+        with self._transaction():
+            for new in news:
+                self._insert(new)
+        for new in news:
+            self._remember(new)
+
     def replace(self, news: Sequence[NewBlock], *, pool: Sequence[Waiting], meta: Mapping[str, Any]) -> None:
         """Put `news` in place of all blocks from the first one's height on, and `pool` in place of what waits: all of
         it or nothing. Trie nodes stay; others may share them."""

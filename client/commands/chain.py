@@ -50,6 +50,7 @@ def parse_fund(text: str) -> tuple[bytes, int]:
 @click.option("--fund", multiple=True, metavar="ADDRESS=ETH", help="Give an address ETH at genesis; repeatable.")
 @click.option("--chain-id", type=int, help="The new chain's identifier. [default: 31337]")
 @click.option("--allow-reorg", is_flag=True, help="Let anybody undo blocks by RPC (cupel_reorg): for tests only.")
+@click.option("--allow-skip", is_flag=True, help="Let anybody add empty blocks by RPC (cupel_skip): for the demo.")
 @click.option("--verbose", is_flag=True, help="Log every block's time.")
 def chain(
     data: Path | None,
@@ -59,6 +60,7 @@ def chain(
     fund: tuple[str, ...],
     chain_id: int | None,
     allow_reorg: bool,
+    allow_skip: bool,
     verbose: bool,
 ) -> None:
     """Run an EVM chain (Prague rules) on this machine and serve JSON-RPC.
@@ -81,6 +83,7 @@ def chain(
         chain_id=chain_id,
         balances_wei=dict(parse_fund(one) for one in fund),
         allow_reorg=allow_reorg,
+        allow_skip=allow_skip,
     )
 
     def announce(url: str, running: EmbeddedChain) -> None:

@@ -107,13 +107,16 @@ def prepare_programs(settings: DemoSettings, say: Say) -> Prepared:
 
 
 def make_clocks(settings: DemoSettings) -> Clocks:
-    """Of the demo's court: two minutes for each side, ten seconds for any move."""
+    """Of the demo's court: four minutes for each side, ten seconds for any move.
+
+    With two, a liar that a busy machine kept waiting was convicted of silence, before it had shown what convicts it.
+    """
     minute = _minute(settings)
     return Clocks(
-        clock_blocks=2 * minute,
+        clock_blocks=4 * minute,
         grace_blocks=max(8, minute // 6),
         minimum_bond_wei=Wei(ETHER // 10),
-        defence_gas=1_000_000,
+        defence_gas=2_000_000,
     )
 
 
@@ -148,10 +151,10 @@ def make_parameters(settings: DemoSettings, prepared: Prepared, court: CourtDepl
         beacon_delay=1,
         train_blocks=3 * minute,
         seal_blocks=3 * minute,
-        open_blocks=minute,
+        open_blocks=2 * minute,
         merge_blocks=minute,
         acknowledge_blocks=minute,
-        # A dispute may take its whole time; nobody waits for that here, the summary counts what is pending.
+        # A dispute may take its whole time; the demo skips it at its end.
         maturity_blocks=minute + court.longest_dispute,
         window_blocks=minute,
         exit_blocks=minute + court.longest_dispute,

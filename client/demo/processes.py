@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -102,6 +103,16 @@ class ManagedProcess:
     def ask_to_stop(self) -> None:
         if self.is_running():
             self._child.terminate()
+            self.go_on()
+
+    def pause(self) -> None:
+        """Until `go_on` or `ask_to_stop`."""
+        if self.is_running():
+            self._child.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        if self.is_running():
+            self._child.send_signal(signal.SIGCONT)
 
     def wait(self, timeout_s: float) -> None:
         """Wait for the end after `ask_to_stop`; kill what does not heed it."""
@@ -133,15 +144,19 @@ class Fleet:
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Nodes first, all at once, then what they depend on (the first started) in turn."""
+        self.stop_nodes(timeout_s)
+        for process in reversed([p for p in self.processes if p.program == "cupel"]):
+            process.ask_to_stop()
+            process.wait(timeout_s)
+        self.processes.clear()
+
+    def stop_nodes(self, timeout_s: float = 10.0) -> None:
+        """Those of the run, all at once; chain and source go on."""
         nodes = [p for p in self.processes if p.program != "cupel"]
         for process in nodes:
             process.ask_to_stop()
         for process in nodes:
             process.wait(timeout_s)
-        for process in reversed([p for p in self.processes if p.program == "cupel"]):
-            process.ask_to_stop()
-            process.wait(timeout_s)
-        self.processes.clear()
 
     def __enter__(self) -> Fleet:
         return self

@@ -51,6 +51,8 @@ class Report:
     """What the court found, from the chain."""
     balances: Sequence[Balance]
     supply: int
+    skipped: int
+    """Empty blocks that were added at the end, so that rewards mature."""
     prompt: str
     sample: str
     seconds: float
@@ -164,6 +166,11 @@ def print_report(report: Report, console: Console) -> None:
     console.print(
         f"Supply {report.supply / TOKEN_UNITS:.2f} CUP, minted only by rounds that are final.", highlight=False
     )
+    if report.skipped:
+        told = f"{report.skipped:,} empty blocks were skipped at the end: so long a dispute may take, and rewards wait."
+    else:
+        told = "What is pending waits until nothing of its round can be disputed any more."
+    console.print(told, highlight=False)
     console.print()
 
     last = rounds[-1]

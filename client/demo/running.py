@@ -15,6 +15,7 @@ from cupel.chain.client import ChainClient
 from cupel.chain.run_contract import RunContract, TokenContract
 from cupel.chain.run_file import RunFile
 from cupel.chain.run_values import Phase, Status
+from cupel.demo.maturing import hold_round, let_mature
 from cupel.demo.observer import Observer
 from cupel.demo.preparation import Party, build_text, deploy, make_parties, prepare_programs
 from cupel.demo.processes import Fleet, ManagedProcess
@@ -29,8 +30,8 @@ from cupel.protocol.training.state import weights_of
 
 START_TIMEOUT_S = 90.0
 LOOK_S = 0.5
-VERDICTS_TIMEOUT_S = 60.0
-"""For disputes about the last round's units: each takes some twenty blocks."""
+VERDICTS_TIMEOUT_S = 240.0
+"""For disputes about the last round's units: each takes some twenty blocks, and on a busy machine minutes."""
 FUNDING_ETH = 1000
 CONTESTED = frozenset({Status.DISPUTED.name, Status.CONVICTED.name})
 
@@ -58,7 +59,7 @@ def run_demo(settings: DemoSettings) -> Report:
         accounts = [deployer.address, *(party.signer.address for party in parties)]
         chain = fleet.start(
             "chain", "cupel", "chain", "--data", str(settings.folder / "chain"), "--port", _port_of(archive, "chain"),
-            "--block-time", str(settings.block_time_s),
+            "--block-time", str(settings.block_time_s), "--allow-skip",
             *(part for account in accounts for part in ("--fund", f"{account}={FUNDING_ETH}")),
         )  # fmt: skip
         data = build_text(settings, view.say)
@@ -78,11 +79,18 @@ def run_demo(settings: DemoSettings) -> Report:
         contract = RunContract(client, run.contract)
         observer = Observer(settings, archive, contract)
         _watch(settings, view, fleet, nodes, client, contract, observer)
+        honest = [
+            node for node, party in zip(nodes, parties, strict=True) if party.program == "miner" and not party.lies
+        ]
+        hold_round(contract, honest, settings.block_time_s)
         lies = [u.unit for r in observer.finished for u in r.units if u.status in CONTESTED]
         view.say(f"Waiting for the court about {len(lies)} units that were left out ...")
         wait_for_verdicts(client, run, lies, VERDICTS_TIMEOUT_S)
         convictions = read_convictions(client, run)
-        report = _report(settings, parties, contract, TokenContract(client, run.token), observer, convictions, began)
+        skipped = let_mature(fleet, client, run, parties, view.say)
+        report = _report(
+            settings, parties, contract, TokenContract(client, run.token), observer, convictions, skipped, began
+        )
         client.close()
     draw_curve([report.genesis_loss, *(one.held_out_loss for one in report.rounds)], settings.folder / "loss.png")
     console = Console(width=max(110, Console().width)) if not Console().is_terminal else Console()
@@ -155,6 +163,10 @@ def _watch(
                 peers = [p.endpoint for p in contract.participants() if p.endpoint]
                 summary = observer.collect(next_round, peers)
                 view.say(view.describe_round(summary))
+                if not summary.units:
+                    # Nobody was there to work: its time was skipped at the end of an earlier demo.
+                    wanted += 1
+                    picture.rounds_wanted = wanted
                 next_round += 1
                 if len(observer.finished) >= wanted:
                     break
@@ -176,6 +188,7 @@ def _report(
     token: TokenContract,
     observer: Observer,
     convictions: Sequence[Conviction],
+    skipped: int,
     began: float,
 ) -> Report:
     run = observer.run
@@ -211,6 +224,7 @@ def _report(
         convictions=convictions,
         balances=balances,
         supply=token.total_supply(),
+        skipped=skipped,
         prompt=settings.prompt,
         sample=run.decode_tokens(prompt + tokens)[len(run.decode_tokens(prompt)) :],
         seconds=time.monotonic() - began,
