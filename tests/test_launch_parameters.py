@@ -120,7 +120,10 @@ COURTS = {
         'court.transaction is of no use beside address = "none"',
     ),
     'address = "0x12"': (None, "court.address is '0x12'; it takes the address of a court with its checksum"),
-    f'address = "{STANDING}"\nclock = "4 h"': (None, "court.clock is not a parameter"),
+    f'address = "{STANDING}"\nclock = "4 h"': (
+        None,
+        "court.clock is a new court.s, and court.address names one that stands",
+    ),
     f'address = "{STANDING}"\ntransaction = "0x12"': (None, "court.transaction is '0x12'; it takes the hash"),
     "": (None, "court lacks clock"),
 }

@@ -303,6 +303,11 @@ def _read_court(file: _File, block_seconds: float) -> CourtChoice:
     """A new court's clocks and money, or one that stands, or none because the file says so."""
     table = file.table.get("court")
     if isinstance(table, dict) and "address" in table:
+        own = [key for key in ("clock", "grace", "minimum_bond", "defence_gas") if key in table]
+        if own:
+            file.refuse(
+                ("court", own[0]), "is a new court's, and court.address names one that stands: one of the two has to go"
+            )
         standing = file.section("court", _STANDING_COURT, frozenset({"transaction"}))
         if standing["address"] is None and "transaction" in standing:
             file.refuse(("court", "transaction"), 'is of no use beside address = "none"')
