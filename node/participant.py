@@ -470,18 +470,6 @@ class Participant(Follower):
         pin = self.contribution_pin(unit)
         return self.session.states.get(f"contribution of unit 0x{unit.unit_id.hex()}", last.cid, last.state_root, pin)
 
-    def fetch_checkpoint(self, unit: UnitView, segment: int) -> NamedState:
-        """The state a segment of a unit starts from, kept from now on.
-
-        One that is here by its root, because this node computed it, is taken from here: so no miner keeps a watcher, or
-        a challenger, from going on by giving nobody one state. Raises Unavailable, MalformedInput or RootMismatch
-        """
-        start, pin = self.describe(unit).states[segment], self.checkpoint_pin(unit, segment)
-        what = f"checkpoint {segment} of unit 0x{unit.unit_id.hex()}"
-        pins = [pin] if segment else [pin, f"start/{start.state_root.hex()}"]
-        own = self.session.states.find(what, start.state_root, pins)
-        return own if own is not None else self.session.states.get(what, start.cid, start.state_root, pin)
-
     def checkpoint_pin(self, unit: UnitView, segment: int) -> str:
         """What keeps the start of a segment at whoever replays it."""
         return f"replay/{unit.round}/{unit.unit_id.hex()}/{segment}"

@@ -27,6 +27,7 @@ from cupel.node.disputes.deciding import (
     decide,
     find_stale,
 )
+from cupel.node.disputes.holding import Recent
 from cupel.node.journal import Identity, Journal
 from cupel.protocol.errors import MalformedInput
 from cupel.protocol.proceedings import Stage
@@ -236,3 +237,19 @@ def test_an_accusation_is_on_disk_with_its_salt_before_anything_is_said(tmp_path
         journal.put(KIND, SUBJECT + b"\0", 0, {"salt": "zz"})
         with pytest.raises(MalformedInput, match="damaged"):
             list(Accusations(journal))
+
+
+def test_what_disputes_in_turn_take_is_computed_once_for_a_few_of_them() -> None:
+    made: list[int] = []
+    recent = Recent[int, int](3)
+
+    def ask(key: int) -> int:
+        return recent.get(key, lambda: made.append(key) or -key)
+
+    assert [ask(key) for key in (1, 2, 3) * 4] == [-1, -2, -3] * 4
+    assert made == [1, 2, 3]
+    # A fourth takes the place of the one that was not asked for since.
+    ask(1), ask(4), ask(1), ask(3), ask(4)
+    assert made == [1, 2, 3, 4]
+    ask(2)
+    assert made == [1, 2, 3, 4, 2]

@@ -161,7 +161,7 @@ class Verifier(Participant):
             for verifier in unit.verifiers:
                 if not unit.has_sealed(verifier):
                     for segment in self.contract.assigned_segments(unit.round, unit_id, verifier):
-                        self.fetch_checkpoint(unit, segment)
+                        self.disputes.sides.fetch_checkpoint(unit, segment)
         except ProtocolError as trouble:
             self._note_failure(unit, trouble)
         else:
@@ -299,7 +299,7 @@ class Verifier(Participant):
             self.session.points.reach("contribution/held")
 
     def _compute(self, unit: UnitView, description: UnitDescription, segment: int) -> Answer:
-        state = self.fetch_checkpoint(unit, segment)
+        state = self.disputes.sides.fetch_checkpoint(unit, segment)
         self.session.points.reach("replay/fetched")
         load = self.session.run.load_batch(self._get_seed(unit.round), unit.unit_id)
         result = train_segment(self.step, state, load, segment, self.parameters.segment_steps)

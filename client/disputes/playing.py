@@ -18,6 +18,7 @@ from cupel.node.session import Session
 from cupel.protocol.disputes.game import Defence
 from cupel.protocol.errors import ProtocolError, Unavailable, UsageError
 from cupel.protocol.training.state import NamedState
+from cupel.protocol.training.unit import answer_of, train_segment
 from cupel.protocol.types import Address
 
 PAUSE_S = 0.5
@@ -75,13 +76,8 @@ class Hand:
         what, pin = f"contribution of unit 0x{unit.unit_id.hex()}", f"hand/{unit.round}/{unit.unit_id.hex()}"
         return self.session.states.get(what, last.cid, last.state_root, pin)
 
-    def fetch_checkpoint(self, unit: UnitView, segment: int) -> NamedState:
-        """As a node's: what was computed here is taken from here."""
-        start, pin = self.describe(unit).states[segment], f"hand/{unit.round}/{unit.unit_id.hex()}/{segment}"
-        own = self.session.states.find(f"checkpoint {segment}", start.state_root, [pin])
-        if own is None:
-            own = self.session.states.get(f"checkpoint {segment}", start.cid, start.state_root, pin)
-        return own
+    def checkpoint_pin(self, unit: UnitView, segment: int) -> str:
+        return f"hand/{unit.round}/{unit.unit_id.hex()}/{segment}"
 
     def defend_unit(self, unit: UnitView, segment: int) -> Defence:
         raise Unavailable(f"unit 0x{unit.unit_id.hex()} is defended by its `miner`, which has its key and checkpoints")
@@ -114,17 +110,21 @@ class Hand:
         evidence = [state.evidence for state in states]
         opened = read_opened(self.session.chain, self.contract, unit.round, unit.unit_id, evidence)
         wrong = partial(Wrong, subject=self.sides.name_unit(unit), round=unit.round, accused=unit.miner)
+        load, steps = self.session.run.load_batch(seed, unit.unit_id), self.session.run.parameters.segment_steps
         for number in range(len(states) - 1) if segment is None else [segment]:
-            run = self.sides.run_segment(unit.unit_id, seed, self.fetch_checkpoint(unit, number), number)
-            right, posted = run.roots[-1], states[number + 1].state_root
+            result = train_segment(self.step, self.sides.fetch_checkpoint(unit, number), load, number, steps)
+            answer, posted = answer_of(result), states[number + 1].state_root
+            right = answer.end_root
             if right != posted:
                 reason = f"segment {number} ends in 0x{right.hex()[:16]}, not in 0x{posted.hex()[:16]}"
                 return wrong(segment=number, reason=reason)
             shown = opened.get(number)
-            if shown is not None and (shown.loss, shown.gradient_norm) != run.evidence:
+            if shown is not None and (shown.loss, shown.gradient_norm) != (answer.loss, answer.gradient_norm):
                 return wrong(
                     segment=number, reason=f"segment {number} has another loss or gradient norm than was opened"
                 )
+            # The next segment starts from it, whether its miner gives it to anybody or not.
+            self.session.states.put(result.state, self.checkpoint_pin(unit, number + 1))
         return None
 
     def find_wrong_candidate(self, round_: int, candidate: int | None) -> Wrong | None:

@@ -5,9 +5,9 @@ A step is traced by the torch engine, which compiles nothing; on every engine th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -20,6 +20,8 @@ from cupel.protocol.training.state import NamedState, unflatten_state
 from cupel.protocol.training.unit import LoadBatch, Step, float_bits
 from cupel.protocol.types import Root
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 ENGINE = "torch"
 _STATE = "0."
 """What the inputs and outputs of a step are called that are the state; in a merge every input begins so."""
@@ -47,6 +49,24 @@ def hold(programs: RunPrograms, program: Program, prover: Prover) -> StepHeld:
         before=before,
         after=after,
     )
+
+
+class Recent(Generic[K, V]):
+    """The few things that were asked for last, by key; another one takes the place of that which rests for longest."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._made: dict[K, V] = {}
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        """What `make` gave for this key, if that is still here. Room is made before it is called."""
+        if key in self._made:
+            self._made[key] = self._made.pop(key)
+        else:
+            while len(self._made) >= self._most:
+                del self._made[next(iter(self._made))]
+            self._made[key] = make()
+        return self._made[key]
 
 
 class _Reader:

@@ -15,7 +15,7 @@ from cupel.chain.mapping import write_value
 from cupel.chain.run_contract import RunContract
 from cupel.chain.run_values import ClaimKind, Commitment, MergedUnit, Status, UnitView
 from cupel.node.descriptions import UnitDescription
-from cupel.node.disputes.holding import MergeRun, SegmentRun
+from cupel.node.disputes.holding import MergeRun, Recent, SegmentRun
 from cupel.node.journal import Journal
 from cupel.node.session import Session
 from cupel.protocol.disputes.game import Challenge, DataHeld, Defence
@@ -27,6 +27,9 @@ from cupel.protocol.types import Address, Height, RoundIndex, UnitId
 
 KIND = "subject"
 """What the documents are called that say what a subject is."""
+SIDES_KEPT = 4
+"""Disputes of which what was computed stays in memory, of each about three states: with more at once, each move trains
+its segment anew. For so many and more the court lengthens the clock of who is accused (court.md)."""
 _JUDGED = frozenset({Status.DISPUTED, Status.UNVERIFIED, Status.ATTESTED})
 
 
@@ -41,8 +44,8 @@ class Keeper(Protocol):
 
     def fetch_contribution(self, unit: UnitView) -> NamedState: ...
 
-    def fetch_checkpoint(self, unit: UnitView, segment: int) -> NamedState:
-        """The state a segment of a unit starts from; where it was computed here, nobody else is asked for it."""
+    def checkpoint_pin(self, unit: UnitView, segment: int) -> str:
+        """What keeps the start of a segment here."""
 
     def defend_unit(self, unit: UnitView, segment: int) -> Defence:
         """Raises Unavailable: none of this node's."""
@@ -53,8 +56,8 @@ class RunSides:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper, self._session, self._contract = keeper, keeper.session, keeper.contract
-        self._made: tuple[bytes, Any] | None = None
-        """The side of the dispute that was played last, with what was computed for it."""
+        self._made = Recent[bytes, Any](SIDES_KEPT)
+        """Sides of the disputes that were played last, each with what was computed for it."""
 
     @property
     def _journal(self) -> Journal:
@@ -153,12 +156,9 @@ class RunSides:
         return side
 
     def _make(self, record: DisputeRecord, make: Callable[[DisputeRecord], Any]) -> Any:
-        """What it takes to compute is kept while the same dispute goes on; another one's takes its place in memory."""
+        """What it takes to compute is kept while disputes go on in turn; each stands at a step of its own."""
         key = record.subject + bytes([record.segment]) + record.challenger.encode()
-        if self._made is None or self._made[0] != key:
-            self._made = None
-            self._made = key, make(record)
-        return self._made[1]
+        return self._made.get(key, lambda: make(record))
 
     def _make_defence(self, record: DisputeRecord) -> Defence:
         round_, candidate = self.find(record.subject)
@@ -173,7 +173,7 @@ class RunSides:
             return Challenge(step_roots=[], hold=merge.hold, prover=merge.prover)
         unit = self._find_unit(record.subject, round_)
         seed = self._contract.get_round(round_).seed
-        state = self._keeper.fetch_checkpoint(unit, record.segment)
+        state = self.fetch_checkpoint(unit, record.segment)
         segment = self.run_segment(unit.unit_id, seed, state, record.segment)
         run = self._session.run
         data = DataHeld(
@@ -193,6 +193,24 @@ class RunSides:
         )
 
     # Computing
+
+    def fetch_checkpoint(self, unit: UnitView, segment: int) -> NamedState:
+        """The state a segment of a unit starts from, kept from now on.
+
+        One that is here by its root, because this node computed it, is taken from here, and a round's first from
+        whoever has it: so no miner keeps a watcher, or a challenger, from going on by giving nobody one state.
+
+        Raises Unavailable, MalformedInput or RootMismatch
+        """
+        start, pin = self._keeper.describe(unit).states[segment], self._keeper.checkpoint_pin(unit, segment)
+        root, cid, pins = start.state_root, start.cid, [pin]
+        if segment == 0:
+            if root == self._session.run.parameters.genesis_root:
+                return self._session.run.genesis
+            pins, cid = [pin, f"start/{root.hex()}"], self._contract.get_state(unit.round)[1] or cid
+        what, states = f"checkpoint {segment} of unit 0x{unit.unit_id.hex()}", self._session.states
+        own = states.find(what, root, pins)
+        return own if own is not None else states.get(what, cid, root, pin)
 
     def run_segment(self, unit: UnitId, seed: Any, state: NamedState, segment: int) -> SegmentRun:
         """A segment computed again, honestly, from the state before it."""
