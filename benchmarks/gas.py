@@ -129,6 +129,10 @@ def measure_limits() -> dict[str, int]:
     works: dict[bytes, Work] = world.play_commits(miners)
     assert len(works) == 64
     result["draw of 64 units x 8 verifiers, jury of 64"] = _advance_to(world, SEAL)
+    asleep = world.fork()
+    asleep.mine_to(asleep.ask("current")["until"] + 1)
+    result["end of seal, 512 missing seals fined"] = asleep.advance().gas
+    result["second draw, of 512 verifiers in their place"] = _advance_to(asleep, SEAL)
     drawn = [one for one in verifiers if world.ask("assignmentsOf", world.round, one.address)]
     for verifier in drawn:
         world.seal(verifier, {unit: spoil(work, 0) for unit, work in works.items()})

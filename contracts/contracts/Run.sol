@@ -69,7 +69,6 @@ contract Run is Withheld, Clocks, Claims, Disputable {
     /// @inheritdoc IRunWork
     function claim(uint64[] calldata rounds_) external returns (uint256 tokens, uint256 bonds) {
         _advance();
-        _settle();
         (tokens, bonds) = _claimAll(rounds_);
         // Bonds that came free may be what a waiting round lacked.
         _advance();
@@ -88,14 +87,19 @@ contract Run is Withheld, Clocks, Claims, Disputable {
     }
 
     function _voidFrom(uint64 from) internal override {
+        // It returns nothing; a revert is passed on.
+        // slither-disable-next-line unused-return
         Address.functionDelegateCall(rules, abi.encodeCall(RunRules.abandon, (from)));
     }
 
     /// @dev Phases that are due. Where the heights say that none is, the other half need not be asked.
     function _advance() internal override {
         Phase phase = _live.phase;
-        bool isTimed = phase != Phase.Waiting && phase != Phase.Seed && phase != Phase.Draw;
-        if (isTimed && block.number <= _live.until) return;
+        if (phase != Phase.Waiting) {
+            uint256 until = _live.until;
+            bool isAwaited = phase == Phase.Seed || phase == Phase.Draw; // the height of a beacon's value
+            if (isAwaited ? block.number < until : block.number <= until) return;
+        }
         // Whether a phase was due makes no difference here; a revert is passed on.
         // slither-disable-next-line unused-return
         Address.functionDelegateCall(rules, abi.encodeCall(IRunRounds.advance, ()));

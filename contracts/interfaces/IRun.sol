@@ -239,7 +239,7 @@ interface IRunDisputes is IRunTypes {
     /// @return subject keccak256(abi.encode(chain id, run, round, "merge", candidate)).
     function presentMerge(uint64 round, uint8 candidate, MergedUnit[] calldata units) external returns (bytes32 subject);
 
-    /// @notice Settle rounds that are due, at most 16 at once. `claim` does so too.
+    /// @notice Settle rounds that are due, at most 16 at once. `claim` does so too, where one of its rounds is not.
     /// @return rounds How many are settled: all below that number.
     function settle() external returns (uint64 rounds);
 }

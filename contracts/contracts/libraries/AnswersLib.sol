@@ -33,11 +33,13 @@ library AnswersLib {
     }
 
     /// @notice keccak256(abi.encode(answers)) of the answers in `leaves` to these segments.
-    /// @param places By segment, its place in `leaves` plus 1: none of them 0 here.
+    /// @param places By segment, its place in `leaves` plus 1; 0 where it is not there.
+    /// @return answersHash It.
+    /// @return missing One of `segments` that is not there, plus 1; 0 where all are, and the hash is one.
     function hashOf(IRunTypes.Opened[] calldata leaves, uint256[] memory places, uint8[] memory segments)
         internal
         pure
-        returns (bytes32 answersHash)
+        returns (bytes32 answersHash, uint256 missing)
     {
         assembly ("memory-safe") {
             let free := mload(64)
@@ -47,9 +49,13 @@ library AnswersLib {
             let to := add(free, 64)
             for { let i := 0 } lt(i, count) { i := add(i, 1) } {
                 let segment := mload(add(add(segments, 32), mul(i, 32)))
-                let place := sub(mload(add(add(places, 32), mul(segment, 32))), 1)
+                let place := mload(add(add(places, 32), mul(segment, 32)))
+                if iszero(place) {
+                    missing := add(segment, 1)
+                    break
+                }
                 // A leaf is five words; its answer begins with the second.
-                calldatacopy(to, add(add(leaves.offset, mul(place, 160)), 32), 96)
+                calldatacopy(to, add(add(leaves.offset, mul(sub(place, 1), 160)), 32), 96)
                 to := add(to, 96)
             }
             answersHash := keccak256(free, sub(to, free))

@@ -113,8 +113,11 @@ library DrawLib {
     /// @notice Place of a member's id among a unit's verifiers, packed 32 bits each; NOT_THERE if absent.
     function placeOf(uint256 ids, uint256 id) internal pure returns (uint256) {
         if (id == 0) return NOT_THERE;
-        for (uint256 v = 0; ids >> (32 * v) != 0; ++v) {
-            if (uint32(ids >> (32 * v)) == id) return v;
+        unchecked {
+            for (uint256 v = 0; ids != 0; ++v) {
+                if (uint32(ids) == id) return v;
+                ids >>= 32;
+            }
         }
         return NOT_THERE;
     }

@@ -5,7 +5,8 @@ pragma solidity ^0.8.28;
 /// @dev The hashes of `MerkleLib`, with the precompile called by hand: an opening is little else, and the compiler's own way costs
 /// twice as much. A call of a precompile makes them `view`, though their answers depend on nothing but their arguments.
 library LeavesLib {
-    /// @notice The root above `hashes`, which stand at the ascending `places` of a tree of `count` leaves. Both are consumed.
+    /// @notice The root above `hashes`, at least one, which stand at the ascending `places` of a tree of `count` leaves. Both are consumed.
+    /// A node is H(0x01 || left || right).
     /// @param proof The siblings that are not known from below: level by level from the leaves up, ascending.
     /// @return root Zero if the proof is of a wrong length.
     function rootOf(bytes32[] memory hashes, uint256[] memory places, uint256 count, bytes32[] calldata proof)
@@ -13,30 +14,61 @@ library LeavesLib {
         view
         returns (bytes32 root)
     {
-        uint256 known = hashes.length;
-        uint256 used = 0;
-        unchecked {
-            while (count > 1) {
-                uint256 above = 0;
-                for (uint256 i = 0; i < known; ++i) {
-                    uint256 place = places[i];
-                    bytes32 hash = hashes[i];
-                    bool isLeft = place & 1 == 0;
-                    if (isLeft && i + 1 < known && places[i + 1] == place + 1) {
-                        hash = _node(hash, hashes[++i]);
-                    } else if (!isLeft || place != count - 1) {
-                        if (used == proof.length) return 0;
-                        bytes32 sibling = proof[used++];
-                        hash = isLeft ? _node(hash, sibling) : _node(sibling, hash);
+        // By hand: within its loops the compiler checks an index three times a node. `above` never overtakes `i`, which stays below
+        // `known`; a proof that is too short is read past its end, which changes nothing but what is thrown away then.
+        assembly ("memory-safe") {
+            let known := mload(hashes)
+            hashes := add(hashes, 32)
+            places := add(places, 32)
+            let used := 0
+            let free := mload(64)
+            for {} gt(count, 1) {} {
+                let above := 0
+                for { let i := 0 } lt(i, known) { i := add(i, 1) } {
+                    let place := mload(add(places, shl(5, i)))
+                    let left := mload(add(hashes, shl(5, i)))
+                    let right := 0
+                    // The last of an odd number goes up as it is.
+                    let isPair := 1
+                    switch and(place, 1)
+                    case 1 {
+                        right := left
+                        left := calldataload(add(proof.offset, shl(5, used)))
+                        used := add(used, 1)
                     }
-                    hashes[above] = hash;
-                    places[above++] = place >> 1;
+                    default {
+                        let next := add(i, 1)
+                        let isKnown := 0
+                        if lt(next, known) { isKnown := eq(mload(add(places, shl(5, next))), add(place, 1)) }
+                        switch isKnown
+                        case 1 {
+                            right := mload(add(hashes, shl(5, next)))
+                            i := next
+                        }
+                        default {
+                            isPair := iszero(eq(add(place, 1), count))
+                            if isPair {
+                                right := calldataload(add(proof.offset, shl(5, used)))
+                                used := add(used, 1)
+                            }
+                        }
+                    }
+                    if isPair {
+                        mstore8(free, 1)
+                        mstore(add(free, 1), left)
+                        mstore(add(free, 33), right)
+                        if iszero(and(eq(returndatasize(), 32), staticcall(gas(), 2, free, 65, 0, 32))) { invalid() }
+                        left := mload(0)
+                    }
+                    mstore(add(hashes, shl(5, above)), left)
+                    mstore(add(places, shl(5, above)), shr(1, place))
+                    above := add(above, 1)
                 }
-                known = above;
-                count = (count + 1) >> 1;
+                known := above
+                count := shr(1, add(count, 1))
             }
+            if eq(used, proof.length) { root := mload(hashes) }
         }
-        return used == proof.length ? hashes[0] : bytes32(0);
     }
 
     /// @notice Checkpoint leaf: H(0x05 || state root || evidence).
@@ -52,10 +84,6 @@ library LeavesLib {
     /// @notice Contribution leaf: H(0x07 || contribution root).
     function contributionLeaf(bytes32 contribution) internal view returns (bytes32) {
         return _sha256(0x07, contribution, 0, 33);
-    }
-
-    function _node(bytes32 left, bytes32 right) private view returns (bytes32) {
-        return _sha256(0x01, left, right, 65);
     }
 
     /// @dev SHA-256 of the first `length` bytes of a domain byte and two words.

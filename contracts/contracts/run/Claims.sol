@@ -22,27 +22,32 @@ abstract contract Claims is IRunWork, RunStorage {
     }
 
     function _claim(uint64 round) private returns (uint256 tokens, uint96 freed) {
-        if (round >= _settled) revert ErrorsLib.NotSettled(round, _settled);
+        Live storage played = _rounds[round].played;
+        if (!played.isSettled) {
+            _settle();
+            if (!played.isSettled) revert ErrorsLib.NotSettled(round, _settled);
+        }
         Entry storage entry = _entries[round][msg.sender];
-        tokens = rewardOf(round, msg.sender);
-        freed = entry.bonds + entry.held;
+        Entry memory earned = entry;
+        tokens = _rewardOf(round, played, earned);
+        freed = earned.bonds + earned.held;
         if (tokens == 0 && freed == 0) revert ErrorsLib.NothingToClaim(round, msg.sender);
 
-        uint96 lost = _lostByDissent(entry);
         entry.claimed = true;
         entry.bonds = 0;
         entry.held = 0;
         entry.dissents = 0;
+        uint96 lost = _lostByDissent(earned);
         freed -= lost;
         if (lost != 0) _burnLocked(round, msg.sender, lost);
-        _members[msg.sender].locked -= freed;
+        if (freed != 0) _members[msg.sender].locked -= freed;
 
         emit EventsLib.Claimed(round, msg.sender, tokens, freed);
     }
 
     /// @dev A slot stake for each dissent that nobody turned into a conviction: else accusing honest work would cost nothing. Where
     /// there is no court nobody can convict, and who was right cannot be known.
-    function _lostByDissent(Entry storage entry) private view returns (uint96) {
+    function _lostByDissent(Entry memory entry) private view returns (uint96) {
         if (COURT == address(0)) return 0;
         uint256 lost = uint256(entry.dissents) * SLOT_STAKE;
         return lost < entry.held ? uint96(lost) : entry.held;
@@ -58,16 +63,22 @@ abstract contract Claims is IRunWork, RunStorage {
             Live storage played = r.played;
             if (played.phase != Phase.Ended || block.number < uint256(played.until) + MATURITY_BLOCKS || r.disputes != 0) break;
             if (played.merged && _isVoid(settled)) played.merged = false;
+            // A claim reads this word anyway.
+            played.isSettled = true;
         }
         if (settled == begin) return settled;
+        // More than once only where a claim of many rounds finds more than these due.
+        // slither-disable-next-line costly-loop
         _settled = uint32(settled);
         emit EventsLib.Settled(settled);
     }
 
     /// @inheritdoc IRunWork
-    function rewardOf(uint64 round, address account) public view returns (uint256 reward) {
-        Live memory played = _rounds[round].played;
-        Entry memory entry = _entries[round][account];
+    function rewardOf(uint64 round, address account) external view returns (uint256 reward) {
+        return _rewardOf(round, _rounds[round].played, _entries[round][account]);
+    }
+
+    function _rewardOf(uint64 round, Live memory played, Entry memory entry) private view returns (uint256 reward) {
         uint256 committed = played.committed;
         if (played.phase != Phase.Ended || entry.claimed || committed == 0) return 0;
         uint256 pool = RewardLib.pool(INITIAL_REWARD, HALVING_ROUNDS, round, committed, WORK_TARGET);
@@ -78,7 +89,7 @@ abstract contract Claims is IRunWork, RunStorage {
         drawn += DrawLib.wholeUnits(committed, REPLAY_BPS) * more;
         uint256 attested = uint256(entry.attestations) * SEGMENTS_PER_VERIFIER + entry.wholeAttestations * more;
         reward = verifiersPool * attested / drawn;
-        if (!played.merged || (round >= _settled && _isVoid(round))) return reward;
+        if (!played.merged || (!played.isSettled && _isVoid(round))) return reward;
 
         uint256 mergePool = RewardLib.share(pool, MERGE_SHARE_BPS);
         uint256 accepted = uint256(played.accepted) + 1;

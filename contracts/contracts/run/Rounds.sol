@@ -289,12 +289,10 @@ abstract contract Rounds is IRunRounds, RunStorage {
         if (!known) return false;
         Live storage live = _live;
         uint256[] memory slots = _slots();
-        uint256[] memory seatIds = new uint256[](slots.length);
-        for (uint256 i = 0; i < slots.length; ++i) seatIds[i] = _verifierSeats[i].id;
         uint256 replaced = 0;
         for (uint256 place = 0; place < live.committed; ++place) {
             (bytes32 unitId,) = _unitAt(round, place);
-            replaced += _replaceVerifiers(seed, unitId, slots, seatIds);
+            replaced += _replaceVerifiers(seed, unitId, slots);
         }
         uint256 until = block.number + SEAL_BLOCKS;
         live.phase = Phase.Seal;
@@ -303,26 +301,28 @@ abstract contract Rounds is IRunRounds, RunStorage {
         return true;
     }
 
-    function _replaceVerifiers(bytes32 seed, bytes32 unitId, uint256[] memory slots, uint256[] memory seatIds)
-        private
-        returns (uint256 replaced)
-    {
+    /// @param slots As they were on return.
+    function _replaceVerifiers(bytes32 seed, bytes32 unitId, uint256[] memory slots) private returns (uint256 replaced) {
         Unit storage unit = _units[unitId];
         uint256 ids = unit.verifierIds;
         uint256 sealedMask = unit.sealedMask;
         uint256 missing = 0;
         for (uint256 v = 0; ids >> (32 * v) != 0; ++v) missing += ~sealedMask >> v & 1;
         if (missing == 0 || unit.status != Status.Committed) return 0;
-        uint256[] memory others = new uint256[](slots.length);
-        for (uint256 i = 0; i < slots.length; ++i) {
-            if (DrawLib.placeOf(ids, seatIds[i]) == DrawLib.NOT_THERE) others[i] = slots[i];
-        }
-        uint256[] memory seats = DrawLib.weighted(seed, unitId, others, missing);
+        // Whom the unit has already is not drawn; seats keep their places while a round lasts.
+        for (uint256 v = 0; ids >> (32 * v) != 0; ++v) slots[_seatOf(ids, v)] = 0;
+        uint256[] memory seats = DrawLib.weighted(seed, unitId, slots, missing);
+        for (uint256 v = 0; ids >> (32 * v) != 0; ++v) slots[_seatOf(ids, v)] = _frozenSlots[_seatOf(ids, v)];
         for (uint256 v = 0; replaced < seats.length; ++v) {
             if (sealedMask >> v & 1 == 1) continue;
-            ids = ids & ~(uint256(type(uint32).max) << (32 * v)) | seatIds[seats[replaced++]] << (32 * v);
+            uint256 id = _verifierSeats[seats[replaced++]].id;
+            ids = ids & ~(uint256(type(uint32).max) << (32 * v)) | id << (32 * v);
         }
         unit.verifierIds = ids;
+    }
+
+    function _seatOf(uint256 ids, uint256 v) private view returns (uint256) {
+        return _members[_accountOf[uint32(ids >> (32 * v))]].seat;
     }
 
     function _unitAt(uint64 round, uint256 number) private view returns (bytes32 unitId, address miner) {

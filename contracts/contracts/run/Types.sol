@@ -49,6 +49,7 @@ struct Live {
     uint8 attempt; // 1 once missing seals are drawn anew
     uint8 extensions; // of this phase's clock
     uint40 until;
+    bool isSettled; // of an ended round
 }
 
 struct Round {

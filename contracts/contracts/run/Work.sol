@@ -49,12 +49,12 @@ abstract contract Work is IRunWork, RunStorage {
         for (uint256 i = 0; i < unitIds.length; ++i) {
             bytes32 unitId = unitIds[i];
             Unit storage unit = _units[unitId];
-            (, uint256 v) = _placeOf(unit, unitId, id);
+            uint256 v = _placeOf(unit.status, unit.verifierIds, unitId, id);
             uint8 sealedMask = unit.sealedMask;
             if (sealedMask >> v & 1 == 1) revert ErrorsLib.AlreadySealed(unitId, msg.sender);
             if (seals[i] == 0) revert ErrorsLib.EmptySeal(unitId);
             unit.sealedMask = sealedMask | uint8(1 << v);
-            _seals[_slotOf(unit, v)] = seals[i];
+            _seals[_slotOf(unit.place, v)] = seals[i];
             emit EventsLib.Sealed(round, unitId, msg.sender, seals[i]);
         }
         Live storage live = _live;
@@ -77,8 +77,9 @@ abstract contract Work is IRunWork, RunStorage {
         _checkCommitment(unit, unitId, commitment);
         uint256[] memory places = _checkLeaves(_rounds[round].stateRoot, commitment, leaves, proof);
 
+        uint8 agreedMask = _compareAll(round, unitId, unit, leaves, places);
         unit.status = Status.Opened;
-        _compareAll(round, unitId, unit, leaves, places);
+        if (agreedMask != 0) unit.agreedMask = agreedMask;
         ++_live.opened;
         _endIfAllIsOpen();
 
@@ -95,30 +96,37 @@ abstract contract Work is IRunWork, RunStorage {
         if (unitIds.length != salts.length) revert ErrorsLib.LengthsDiffer(unitIds.length, salts.length);
         uint256 id = _members[msg.sender].id;
         for (uint256 i = 0; i < unitIds.length; ++i) _reveal(round, unitIds[i], id, answers[i], salts[i]);
-        _live.reveals += uint16(unitIds.length);
-        _endIfAllIsOpen();
+        Live storage live = _live;
+        uint16 reveals = live.reveals + uint16(unitIds.length);
+        live.reveals = reveals;
+        if (reveals == live.seals && live.opened == live.committed) _endPhaseHere();
     }
 
     function _reveal(uint64 round, bytes32 unitId, uint256 id, Answer[] calldata answers, bytes32 salt) private {
         Unit storage unit = _units[unitId];
-        (Status status, uint256 v) = _placeOf(unit, unitId, id);
-        if (unit.sealedMask >> v & 1 == 0) revert ErrorsLib.NotSealed(unitId, msg.sender);
+        Status status = unit.status;
+        uint256 v = _placeOf(status, unit.verifierIds, unitId, id);
+        uint8 bit = uint8(1 << v);
         uint8 revealedMask = unit.revealedMask;
-        if (revealedMask >> v & 1 == 1) revert ErrorsLib.AlreadyRevealed(unitId, msg.sender);
+        uint8 agreedMask = unit.agreedMask;
+        if (unit.sealedMask & bit == 0) revert ErrorsLib.NotSealed(unitId, msg.sender);
+        if (revealedMask & bit != 0) revert ErrorsLib.AlreadyRevealed(unitId, msg.sender);
         // As many answers as it drew: fewer or more have another hash than what is opened, and are dissent. Bounded here.
         if (answers.length != SEGMENTS_PER_VERIFIER && answers.length != SEGMENTS) {
             revert ErrorsLib.AnswersMismatch(unitId, answers.length, SEGMENTS_PER_VERIFIER);
         }
-        uint256 slot = _slotOf(unit, v);
+        uint256 slot = _slotOf(unit.place, v);
         bytes32 posted = _seals[slot];
         (bytes32 revealed, bytes32 answersHash) = AnswersLib.hashes(unitId, msg.sender, answers, salt);
         if (posted != revealed) revert ErrorsLib.SealMismatch(unitId, posted, revealed);
 
-        unit.revealedMask = revealedMask | uint8(1 << v);
-        emit EventsLib.Revealed(round, unitId, msg.sender, answersHash);
+        unit.revealedMask = revealedMask | bit;
+        bool isDissent = false;
         if (status != Status.Opened) _seals[slot] = answersHash;
-        else if (bytes10(answersHash) == _openedAnswers[slot]) unit.agreedMask |= uint8(1 << v);
-        else emit EventsLib.Dissent(round, unitId, msg.sender);
+        else if (bytes10(answersHash) == _openedAnswers[slot]) unit.agreedMask = agreedMask | bit;
+        else isDissent = true;
+        emit EventsLib.Revealed(round, unitId, msg.sender, answersHash);
+        if (isDissent) emit EventsLib.Dissent(round, unitId, msg.sender);
     }
 
     function _endIfAllIsOpen() internal {
@@ -146,23 +154,29 @@ abstract contract Work is IRunWork, RunStorage {
     ) private view returns (uint256[] memory places) {
         places = new uint256[](SEGMENTS);
         uint256 count = uint256(SEGMENTS) + 2;
-        bytes32[] memory hashes = new bytes32[](leaves.length + 2);
-        uint256[] memory indices = new uint256[](leaves.length + 2);
+        uint256 last = leaves.length + 1;
+        bytes32[] memory hashes = new bytes32[](last + 1);
+        uint256[] memory indices = new uint256[](last + 1);
         hashes[0] = LeavesLib.checkpointLeaf(startRoot, 0);
-        for (uint256 i = 0; i < leaves.length; ++i) {
-            Opened calldata opened = leaves[i];
-            uint256 segment = opened.segment;
-            if (segment >= SEGMENTS) revert ErrorsLib.SegmentOutOfRange(uint8(segment), SEGMENTS);
-            if (segment < indices[i]) revert ErrorsLib.SegmentsNotAscending(uint8(segment), uint8(indices[i] - 1));
-            places[segment] = i + 1;
-            bytes32 evidence = LeavesLib.evidenceOf(opened.answer.loss, opened.answer.gradientNorm, opened.salt);
-            hashes[i + 1] = LeavesLib.checkpointLeaf(opened.answer.endRoot, evidence);
-            indices[i + 1] = segment + 1;
+        uint256 previous = 0; // segment plus 1, as in the tree
+        unchecked {
+            for (uint256 i = 1; i < last; ++i) {
+                Opened calldata opened = leaves[i - 1];
+                uint256 segment = opened.segment;
+                if (segment >= SEGMENTS) revert ErrorsLib.SegmentOutOfRange(uint8(segment), SEGMENTS);
+                if (segment < previous) revert ErrorsLib.SegmentsNotAscending(uint8(segment), uint8(previous - 1));
+                previous = segment + 1;
+                places[segment] = i;
+                Answer calldata answer = opened.answer;
+                bytes32 evidence = LeavesLib.evidenceOf(answer.loss, answer.gradientNorm, opened.salt);
+                hashes[i] = LeavesLib.checkpointLeaf(answer.endRoot, evidence);
+                indices[i] = previous;
+            }
         }
         bytes32 endRoot = leaves[_openedPlace(places, SEGMENTS - 1)].answer.endRoot;
         if (endRoot != commitment.contribution) revert ErrorsLib.ContributionMismatch(commitment.contribution, endRoot);
-        hashes[leaves.length + 1] = LeavesLib.contributionLeaf(endRoot);
-        indices[leaves.length + 1] = count - 1;
+        hashes[last] = LeavesLib.contributionLeaf(endRoot);
+        indices[last] = count - 1;
         bytes32 found = LeavesLib.rootOf(hashes, indices, count, proof);
         if (found != commitment.root) revert ErrorsLib.LeavesNotInTree(found, commitment.root);
     }
@@ -174,17 +188,17 @@ abstract contract Work is IRunWork, RunStorage {
     }
 
     /// @dev Compare with what was revealed already; leave a hash for those that have still to reveal.
+    /// @return agreedMask Whose answers are the same.
     function _compareAll(
         uint64 round,
         bytes32 unitId,
         Unit storage unit,
         Opened[] calldata leaves,
         uint256[] memory places
-    ) private {
+    ) private returns (uint8 agreedMask) {
         uint256 sealedMask = unit.sealedMask;
         uint256 revealedMask = unit.revealedMask;
-        uint256 agreedMask = 0;
-        uint256 slot = _slotOf(unit, 0);
+        uint256 slot = _slotOf(unit.place, 0);
         bytes32 drawSeed = _rounds[round].drawSeed;
         uint256 ids = unit.verifierIds;
         bool isWhole = DrawLib.isWhole(drawSeed, unit.place, _live.committed, REPLAY_BPS);
@@ -194,14 +208,13 @@ abstract contract Work is IRunWork, RunStorage {
             uint8[] memory segments = isWhole && v == 0
                 ? DrawLib.all(SEGMENTS)
                 : DrawLib.segments(drawSeed, unitId, id, SEGMENTS, SEGMENTS_PER_VERIFIER);
-            for (uint256 i = 0; i < segments.length; ++i) _openedPlace(places, segments[i]);
+            (bytes32 openedHash, uint256 missing) = AnswersLib.hashOf(leaves, places, segments);
+            if (missing != 0) revert ErrorsLib.SegmentNotOpened(uint8(missing - 1));
             if (sealedMask >> v & 1 == 0) continue;
-            bytes32 openedHash = AnswersLib.hashOf(leaves, places, segments);
             if (revealedMask >> v & 1 == 0) _openedAnswers[slot + v] = bytes10(openedHash);
-            else if (_seals[slot + v] == openedHash) agreedMask |= 1 << v;
+            else if (_seals[slot + v] == openedHash) agreedMask |= uint8(1 << v);
             else emit EventsLib.Dissent(round, unitId, _accountOf[id]);
         }
-        if (agreedMask != 0) unit.agreedMask = uint8(agreedMask);
     }
 
     // ---------------------------------------------------------------- look-ups
@@ -213,15 +226,14 @@ abstract contract Work is IRunWork, RunStorage {
     }
 
     /// @dev The sender's place among the unit's verifiers. A judged unit is of an earlier round.
-    function _placeOf(Unit storage unit, bytes32 unitId, uint256 id) private view returns (Status status, uint256 v) {
-        status = unit.status;
+    function _placeOf(Status status, uint256 verifierIds, bytes32 unitId, uint256 id) private view returns (uint256 v) {
         if (status != Status.Committed && status != Status.Opened) revert ErrorsLib.UnknownUnit(unitId);
-        v = DrawLib.placeOf(unit.verifierIds, id);
+        v = DrawLib.placeOf(verifierIds, id);
         if (v == DrawLib.NOT_THERE) revert ErrorsLib.NotAssigned(unitId, msg.sender);
     }
 
-    /// @dev Where the round keeps what verifier `v` says of the unit.
-    function _slotOf(Unit storage unit, uint256 v) private view returns (uint256) {
-        return uint256(unit.place) * MAX_VERIFIERS_PER_UNIT + v;
+    /// @dev Where the round keeps what verifier `v` says of the unit at a place.
+    function _slotOf(uint8 place, uint256 v) private pure returns (uint256) {
+        return uint256(place) * MAX_VERIFIERS_PER_UNIT + v;
     }
 }
