@@ -219,6 +219,14 @@ ATTACKS = (
         changes={"open_blocks": 100},
     ),
     Attack(
+        name="undrawn segment",
+        what="a miner bends one segment of four and gives nobody the states around it but those drawn for them",
+        cheaters={"cheater": "undrawn_segment"},
+        changes={"segments": 4, "segments_per_verifier": 1},
+        # Where it was not drawn, it was merged.
+        voids_rounds=True,
+    ),
+    Attack(
         name="withheld state",
         is_convicted=False,
         what="a miner commits rightly and gives nobody a state of its unit",
