@@ -101,13 +101,12 @@ contract Players is Playing {
         if (_open.length != 0) _end(which % _open.length, how % 4 != 0, uint8(how >> 8) % uint8(SEGMENTS));
     }
 
-    /// @dev What is rare: reports, disclosures, spikes of the fee, jurors of a false merge, ether that nobody asked for, other forks.
+    /// @dev What is rare: reports, disclosures, spikes of the fee, ether that nobody asked for, other forks.
     function meddle(uint256 seed, uint256 what) external watched {
-        if (what % 6 == 0) _report(seed);
-        else if (what % 6 == 1) _disclose(seed);
-        else if (what % 6 == 2) _extend(bound(seed, 0, 100 gwei));
-        else if (what % 6 == 3) _slashJurors();
-        else if (what % 6 == 4) _force(bound(seed, 1, 1e9));
+        if (what % 5 == 0) _report(seed);
+        else if (what % 5 == 1) _disclose(seed);
+        else if (what % 5 == 2) _extend(bound(seed, 0, 100 gwei));
+        else if (what % 5 == 3) _force(bound(seed, 1, 1e9));
         else _answerAnotherFork(accounts(seed % ACCOUNTS), keccak256(abi.encode(seed)));
     }
 
@@ -231,7 +230,7 @@ contract Players is Playing {
             prizes += prize;
             uint256 lost = deposits - depositsOfAll();
             // It may have lost on purpose, to hurt whoever agreed with it.
-            if (lost != own - state.members(s.accused).deposit) _break("a conviction took somebody else's stake");
+            if (lost != own - state.members(s.accused).deposit) _break("another paid for a conviction");
             // Whoever convicts itself gets back half of what it loses, at most.
             if (2 * prize > lost) _break("a conviction paid");
             if (s.isConvicted && lost != 0) _break("convicted twice");
