@@ -132,6 +132,7 @@ def test_a_dissent_that_no_stake_backs_is_not_heard() -> None:
     assert world.ask("claimable", dissenter.address, 0, 1)[0]["held"] == 2 * ETH
     while world.round == 0:
         world.pass_phase()
+    assert world.ask("rewardOf", 0, dissenter.address) == 0 < world.ask("rewardOf", 0, honest.address)
     world.mine_to(world.ask("getRound", 0)["matureAt"])
     world.claim(dissenter, 0)
     assert world.ask("memberOf", dissenter.address)["deposit"] == 1 * ETH

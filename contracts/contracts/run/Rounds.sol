@@ -396,7 +396,7 @@ abstract contract Rounds is IRunRounds, RunStorage {
             if (sealedMask >> v & 1 == 0) _burnFree(round, verifier, SEAL_FEE);
             else if (revealed >> v & 1 == 0) _burnFree(round, verifier, SLOT_STAKE);
             else if (status == Status.Disputed && (backed & ~agreed) >> v & 1 == 1) _hold(round, verifier);
-            else if (status == Status.Attested) _attest(_entries[round][verifier], isWhole && v == 0);
+            else if (status == Status.Attested && agreed >> v & 1 == 1) _attest(_entries[round][verifier], isWhole && v == 0);
         }
     }
 
