@@ -6,7 +6,7 @@ import {IRun, IRunTypes} from "../interfaces/IRun.sol";
 import {IRunLens} from "../interfaces/IRunLens.sol";
 import {Candidate, Entry, Member, Round, Span, Unit} from "../contracts/run/Types.sol";
 import {IRunState} from "../contracts/run/IRunState.sol";
-import {MATURITY, UNIT_BOND} from "./Judge.sol";
+import {MATURITY, SLOT_STAKE, UNIT_BOND} from "./Judge.sol";
 import {Players} from "./Players.sol";
 import {Test} from "./Test.sol";
 
@@ -96,7 +96,9 @@ contract RunInvariants is Test {
                 (uint256 dissents, uint256 attestations) = (0, 0);
                 if (i > 2) (dissents, attestations) = _players.countOf(round, account);
                 bool isJudged = round < current || uint8(r.played.phase) > uint8(IRunTypes.Phase.Open);
-                if (isJudged && !entry.claimed && entry.held != 0) assertEq("dissents", entry.dissents, dissents);
+                // Less where one was not heard, for want of a stake.
+                if (isJudged && !entry.claimed) assertAtMost("dissents", entry.dissents, dissents);
+                if (i > 2) assertAtMost("a dissent without a stake", entry.dissents * SLOT_STAKE, entry.held);
                 assertAtMost("attestations", entry.attestations, attestations);
             }
             // Until the draw, what commits have locked is in no entry yet.
@@ -140,7 +142,7 @@ contract RunInvariants is Test {
             assertEq("agreed after revealed", unit.agreedMask & ~unit.revealedMask, 0);
             if (unit.status != IRunTypes.Status.Attested) continue;
             ++attested;
-            assertTrue("somebody agreed and nobody dissented", unit.agreedMask != 0 && unit.agreedMask == unit.revealedMask);
+            assertTrue("somebody agreed", unit.agreedMask != 0);
         }
         uint256 paid = 0;
         for (uint64 round = 0; round <= _run.currentRound(); ++round) {
