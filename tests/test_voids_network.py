@@ -117,13 +117,14 @@ def list_accepted(world: World, name: str) -> set[int]:
 
 
 def test_the_false_merge_is_convicted_by_an_element_and_everything_on_it_is_void(world: World) -> None:
-    convicted, void = world.contract.get_events(Convicted, first_block=0)[0], find_voids(world)[0]
-    records = list_disputes(world)
+    void, records = find_voids(world)[0], list_disputes(world)
+    # In the rounds built on it they may have proposed others, which nobody accepted.
+    convicted = next(one for one in world.contract.get_events(Convicted, first_block=0) if one.round == void.first)
     assert convicted.accused in {key(name).address for name in BOUGHT}
     assert {record.challenger for record in records} == {key("verifier").address}
     [ending] = [r.ending for r in records if r.subject == convicted.subject and r.ending and r.ending.convicted]
     assert ending.reason == Reason.ELEMENT
-    assert convicted.round == void.first >= 1
+    assert void.first >= 1
     start, _ = world.contract.get_state(void.first)
     assert void.state_root == start == world.contract.get_state(void.last + 1)[0]
     assert start not in (world.contract.parameters().genesis_root, world.contract.get_state(void.first + 1)[0])
@@ -142,7 +143,8 @@ def test_nodes_go_on_from_the_last_sound_state_and_one_that_never_had_it_fetches
     resumed = find_resumed(world)[0]
     for name in ("miner", "late"):
         assert any(isinstance(r, UnitRecord) and r.round == resumed for r in world.node(name).history)
-    assert {one.round for one in world.contract.get_events(Convicted, first_block=0)} <= set(find_false(world))
+    convicted = {one.accused for one in world.contract.get_events(Convicted, first_block=0)}
+    assert convicted <= {key(name).address for name in BOUGHT}
     # What was accepted before it was void is said to be void, and nobody went on with it.
     void = find_voids(world)[0]
     last = {r.round: r.outcome for r in world.node("miner").history if isinstance(r, OutcomeRecord)}
