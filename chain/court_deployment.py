@@ -98,8 +98,8 @@ def read_court(client: ChainClient, address: Address) -> CourtParts:
     """
 
     def ask(contract: str, at: Address, question: str) -> str | int:
-        (answer,) = client.call(load_abi(contract).bind(at, question))
-        return answer  # type: ignore[no-any-return]  # as the ABI has it
+        answer: str | int = client.call(load_abi(contract).bind(at, question))[0]
+        return answer
 
     evaluator, clerk = (Address(str(ask("Court", address, question))) for question in ("EVALUATOR", "CLERK"))
     clock, grace, bond, gas = (
